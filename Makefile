@@ -1,0 +1,44 @@
+# Every target does its own set-up; only Python 3.11+, make and a package index are needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow soak check bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## create .venv and install Motley with every extra
+
+# torch first and pinned: a plain `torch` pulls gigabytes of CUDA libraries onto a CPU machine.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY) ## plan, serve, route, fine-tune and publish on the tiny model, under four minutes
+	$(BIN)/motley demo
+
+test: $(READY) ## every test but slow, gpu and soak
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+soak: $(READY) ## long load
+	$(BIN)/python -m pytest -m soak
+
+check: $(READY) ## ruff, formatting, types, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## one benchmark: make bench NAME=speculation
+	$(BIN)/python tests/benchmarks/run.py $(NAME)
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

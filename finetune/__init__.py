@@ -1,0 +1,1 @@
+"""Federated LoRA fine-tuning on Flower."""

@@ -1,0 +1,71 @@
+"""The terminal edge every command shares: logging and rich output."""
+
+import logging
+import sys
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+def configure_logging(*, verbose: bool = False) -> None:
+    """Send log lines to standard error; called by command lines only."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+    for chatty in ("httpx", "httpcore", "urllib3", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def output() -> Console:
+    """Return a console on standard output."""
+    return Console(highlight=False)
+
+
+class _RateColumn(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s")
+
+
+def progress_bar() -> Progress:
+    """Return a progress display with count, rate, elapsed and remaining time, on standard error."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def run_app(app: typer.Typer, arguments: list[str], *, name: str) -> None:
+    """Run a Typer application so that usage errors reach the caller as exceptions.
+
+    Args:
+        app: The application.
+        arguments: Words after the subcommand.
+        name: How the user called it, for usage lines, such as `motley plan`.
+
+    Raises:
+        click.ClickException: On a usage error; it declares its own `exit_code`.
+    """
+    command = typer.main.get_command(app)
+    command.main(args=arguments, prog_name=name, standalone_mode=False)

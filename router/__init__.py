@@ -1,0 +1,1 @@
+"""One OpenAI endpoint over many models and replicas."""

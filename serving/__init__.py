@@ -1,0 +1,1 @@
+"""An OpenAI endpoint over an engine that drafts on one device and verifies on another."""
