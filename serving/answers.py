@@ -1,0 +1,204 @@
+"""From a parsed body to an answer: tokenise, generate, detokenise."""
+
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from serving.detokenizer import StreamingText
+from serving.engine.sequence import GenerationRequest
+from serving.errors import (
+    ContextLengthError,
+    NotFoundError,
+    RequestError,
+    ServingError,
+    UnsupportedError,
+    error_body,
+)
+from serving.openai_api import AnswerFormat, ChatBody, CompletionBody, GenerateBody, usage
+from serving.runner import EngineRunner
+
+logger = logging.getLogger(__name__)
+
+_COMPLETION_TOKENS = 16
+"""OpenAI's default of `max_tokens` for completions."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is known of an answer when it ends."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    finish_reason: str = "stop"
+
+    def usage(self) -> dict[str, int]:
+        return usage(
+            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens
+        )
+
+
+class AnswerService:
+    """Answers completions and chats with one model and its adapters."""
+
+    def __init__(
+        self, runner: EngineRunner, tokenizer: PreTrainedTokenizerBase, *, model_name: str
+    ) -> None:
+        """Serve the runner's engine as `model_name`."""
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._model_name = model_name
+        self._vocabulary_size = len(tokenizer)
+
+    @property
+    def model_name(self) -> str:
+        """Name of the base model."""
+        return self._model_name
+
+    def model_names(self) -> list[str]:
+        """Return the base model's name, then the adapters'."""
+        return [self._model_name, *self._runner.engine.adapter_names]
+
+    def prepare(self, body: GenerateBody, request_id: str) -> GenerationRequest:
+        """Check a body and turn it into the engine's request.
+
+        Raises:
+            RequestError: If it cannot be served as asked.
+        """
+        body.refuse_unsupported()
+        if body.model not in self.model_names():
+            raise NotFoundError(
+                f"model {body.model!r} does not exist; this endpoint serves {self.model_names()}",
+                param="model",
+            )
+        prompt = self._prompt(body)
+        return GenerationRequest(
+            request_id=request_id,
+            prompt=tuple(prompt),
+            params=body.sampling(self._max_tokens(body, len(prompt))),
+            seed=abs(body.seed) if body.seed is not None else secrets.randbits(62),
+            adapter_name=None if body.model == self._model_name else body.model,
+        )
+
+    async def answer(self, body: GenerateBody, request: GenerationRequest) -> dict[str, Any]:
+        """Return the whole answer.
+
+        Raises:
+            ServingError: If the engine refuses or fails.
+        """
+        tally = _Tally(len(request.prompt))
+        pieces = [piece async for piece in self._text(body, request, tally)]
+        form = AnswerFormat(model=body.model, is_chat=isinstance(body, ChatBody))
+        return form.whole("".join(pieces), tally.finish_reason, tally.usage())
+
+    async def stream(
+        self, body: GenerateBody, request: GenerationRequest
+    ) -> AsyncIterator[str]:
+        """Yield the answer as server-sent events; an error after the start is an event too.
+
+        Raises:
+            ServingError: If the engine refuses, before the first event.
+        """
+        form = AnswerFormat(model=body.model, is_chat=isinstance(body, ChatBody))
+        tally = _Tally(len(request.prompt))
+        is_started = False
+        try:
+            async with aclosing(self._text(body, request, tally)) as pieces:
+                async for piece in pieces:
+                    if not is_started and (opening := form.opening()) is not None:
+                        yield _event(opening)
+                    is_started = True
+                    if piece:
+                        yield _event(form.chunk(piece, None))
+        except ServingError as error:
+            if not is_started:
+                raise
+            logger.warning("stream failed request_id=%s error=%s", request.request_id, error)
+            yield _event(error_body(error)[1])
+            return
+        yield _event(form.chunk("", tally.finish_reason))
+        if body.wants_usage_chunk():
+            yield _event(form.usage_chunk(tally.usage()))
+        yield "data: [DONE]\n\n"
+
+    async def _text(
+        self, body: GenerateBody, request: GenerationRequest, tally: _Tally
+    ) -> AsyncIterator[str]:
+        """Yield the text of each engine output, maybe empty, and keep `tally`."""
+        text = StreamingText(self._tokenizer.backend_tokenizer, body.stops())
+        async with aclosing(self._runner.generate(request)) as outputs:
+            async for output in outputs:
+                pieces = []
+                for token in output.tokens:
+                    pieces.append(text.push(token))
+                    if text.is_stopped:
+                        break
+                tally.completion_tokens = text.num_tokens
+                if output.finish_reason is not None and not text.is_stopped:
+                    tally.finish_reason = output.finish_reason
+                    pieces.append(text.finish())
+                yield "".join(pieces)
+                if text.is_stopped:
+                    return
+
+    def _prompt(self, body: GenerateBody) -> list[int]:
+        if isinstance(body, ChatBody):
+            return self._chat_prompt(body)
+        assert isinstance(body, CompletionBody), "bodies are completions or chats"
+        prompt: Any = body.prompt
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+            if len(prompt) != 1:
+                raise UnsupportedError(
+                    f"prompt holds {len(prompt)} prompts; send one a request", param="prompt"
+                )
+            prompt = prompt[0]
+        if isinstance(prompt, str):
+            prompt = self._tokenizer.encode(prompt)
+        if not prompt:
+            raise RequestError("prompt is empty; send at least one token", param="prompt")
+        wrong = next((t for t in prompt if not 0 <= t < self._vocabulary_size), None)
+        if wrong is not None:
+            raise RequestError(
+                f"prompt holds token {wrong}; ids go from 0 to {self._vocabulary_size - 1}",
+                param="prompt",
+            )
+        return list(prompt)
+
+    def _chat_prompt(self, body: ChatBody) -> list[int]:
+        if self._tokenizer.chat_template is None:
+            raise UnsupportedError(
+                f"model {self._model_name!r} has no chat template; use /v1/completions"
+            )
+        messages = [{"role": m.role, "content": m.text()} for m in body.messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise RequestError(
+                f"the chat template refuses these messages: {error}", param="messages"
+            ) from None
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _max_tokens(self, body: GenerateBody, prompt_tokens: int) -> int:
+        context = self._runner.engine.context_tokens
+        room = context - prompt_tokens
+        if room < 1:
+            raise ContextLengthError(
+                f"the prompt has {prompt_tokens} tokens, the context holds {context} with the "
+                "answer; shorten the prompt",
+                param="messages" if isinstance(body, ChatBody) else "prompt",
+            )
+        if isinstance(body, ChatBody):
+            return body.max_completion_tokens or body.max_tokens or room
+        return body.max_tokens or min(_COMPLETION_TOKENS, room)
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, separators=(',', ':'))}\n\n"

@@ -1,0 +1,99 @@
+"""`motley serve`: an OpenAI endpoint over one model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planner.console import configure_logging, run_app
+from serving.config import ServeConfig
+from serving.errors import ModelError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def run(arguments: list[str]) -> None:
+    """Run `motley serve`; a reserved first word names another command of this package."""
+    if arguments and arguments[0] == "train-tiny":
+        from serving.tiny.cli import run as train_tiny
+
+        train_tiny(arguments[1:])
+        return
+    run_app(app, arguments, name="motley serve")
+
+
+@app.command(
+    epilog="`motley serve train-tiny --help` is about making the small models that ship with Motley."
+)
+def serve(
+    model: Annotated[str, typer.Argument(help="Local folder or hub id of the model to serve.")],
+    draft: Annotated[
+        str | None, typer.Option(help="Small model with the same tokenizer that guesses ahead.")
+    ] = None,
+    target_device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+    draft_device: Annotated[str, typer.Option(help="Where the draft runs.")] = "cpu",
+    draft_tokens: Annotated[int, typer.Option(min=1, max=64, help="Guesses a round.")] = 4,
+    no_draft: Annotated[bool, typer.Option("--no-draft", help="Ignore --draft.")] = False,
+    dtype: Annotated[
+        str, typer.Option(help="auto (float32 on CPU), float32, bfloat16 or float16.")
+    ] = "auto",
+    served_model_name: Annotated[
+        str | None, typer.Option(help="Name clients ask for; default: the folder's name or the id.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of one forward.")] = None,
+    kv_memory: Annotated[str, typer.Option(help="Memory for keys and values.")] = "1GiB",
+    max_sequences: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 16,
+    max_waiting: Annotated[int, typer.Option(min=0, help="Requests that wait.")] = 256,
+    verbose: Annotated[bool, typer.Option(help="Log every step.")] = False,
+) -> None:
+    """Serve MODEL over OpenAI's API, drafting on one device and verifying on another."""
+    configure_logging(verbose=verbose)
+    config = _config(
+        model=model,
+        draft=None if no_draft else draft,
+        target_device=target_device,
+        draft_device=draft_device,
+        draft_tokens=draft_tokens,
+        dtype=dtype,
+        served_model_name=served_model_name or _default_name(model),
+        host=host,
+        port=port,
+        threads=threads,
+        kv_bytes=kv_memory,
+        max_sequences=max_sequences,
+        max_waiting=max_waiting,
+    )
+    adapters = dict(_adapter(word) for word in adapter or [])
+    from serving.server import serve as serve_forever
+
+    serve_forever(config, adapters)
+
+
+def _config(**fields: object) -> ServeConfig:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from planner.documents import describe
+
+    try:
+        kv_bytes = TypeAdapter(ByteSize).validate_python(fields["kv_bytes"])
+        return ServeConfig.model_validate(fields | {"kv_bytes": int(kv_bytes)})
+    except ValidationError as error:
+        raise typer.BadParameter(describe(error)) from None
+
+
+def _default_name(model: str) -> str:
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def _adapter(word: str) -> tuple[str, Path]:
+    name, equals, folder = word.partition("=")
+    if not (name and equals and folder):
+        raise ModelError(f"--adapter {word!r} is not NAME=FOLDER; write for example med=./adapter")
+    return name, Path(folder)

@@ -1,0 +1,213 @@
+"""LoRA adapters in the engine: read from PEFT folders, applied per request in one flat batch.
+
+Shape letters: R rank, I input width, O output width, T rows of the flat batch.
+
+Source: Hu et al. 2021, section 4.1: h = W x + (alpha / r) B A x; rsLoRA divides by sqrt(r).
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from planner.documents import read_document
+from planner.errors import PlannerError
+from serving.errors import AdapterError
+
+_PREFIX = "base_model.model."
+_MANIFEST_VERSION = 1
+
+
+class _AdapterConfig(BaseModel):
+    """What the engine needs of PEFT's `adapter_config.json`; PEFT writes many more keys."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    peft_type: str
+    r: int
+    lora_alpha: float
+    use_rslora: bool = False
+    use_dora: bool = False
+    bias: str = "none"
+    fan_in_fan_out: bool = False
+    modules_to_save: list[str] | None = None
+    alpha_pattern: dict[str, float] = {}
+    lora_bias: bool = False
+
+
+class _Manifest(BaseModel):
+    """What the engine needs of the manifest that Motley's own adapters carry."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    schema_version: int
+    base_weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """One layer's update: x goes to `scale * (x A') B'`."""
+
+    down_RI: Tensor
+    up_OR: Tensor
+    scale: float
+
+    def apply(self, rows_TI: Tensor) -> Tensor:
+        """Return the update of the layer's output. Shape: (..., O)."""
+        return (rows_TI @ self.down_RI.T) @ self.up_OR.T * self.scale
+
+
+Adapter = dict[str, LowRank]
+"""Updates by module name, such as `model.layers.0.self_attn.q_proj`."""
+
+
+def read_adapter(folder: Path, model: nn.Module, *, base_sha256: str | None) -> Adapter:
+    """Read a PEFT LoRA folder and check that it fits `model`.
+
+    Args:
+        folder: Holds `adapter_config.json` and `adapter_model.safetensors`; a `motley.json`
+            manifest, where present, must name this base model's weights.
+        model: The base model; decides device and dtype.
+        base_sha256: Digest of the base weights; None where they are not local files.
+
+    Raises:
+        AdapterError: If a file is missing or malformed, a feature is not supported, or a tensor
+            does not fit; the message names the first misfit.
+    """
+    config = _read_config(folder)
+    _check_manifest(folder, base_sha256)
+    pairs = _read_pairs(folder)
+    linears = adaptable_linears(model)
+    adapter: Adapter = {}
+    for name, (down_RI, up_OR) in pairs.items():
+        linear = linears.get(name)
+        if linear is None:
+            raise AdapterError(f"{folder}: adapts {name!r}, which this model lacks; {_REMEDY}")
+        rank = down_RI.shape[0]
+        expected = ((rank, linear.in_features), (linear.out_features, rank))
+        found = (tuple(down_RI.shape), tuple(up_OR.shape))
+        if found != expected:
+            raise AdapterError(
+                f"{folder}: shapes of {name!r} are {found}, the model needs {expected}; {_REMEDY}"
+            )
+        scale = _alpha(config, name) / (math.sqrt(rank) if config.use_rslora else rank)
+        weight = linear.weight
+        adapter[name] = LowRank(down_RI.to(weight), up_OR.to(weight), scale)
+    return adapter
+
+
+_REMEDY = "load an adapter made for this base model"
+
+
+def _read_config(folder: Path) -> _AdapterConfig:
+    if not folder.is_dir():
+        raise AdapterError(f"{folder}: no such adapter folder; give the path of a PEFT folder")
+    try:
+        config = read_document(folder / "adapter_config.json", _AdapterConfig)
+    except PlannerError as error:
+        raise AdapterError(str(error)) from None
+    unsupported = {
+        f"peft_type {config.peft_type}": config.peft_type != "LORA",
+        "DoRA": config.use_dora,
+        f"bias {config.bias!r}": config.bias != "none" or config.lora_bias,
+        "fan_in_fan_out": config.fan_in_fan_out,
+        "modules_to_save": bool(config.modules_to_save),
+    }
+    for feature, is_used in unsupported.items():
+        if is_used:
+            raise AdapterError(f"{folder}: uses {feature}; only plain LoRA can be served")
+    return config
+
+
+def _check_manifest(folder: Path, base_sha256: str | None) -> None:
+    path = folder / "motley.json"
+    if not path.exists() or base_sha256 is None:
+        return
+    try:
+        manifest = read_document(path, _Manifest)
+    except PlannerError as error:
+        raise AdapterError(str(error)) from None
+    if manifest.schema_version != _MANIFEST_VERSION:
+        raise AdapterError(
+            f"{path}: schema_version {manifest.schema_version} is unknown; "
+            f"this version reads {_MANIFEST_VERSION}"
+        )
+    if manifest.base_weights_sha256 != base_sha256:
+        raise AdapterError(
+            f"{folder}: was trained on base weights {manifest.base_weights_sha256[:12]}..., this "
+            f"endpoint serves {base_sha256[:12]}...; {_REMEDY}"
+        )
+
+
+def _read_pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    path = folder / "adapter_model.safetensors"
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise AdapterError(f"{path}: no such file; only safetensors adapters load") from None
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path}: cannot be read ({error}); export it again") from None
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, half = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
+        if half not in ("lora_A", "lora_B"):
+            raise AdapterError(f"{path}: holds {key!r}; only LoRA A and B matrices load")
+        halves.setdefault(name, {})[half] = tensor
+    for name, found in halves.items():
+        if len(found) != 2 or any(tensor.ndim != 2 for tensor in found.values()):
+            raise AdapterError(f"{path}: {name!r} lacks a pair of matrices; export it again")
+    if not halves:
+        raise AdapterError(f"{path}: holds no matrices; export it again")
+    return {name: (found["lora_A"], found["lora_B"]) for name, found in halves.items()}
+
+
+def _alpha(config: _AdapterConfig, name: str) -> float:
+    """Return the module's alpha; pattern keys match as in PEFT, a suffix that starts at a dot."""
+    for key, alpha in config.alpha_pattern.items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            return alpha
+    return config.lora_alpha
+
+
+@dataclass(slots=True)
+class AdapterRows:
+    """Which rows of the current flat batch use which adapter; set before each forward."""
+
+    rows: list[tuple[slice, Adapter]]
+
+
+class AdaptedLinear(nn.Module):
+    """A linear layer that adds each row's own adapter to the shared base product."""
+
+    def __init__(self, base: nn.Linear, name: str, current: AdapterRows) -> None:
+        """Wrap `base`, known to adapters as `name`; `current` is shared by all layers."""
+        super().__init__()
+        self.base = base
+        self._name = name
+        self._current = current
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return base product plus low-rank products. Shape: (1, T, I) to (1, T, O)."""
+        output: Tensor = self.base(hidden)
+        for rows, adapter in self._current.rows:
+            update = adapter.get(self._name)
+            if update is not None:
+                output[:, rows] += update.apply(hidden[:, rows])
+        return output
+
+
+
+def adaptable_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear layers of `model` by the name adapters know, wrapped ones included."""
+    linears = {}
+    for name, module in model.named_modules():
+        if isinstance(module, AdaptedLinear):
+            linears[name] = module.base
+        elif isinstance(module, nn.Linear) and not name.endswith(".base"):
+            linears[name] = module
+    return linears

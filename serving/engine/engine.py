@@ -1,0 +1,263 @@
+"""The engine: one step drafts for every decoding sequence and verifies all of them at once."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from serving.engine.acceptance import accept_greedy, accept_sampled
+from serving.engine.adapters import Adapter
+from serving.engine.drafter import Draft, Drafter, stack
+from serving.engine.kv_cache import SequenceCache
+from serving.engine.model import FlatModel, Rows
+from serving.engine.sampling import Purpose, distribution
+from serving.engine.scheduler import Scheduled, Scheduler
+from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
+from serving.errors import ContextLengthError, NotFoundError, OverloadedError, RequestError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What the engine takes on."""
+
+    kv_bytes: int
+    """Memory for the target's keys and values, in bytes."""
+    max_sequences: int
+    """Sequences that run at once."""
+    max_waiting: int
+    """Sequences that wait for room."""
+    max_prefill_rows: int = 512
+    """Prompt tokens of one step."""
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """Totals since start, in tokens unless named otherwise."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+    @property
+    def acceptance_length(self) -> float:
+        """Mean tokens a drafting round emits; 1 where nothing was drafted."""
+        return 1 + self.accepted_tokens / self.drafts if self.drafts else 1.0
+
+
+class Engine:
+    """Continuous batching with chain drafting over a target and an optional drafter.
+
+    Not thread-safe: one thread owns it.
+    """
+
+    def __init__(
+        self,
+        target: FlatModel,
+        drafter: Drafter | None,
+        *,
+        num_draft_tokens: int,
+        limits: EngineLimits,
+        eos_ids: frozenset[int],
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            target: The model that is served.
+            drafter: Guesses ahead; None decodes one token a step.
+            num_draft_tokens: Guesses of one round.
+            limits: Memory and queue limits.
+            eos_ids: Tokens that end a text.
+        """
+        self._target = target
+        self._drafter = drafter
+        self._num_drafts = num_draft_tokens if drafter else 0
+        self._eos_ids = eos_ids
+        self._limits = limits
+        self._kv_tokens = limits.kv_bytes // target.kv_bytes_per_token
+        self._scheduler = Scheduler(
+            kv_tokens=self._kv_tokens,
+            max_sequences=limits.max_sequences,
+            max_prefill_rows=limits.max_prefill_rows,
+        )
+        self._adapters: dict[str, Adapter] = {}
+        self.counters = EngineCounters()
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest sequence a request may reach."""
+        draft = self._drafter.model.context_tokens if self._drafter else None
+        target = self._target.context_tokens
+        return target if draft is None else min(target, draft)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences with memory."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences without memory yet."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._scheduler.running or self._scheduler.waiting)
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """Loaded adapters, sorted."""
+        return sorted(self._adapters)
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA folder under `name`.
+
+        Raises:
+            AdapterError: If it does not fit.
+            RequestError: If the name is taken.
+        """
+        if name in self._adapters:
+            raise RequestError(
+                f"adapter {name!r} is already loaded; unload it first or choose another name",
+                param="lora_name",
+            )
+        self._adapters[name] = self._target.read_adapter(folder)
+        logger.info("adapter loaded name=%s folder=%s", name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; requests that run with it finish with it.
+
+        Raises:
+            NotFoundError: If there is none of that name.
+        """
+        if self._adapters.pop(name, None) is None:
+            raise NotFoundError(
+                f"no adapter {name!r} is loaded; loaded: {self.adapter_names}", param="lora_name"
+            )
+        logger.info("adapter unloaded name=%s", name)
+
+    def add(self, request: GenerationRequest) -> None:
+        """Queue a request.
+
+        Raises:
+            ContextLengthError: If it can never fit the context or the KV memory.
+            NotFoundError: If its adapter is not loaded.
+            OverloadedError: If the queue is full.
+        """
+        capacity = self._check_length(request)
+        adapter = None
+        if request.adapter_name is not None:
+            adapter = self._adapters.get(request.adapter_name)
+            if adapter is None:
+                raise NotFoundError(
+                    f"no adapter {request.adapter_name!r} is loaded; loaded: {self.adapter_names}",
+                    param="model",
+                )
+        if self.num_waiting >= self._limits.max_waiting:
+            raise OverloadedError(f"{self.num_waiting} requests are waiting already; retry later")
+        caches = SequenceCache(capacity), SequenceCache(capacity)
+        self._scheduler.add(Sequence(request, adapter, *caches))
+        self.counters.prompt_tokens += len(request.prompt)
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request and free its memory; unknown ids are ignored, it may have finished."""
+        self._scheduler.remove(request_id)
+
+    def step(self) -> list[GenerationOutput]:
+        """Draft, verify, accept: advance every scheduled sequence and return what is new."""
+        step = self._scheduler.schedule(self._num_drafts)
+        drafts = self._drafter.propose(step) if self._drafter else [Draft() for _ in step]
+        logits = self._verify(step, drafts)
+        outputs = [
+            self._accept(part, draft, logits_NV)
+            for part, draft, logits_NV in zip(step, drafts, logits, strict=True)
+        ]
+        return [output for output in outputs if output is not None]
+
+    def _check_length(self, request: GenerationRequest) -> int:
+        total = len(request.prompt) + request.params.max_tokens
+        if total > self.context_tokens:
+            raise ContextLengthError(
+                f"the prompt has {len(request.prompt)} tokens and max_tokens is "
+                f"{request.params.max_tokens}, together above the context of "
+                f"{self.context_tokens}; shorten one of them",
+                param="messages",
+            )
+        if total > self._kv_tokens:
+            raise ContextLengthError(
+                f"prompt and max_tokens make {total} tokens, the KV memory holds "
+                f"{self._kv_tokens}; shorten them or start with more --kv-memory",
+                param="max_tokens",
+            )
+        return total
+
+    def _verify(self, step: list[Scheduled], drafts: list[Draft]) -> list[Tensor]:
+        """Run the target once over all rows; return each sequence's last logits."""
+        if not step:
+            return []
+        batch = []
+        for part, draft in zip(step, drafts, strict=True):
+            sequence = part.sequence
+            start = sequence.target_cache.length
+            known = sequence.tokens[start : start + part.num_rows]
+            num_logits = len(draft.tokens) + 1
+            batch.append(
+                Rows(known + draft.tokens, sequence.target_cache, num_logits, sequence.adapter)
+            )
+        logits_NV = self._target.forward(batch)
+        return list(logits_NV.split([rows.num_logits for rows in batch]))
+
+    def _accept(
+        self, part: Scheduled, draft: Draft, logits_NV: Tensor
+    ) -> GenerationOutput | None:
+        """Commit what stays, roll back the rest, and return the emitted tokens."""
+        sequence = part.sequence
+        completes_prompt = part.completes_prompt
+        num_before = len(sequence.tokens)
+        sequence.target_cache.commit(part.num_rows + len(draft.tokens))
+        if not completes_prompt:
+            return None
+        accepted, following = self._choose(sequence, draft, logits_NV)
+        sequence.target_cache.roll_back(num_before + accepted)
+        if draft.tokens:
+            Drafter.settle(sequence, num_before + accepted)
+            self.counters.drafts += 1
+            self.counters.draft_tokens += len(draft.tokens)
+            self.counters.accepted_tokens += accepted
+        return self._emit(sequence, [*draft.tokens[:accepted], following])
+
+    @staticmethod
+    def _choose(sequence: Sequence, draft: Draft, logits_NV: Tensor) -> tuple[int, int]:
+        params = sequence.request.params
+        if params.is_greedy:
+            return accept_greedy(logits_NV.argmax(-1).tolist(), draft.tokens)
+        target_probs_NV = distribution(logits_NV, params).cpu()
+        count = len(draft.tokens)
+        return accept_sampled(
+            target_probs_NV,
+            stack(draft, target_probs_NV.shape[-1]),
+            draft.tokens,
+            accept_uniforms=[sequence.noise(i, Purpose.ACCEPT) for i in range(count)],
+            emit_uniforms=[sequence.noise(i, Purpose.EMIT) for i in range(count + 1)],
+        )
+
+    def _emit(self, sequence: Sequence, tokens: list[int]) -> GenerationOutput:
+        emitted: list[int] = []
+        finish_reason = None
+        for token in tokens:
+            emitted.append(token)
+            sequence.tokens.append(token)
+            if token in self._eos_ids and not sequence.request.params.ignore_eos:
+                finish_reason = "stop"
+            elif sequence.num_remaining == 0:
+                finish_reason = "length"
+            if finish_reason:
+                self._scheduler.remove(sequence.request.request_id)
+                break
+        self.counters.generation_tokens += len(emitted)
+        return GenerationOutput(sequence.request.request_id, tuple(emitted), finish_reason)

@@ -1,0 +1,157 @@
+"""One transformers decoder on one device, run over flat batches of many sequences.
+
+Shape letters: T rows of the batch, N rows whose logits are wanted, V vocabulary.
+"""
+
+import logging
+from collections.abc import Sequence as Sequence_
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from planner.errors import DocumentError
+from planner.model_folder import weights_sha256
+from serving.engine.adapters import (
+    AdaptedLinear,
+    Adapter,
+    AdapterRows,
+    adaptable_linears,
+    read_adapter,
+)
+from serving.engine.flat_attention import NAME as FLAT_ATTENTION
+from serving.engine.flat_attention import Span
+from serving.engine.kv_cache import SequenceCache
+from serving.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """New tokens of one sequence: they continue what `cache` holds.
+
+    `num_logits` counts the last rows whose logits are wanted.
+    """
+
+    tokens: Sequence_[int]
+    cache: SequenceCache
+    num_logits: int = 1
+    adapter: Adapter | None = None
+
+
+class FlatModel:
+    """A decoder whose forward takes ragged rows of many sequences at once."""
+
+    def __init__(self, model: PreTrainedModel, *, folder: Path | None = None) -> None:
+        """Take a model that was built with the flat attention; `folder` is where it came from."""
+        self.model = model.eval()
+        self.device = model.device
+        self.config: PretrainedConfig = model.config
+        self._folder = folder
+        self._current = AdapterRows([])
+
+    @classmethod
+    def load(cls, name: str, *, device: str, dtype: torch.dtype) -> "FlatModel":
+        """Load a local folder or a hub id onto `device`.
+
+        Raises:
+            ModelError: If there is no such model, its files are malformed, it is no decoder the
+                engine can run, or the device does not exist.
+        """
+        folder = Path(name) if Path(name).is_dir() else None
+        if folder is None and (name.startswith((".", "/")) or name.count("/") != 1):
+            raise ModelError(f"{name}: no such model folder; give a local folder or a hub id")
+        try:
+            _refuse_unsupported(AutoConfig.from_pretrained(name), name)
+            model = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, attn_implementation=FLAT_ATTENTION
+            ).to(device)
+        except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{name}: cannot be loaded on {device} ({reason})") from error
+        return cls(model, folder=folder)
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest sequence the model was made for."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Memory one cached token takes over all layers, in bytes."""
+        config = self.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize
+
+    @torch.inference_mode()
+    def forward(self, batch: Sequence_[Rows]) -> Tensor:
+        """Run every sequence's new rows in one forward; keys and values land in the caches.
+
+        Nothing is committed: the caller decides which rows stay.
+
+        Args:
+            batch: Rows by sequence; at least one token each.
+
+        Returns:
+            Logits of the wanted rows, in order. Shape: (N, V).
+        """
+        tokens: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        spans: list[Span] = []
+        self._current.rows.clear()
+        for rows in batch:
+            start = len(tokens)
+            tokens.extend(rows.tokens)
+            stop = len(tokens)
+            positions.extend(range(rows.cache.length, rows.cache.length + stop - start))
+            wanted.extend(range(stop - rows.num_logits, stop))
+            spans.append(Span(rows.cache, start, stop))
+            if rows.adapter is not None:
+                self._current.rows.append((slice(start, stop), rows.adapter))
+        wants_all = len(wanted) == len(tokens)
+        output = self.model(
+            input_ids=torch.tensor([tokens], device=self.device),
+            position_ids=torch.tensor([positions], device=self.device),
+            use_cache=False,
+            logits_to_keep=0 if wants_all else torch.tensor(wanted, device=self.device),
+            spans=spans,
+        )
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def read_adapter(self, folder: Path) -> Adapter:
+        """Read a LoRA folder for this model and make its layers take adapters.
+
+        Raises:
+            AdapterError: If the adapter does not fit.
+        """
+        adapter = read_adapter(folder, self.model, base_sha256=self._weights_sha256())
+        linears = adaptable_linears(self.model)
+        for name in adapter:
+            if not isinstance(self.model.get_submodule(name), AdaptedLinear):
+                self._replace(name, AdaptedLinear(linears[name], name, self._current))
+        return adapter
+
+    def _replace(self, name: str, module: nn.Module) -> None:
+        parent, _, child = name.rpartition(".")
+        setattr(self.model.get_submodule(parent), child, module)
+
+    def _weights_sha256(self) -> str | None:
+        if self._folder is None:
+            return None
+        try:
+            return weights_sha256(self._folder)
+        except DocumentError:
+            return None  # weights in another format than safetensors have no digest
+
+
+def _refuse_unsupported(config: PretrainedConfig, name: str) -> None:
+    if config.is_encoder_decoder:
+        raise ModelError(f"{name}: is an encoder-decoder ({config.model_type}); name a decoder")
+    if getattr(config, "attn_logit_softcapping", None):
+        raise ModelError(f"{name}: caps attention scores, which this engine cannot do yet")

@@ -1,0 +1,66 @@
+"""A request inside the engine: its tokens, its caches, how far it is."""
+
+import time
+from dataclasses import dataclass, field
+
+from serving.engine.adapters import Adapter
+from serving.engine.kv_cache import SequenceCache
+from serving.engine.sampling import Purpose, SamplingParams, uniform
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What the endpoint asks of the engine."""
+
+    request_id: str
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    seed: int
+    adapter_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOutput:
+    """New tokens of one request; `finish_reason` is set on its last output.
+
+    `error` is set instead where the engine failed.
+    """
+
+    request_id: str
+    tokens: tuple[int, ...]
+    finish_reason: str | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request's state between steps."""
+
+    request: GenerationRequest
+    adapter: Adapter | None
+    target_cache: SequenceCache
+    draft_cache: SequenceCache
+    tokens: list[int] = field(init=False)
+    arrival_seconds: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens still to generate at most."""
+        return self.request.params.max_tokens - self.num_generated
+
+    @property
+    def num_uncached(self) -> int:
+        """Tokens the target has not seen; 1 while decoding, more while prefilling."""
+        return len(self.tokens) - self.target_cache.length
+
+    def noise(self, offset: int, purpose: Purpose) -> float:
+        """Return the draw for the token `offset` places behind the newest, 0 for the next one."""
+        return uniform(self.request.seed, len(self.tokens) + offset, purpose)

@@ -1,0 +1,50 @@
+"""The engine's counters under vLLM's metric names, so that its dashboards and routers work here."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serving.engine.engine import Engine
+
+
+class EngineCollector(Collector):
+    """Reads the engine's totals at each scrape; nothing is counted twice."""
+
+    def __init__(self, engine: Engine, model_name: str) -> None:
+        """Report `engine` under the label `model_name`."""
+        self._engine = engine
+        self._model_name = model_name
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one sample for each metric."""
+        counters = self._engine.counters
+        yield self._gauge("num_requests_running", "Requests with memory", self._engine.num_running)
+        yield self._gauge("num_requests_waiting", "Requests in the queue", self._engine.num_waiting)
+        yield self._counter("prompt_tokens", "Prompt tokens taken", counters.prompt_tokens)
+        yield self._counter("generation_tokens", "Tokens generated", counters.generation_tokens)
+        yield self._counter("spec_decode_num_drafts", "Drafting rounds", counters.drafts)
+        yield self._counter(
+            "spec_decode_num_draft_tokens", "Tokens drafted", counters.draft_tokens
+        )
+        yield self._counter(
+            "spec_decode_num_accepted_tokens", "Drafted tokens accepted", counters.accepted_tokens
+        )
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])
+        family.add_metric([self._model_name], value)
+        return family
+
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(f"vllm:{name}", text, labels=["model_name"])
+        family.add_metric([self._model_name], value)
+        return family
+
+
+def exposition(engine: Engine, model_name: str) -> bytes:
+    """Return all metrics in Prometheus's text format."""
+    registry = CollectorRegistry()
+    registry.register(EngineCollector(engine, model_name))
+    return generate_latest(registry)

@@ -1,0 +1,155 @@
+"""Builds the engine a configuration asks for and serves it until told to stop."""
+
+import logging
+import socket
+from pathlib import Path
+
+import torch
+import uvicorn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from serving.answers import AnswerService
+from serving.app import build_app
+from serving.config import ServeConfig
+from serving.engine.drafter import Drafter
+from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model import FlatModel
+from serving.errors import AddressError, ModelError
+from serving.runner import EngineRunner
+
+logger = logging.getLogger(__name__)
+
+_DRAIN_SECONDS = 10
+"""Time running answers have to end after the signal to stop."""
+
+
+def serve(config: ServeConfig, adapters: dict[str, Path]) -> None:
+    """Load, listen, and serve until SIGINT or SIGTERM.
+
+    Args:
+        config: What to serve.
+        adapters: LoRA folders to load at start, by the name they answer under.
+
+    Raises:
+        AddressError: If the address is taken; found out before the model loads.
+        ModelError: If a model or adapter cannot be loaded.
+    """
+    transformers_logging.disable_progress_bar()
+    with _listen(config.host, config.port) as listener:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        engine, tokenizer = build_engine(config)
+        for name, folder in adapters.items():
+            engine.load_adapter(name, folder)
+        runner = EngineRunner(engine)
+        runner.start()
+        service = AnswerService(runner, tokenizer, model_name=config.served_model_name)
+        host, port = listener.getsockname()[:2]
+        logger.info("listening url=http://%s:%d model=%s", host, port, config.served_model_name)
+        try:
+            _run_until_stopped(build_app(service, runner), listener)
+        finally:
+            runner.stop()
+
+
+def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
+    """Load target, draft and tokenizer.
+
+    Raises:
+        ModelError: If one cannot be loaded or draft and target do not share a vocabulary.
+    """
+    target = _load(config.model, config.target_device, config.dtype)
+    tokenizer = _load_tokenizer(config.model)
+    drafter = None
+    if config.draft is not None:
+        draft = _load(config.draft, config.draft_device, config.dtype)
+        _check_pair(target, draft, config, tokenizer)
+        drafter = Drafter(draft)
+    limits = EngineLimits(
+        kv_bytes=config.kv_bytes,
+        max_sequences=config.max_sequences,
+        max_waiting=config.max_waiting,
+    )
+    engine = Engine(
+        target,
+        drafter,
+        num_draft_tokens=config.draft_tokens,
+        limits=limits,
+        eos_ids=_eos_ids(target),
+    )
+    logger.info(
+        "loaded target=%s target_device=%s draft=%s draft_device=%s draft_tokens=%d "
+        "context_tokens=%d guarantee=%s",
+        config.model,
+        config.target_device,
+        config.draft,
+        config.draft_device,
+        config.draft_tokens if drafter else 0,
+        engine.context_tokens,
+        "greedy output equals the target's own up to floating-point order",
+    )
+    return engine, tokenizer
+
+
+def _load(name: str, device: str, dtype: str) -> FlatModel:
+    if dtype == "auto":
+        dtype = "float32" if device.startswith("cpu") else "bfloat16"
+    return FlatModel.load(name, device=device, dtype=getattr(torch, dtype))
+
+
+def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{name}: its tokenizer cannot be loaded ({reason})") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{name}: has no fast tokenizer; add a tokenizer.json to its folder")
+    return tokenizer
+
+
+def _check_pair(
+    target: FlatModel, draft: FlatModel, config: ServeConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    assert config.draft is not None, "called with a draft"
+    if target.config.vocab_size != draft.config.vocab_size:
+        raise ModelError(
+            f"{config.draft}: has {draft.config.vocab_size} vocabulary entries, the target has "
+            f"{target.config.vocab_size}; draft and target must share a tokenizer"
+        )
+    if _load_tokenizer(config.draft).get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"{config.draft}: its tokenizer differs from the target's; name a draft that shares it"
+        )
+
+
+def _eos_ids(target: FlatModel) -> frozenset[int]:
+    ids = target.model.generation_config.eos_token_id
+    if ids is None:
+        ids = target.config.eos_token_id
+    if ids is None:
+        return frozenset()
+    return frozenset([ids] if isinstance(ids, int) else ids)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise AddressError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port"
+        ) from None
+
+
+def _run_until_stopped(app: object, listener: socket.socket) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+    )
+    server.run(sockets=[listener])
