@@ -4,7 +4,9 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from serving.tiny.bigram import TokenIds
 from serving.tiny.recipe import Schedule
 
 
@@ -14,7 +16,7 @@ class Batches:
     Each epoch starts its windows at another offset, so that window borders move.
     """
 
-    def __init__(self, tokens: np.ndarray, *, seed: int) -> None:
+    def __init__(self, tokens: TokenIds, *, seed: int) -> None:
         """Keep the stream.
 
         Args:
@@ -30,7 +32,11 @@ class Batches:
 
         The last `long_fraction` of the steps uses sequences of `long_tokens`.
         """
-        length = long_tokens if step >= (1 - schedule.long_fraction) * schedule.num_steps else schedule.sequence_tokens
+        length = (
+            long_tokens
+            if step >= (1 - schedule.long_fraction) * schedule.num_steps
+            else schedule.sequence_tokens
+        )
         length = min(length, schedule.tokens_per_step)
         num_sequences = schedule.tokens_per_step // length
         windows = (len(self._tokens) - length - 1) // length
@@ -41,7 +47,7 @@ class Batches:
             rows.append(self._tokens[start : start + length + 1])
         return torch.from_numpy(np.stack(rows).astype(np.int64))
 
-    def _shuffled_starts(self, epoch: int, length: int) -> np.ndarray:
+    def _shuffled_starts(self, epoch: int, length: int) -> NDArray[np.int64]:
         generator = np.random.default_rng((self._seed, epoch, length))
         windows = (len(self._tokens) - length - 1) // length
         return generator.permutation(windows) * length + generator.integers(length)

@@ -79,12 +79,14 @@ def split(files: Iterable[SourceFile]) -> Corpus:
 
     A held-out file of whose 8-word runs more than a quarter occur in training files is dropped.
     """
-    training, candidates = [], []
+    training: list[SourceFile] = []
+    candidates: list[SourceFile] = []
     for file in files:
         held_out = int(hashlib.sha256(file.path.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0
         (candidates if held_out else training).append(file)
     known = {shingle for file in training for shingle in _shingles(file.text)}
-    held_out_files, near_duplicates = [], []
+    held_out_files: list[SourceFile] = []
+    near_duplicates: list[SourceFile] = []
     for file in candidates:
         shingles = set(_shingles(file.text))
         shared = len(shingles & known) / max(len(shingles), 1)

@@ -104,7 +104,9 @@ class Recipe(StrictModel):
         head_size=64,
     )
     """The model that guesses."""
-    target_schedule: Schedule = Schedule(num_steps=12000)
+    target_schedule: Schedule = Schedule(num_steps=8000)
     """Training of the target on the text."""
     draft_schedule: Schedule = Schedule(num_steps=4000)
     """Distillation of the draft from the finished target."""
+    draft_hard_fraction: float = Field(default=0.3, ge=0, le=1)
+    """Weight of the target's likeliest token in the draft's loss; the rest goes to its whole law."""

@@ -20,6 +20,9 @@ CHECKPOINT_SECONDS = 180.0
 LossFunction = Callable[[Tensor], Tensor]
 """Token ids, shape (sequences, length + 1), to a scalar loss in nats a token."""
 
+Optimisers = list[tuple[torch.optim.Optimizer, float]]
+"""Each optimiser with its full learning rate."""
+
 Progress = Callable[[int, int, float], None]
 """Called after each step with the steps done, the steps in all and the loss."""
 
@@ -71,15 +74,9 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = full_rate * schedule.rate_fraction(step)
         ids = batches.at(step, schedule, long_tokens=model.config.max_position_embeddings)
-        with autocast():
-            loss = loss_of(ids)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser, _ in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
+        loss = _update(model, optimisers, loss_of, ids)
         step += 1
-        progress(step, schedule.num_steps, loss.item())
+        progress(step, schedule.num_steps, loss)
         is_decay_next = step == schedule.decay_start
         if is_decay_next or time.monotonic() - last_saved > CHECKPOINT_SECONDS:
             _save(checkpoint, model, optimisers, step)
@@ -89,9 +86,20 @@ def train(
     _save(checkpoint, model, optimisers, step)
 
 
-def _optimisers(
-    model: PreTrainedModel, schedule: Schedule
-) -> list[tuple[torch.optim.Optimizer, float]]:
+def _update(
+    model: PreTrainedModel, optimisers: Optimisers, loss_of: LossFunction, ids: Tensor
+) -> float:
+    with autocast():
+        loss = loss_of(ids)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimiser, _ in optimisers:
+        optimiser.step()
+        optimiser.zero_grad()
+    return loss.item()
+
+
+def _optimisers(model: PreTrainedModel, schedule: Schedule) -> Optimisers:
     embedding = model.get_input_embeddings().weight
     hidden = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
     others = [p for p in model.parameters() if p.ndim != 2 or p is embedding]
@@ -108,7 +116,7 @@ def _optimisers(
 def _save(
     path: Path,
     model: PreTrainedModel,
-    optimisers: list[tuple[torch.optim.Optimizer, float]],
+    optimisers: Optimisers,
     step: int,
 ) -> None:
     state = {
@@ -122,9 +130,7 @@ def _save(
     logger.info("checkpoint path=%s step=%d", path, step)
 
 
-def _restore(
-    path: Path, model: PreTrainedModel, optimisers: list[tuple[torch.optim.Optimizer, float]]
-) -> int:
+def _restore(path: Path, model: PreTrainedModel, optimisers: Optimisers) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
