@@ -1,73 +1,155 @@
 """Makes the tiny family: corpus, tokenizer, target, distilled draft, model card."""
 
-import logging
+import platform
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
+from planner.errors import DocumentError
 from serving.tiny.batches import Batches
-from serving.tiny.corpus import Corpus, conversations
-from serving.tiny.recipe import Recipe
-from serving.tiny.tokenizer import train_tokenizer
-from serving.tiny.trainer import Progress, initialise, train
+from serving.tiny.corpus import Corpus
+from serving.tiny.costs import Measure
+from serving.tiny.distill import distillation, start_draft
+from serving.tiny.recipe import ModelShape, Recipe
+from serving.tiny.release import FamilySources, refuse_foreign, write_family
+from serving.tiny.text import TokenizedText, tokenize
+from serving.tiny.trainer import initialise, train
+from serving.tiny.work import Role, WorkFolder, schedule_of
 
-logger = logging.getLogger(__name__)
-
-
-def make_tokenizer(corpus: Corpus, recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on the training files."""
-    return train_tokenizer(
-        (file.text for file in corpus.training),
-        vocabulary_size=recipe.vocabulary_size,
-        context_tokens=recipe.context_tokens,
-    )
+FamilyProgress = Callable[[str, int, int, float], None]
+"""Called after each training step with the role, the steps done, the steps in all and the loss."""
 
 
-def token_stream(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, recipe: Recipe
-) -> np.ndarray:
-    """Return all training documents, each after an end-of-text id, in seeded order. Shape: (n,)."""
-    texts = [file.text for file in corpus.training]
-    texts += [
-        tokenizer.apply_chat_template(chat, tokenize=False)
-        for chat in conversations(corpus.training, one_in=recipe.one_chat_in)
-    ]
-    order = np.random.default_rng(recipe.seed).permutation(len(texts))
-    encode = tokenizer.backend_tokenizer.encode
-    start = tokenizer.bos_token_id
-    documents = [np.array([start, *encode(texts[index]).ids], np.uint16) for index in order]
-    return np.concatenate(documents)
+class Stage(StrEnum):
+    """Parts of the work, in order; each stands on the ones before it."""
+
+    ALL = "all"
+    TARGET = "target"
+    DRAFT = "draft"
+    CARD = "card"
+
+
+def make_family(
+    recipe: Recipe,
+    *,
+    corpus: Corpus,
+    work: WorkFolder,
+    output: Path,
+    stage: Stage,
+    progress: FamilyProgress,
+    measure: Measure | None,
+) -> None:
+    """Train the family and write it, with its card, to the folder `output`.
+
+    Whatever `work` already holds is resumed or taken as it is.
+
+    Args:
+        recipe: Shapes, seeds and schedules.
+        corpus: The text.
+        work: Where checkpoints live.
+        output: Replaced as a whole at the end; untouched by the stages `target` and `draft`.
+        stage: What to do; `all` does everything that is not done yet.
+        progress: Told of every training step.
+        measure: Measures step costs for the card; None leaves them out.
+
+    Raises:
+        DocumentError: If `work` belongs to another recipe, an earlier stage is not finished, or
+            `output` holds files of no family.
+    """
+    refuse_foreign(output)
+    work.claim(recipe, training_sha256=corpus.digest)
+    text = tokenize(corpus, recipe)
+    if stage in (Stage.ALL, Stage.TARGET):
+        train_target(text, recipe, work=work, progress=progress)
+    if stage in (Stage.ALL, Stage.DRAFT):
+        train_draft(text, recipe, work=work, progress=progress)
+    if stage in (Stage.ALL, Stage.CARD):
+        sources = FamilySources(
+            recipe=recipe,
+            text=text,
+            target=finished_model(recipe, "target", work=work),
+            draft=finished_model(recipe, "draft", work=work),
+            times=work.times(),
+            python_version=platform.python_version(),
+        )
+        write_family(sources, output=output, measure=measure)
 
 
 def train_target(
-    stream: np.ndarray, recipe: Recipe, *, work: Path, progress: Progress
-) -> LlamaForCausalLM:
-    """Train the target on the stream; resumes from `work`."""
+    text: TokenizedText, recipe: Recipe, *, work: WorkFolder, progress: FamilyProgress
+) -> None:
+    """Train the target on the text; resumes from `work`."""
+    if _is_finished(recipe, "target", work=work):
+        return
     torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(_configuration(recipe, "target"))
+    model = _new_model(recipe.target, recipe)
     initialise(model)
 
     def loss_of(ids: Tensor) -> Tensor:
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
         return functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
 
-    train(
-        model,
-        Batches(stream, seed=recipe.seed),
-        recipe.target_schedule,
-        loss_of=loss_of,
-        checkpoint=work / "target.pt",
-        progress=progress,
-    )
+    batches = Batches(text.training_stream(recipe), seed=recipe.seed)
+    with work.timed("target"):
+        train(
+            model,
+            batches,
+            recipe.target_schedule,
+            loss_of=loss_of,
+            checkpoint=work.checkpoint("target"),
+            progress=lambda done, total, loss: progress("target", done, total, loss),
+        )
+
+
+def train_draft(
+    text: TokenizedText, recipe: Recipe, *, work: WorkFolder, progress: FamilyProgress
+) -> None:
+    """Distil the draft from the finished target; resumes from `work`."""
+    if _is_finished(recipe, "draft", work=work):
+        return
+    target = finished_model(recipe, "target", work=work)
+    torch.manual_seed(recipe.seed + 1)
+    draft = _new_model(recipe.draft, recipe)
+    start_draft(draft, target)
+    batches = Batches(text.training_stream(recipe), seed=recipe.seed + 1)
+    with work.timed("draft"):
+        train(
+            draft,
+            batches,
+            recipe.draft_schedule,
+            loss_of=distillation(draft, target, hard_fraction=recipe.draft_hard_fraction),
+            checkpoint=work.checkpoint("draft"),
+            progress=lambda done, total, loss: progress("draft", done, total, loss),
+        )
+
+
+def finished_model(recipe: Recipe, role: Role, *, work: WorkFolder) -> LlamaForCausalLM:
+    """Return the trained model of `role`, in evaluation mode.
+
+    Raises:
+        DocumentError: If its training is not finished.
+    """
+    if not _is_finished(recipe, role, work=work):
+        total = schedule_of(recipe, role).num_steps
+        problem = f"stands at step {work.steps_done(role)} of {total}; run --stage {role} first"
+        raise DocumentError(work.checkpoint(role), problem)
+    model = _new_model(recipe.target if role == "target" else recipe.draft, recipe)
+    state = torch.load(work.checkpoint(role), weights_only=True)
+    model.load_state_dict(state["model"])
+    model.train(mode=False)
     return model
 
 
-def _configuration(recipe: Recipe, role: str):
-    shape = recipe.target if role == "target" else recipe.draft
-    return shape.llama(
-        vocabulary_size=recipe.vocabulary_size, context_tokens=recipe.context_tokens
+def _is_finished(recipe: Recipe, role: Role, *, work: WorkFolder) -> bool:
+    return work.steps_done(role) >= schedule_of(recipe, role).num_steps
+
+
+def _new_model(shape: ModelShape, recipe: Recipe) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        shape.llama(vocabulary_size=recipe.vocabulary_size, context_tokens=recipe.context_tokens)
     )

@@ -1,0 +1,148 @@
+"""The family's README.md, rendered from its card."""
+
+from serving.tiny.card import FamilyCard, ModelFacts
+from serving.tiny.recipe import ModelShape
+
+
+def render_readme(card: FamilyCard) -> str:
+    """Return the model card as Markdown with the front matter the Hugging Face Hub reads."""
+    sections = [
+        _HEAD.format(python=card.python_version, megabytes=f"{card.shipped_bytes / 1e6:.1f}"),
+        _sizes(card),
+        _losses(card),
+        _speed(card),
+        _held_out(card),
+        _TAIL.format(
+            python=card.python_version,
+            num_training=len(card.training_files),
+            digest=card.training_sha256,
+        ),
+    ]
+    return "\n".join(sections)
+
+
+_HEAD = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+# Motley's tiny model family
+
+Two small language models of the Llama architecture, trained from nothing on one kind of text: the
+source code of Python {python}'s standard library. `target/` answers; `draft/` guesses ahead for
+speculative decoding. Both share one byte-level BPE tokenizer and a chat template. {megabytes} MB in
+all; weights in bfloat16.
+
+**What they can do:** write plausible Python, indented and bracketed, with the standard library's
+names and habits; give tests, demos and benchmarks real acceptance rates, real LoRA gains and real
+differences between models, without a download.
+
+**What they cannot do:** prose, facts, instructions, code that works. The chat template exists so
+that chat endpoints have something true to run; an answer to a question is Python-like text.
+"""
+
+_TAIL = """\
+## Text
+
+{num_training} files of the standard library of CPython {python}: every hand-written `.py` file, test
+folders left out. One file in twenty, by the SHA-256 of its path, was held out before the tokenizer
+was trained; held-out files that share more than a quarter of their runs of eight words with
+training files were dropped. Documented functions of the training files were also shown as chats:
+the docstring asks, the source answers. `card.json` lists every file with the SHA-256 of its text;
+the training list as a whole has the digest `{digest}`.
+
+## Rebuild
+
+    motley serve train-tiny --output FOLDER
+
+trains tokenizer, target and draft on the running Python's standard library and writes this folder
+anew. It resumes where it was interrupted. With the same Python and recipe the held-out loss lands
+within 2 % of the one above; the weights are not the same bit for bit, because sums in floating
+point depend on the processor and its threads.
+
+## Licence
+
+The weights are part of Motley, under the Apache License 2.0. They were trained on sources that
+carry the Python Software Foundation License 2.0 and can repeat short pieces of them.
+"""
+
+
+def _sizes(card: FamilyCard) -> str:
+    rows = [
+        ["", "target", "draft"],
+        ["parameters", f"{card.target.num_parameters:,}", f"{card.draft.num_parameters:,}"],
+        ["weights, bytes", f"{card.target.weight_bytes:,}", f"{card.draft.weight_bytes:,}"],
+        ["shape", _shape(card.recipe.target), _shape(card.recipe.draft)],
+        ["training", _training(card.target), _training(card.draft)],
+    ]
+    shared = f"Vocabulary {card.recipe.vocabulary_size:,}; context {card.recipe.context_tokens:,}."
+    return f"## Sizes\n\n{_table(rows)}\n\n{shared} The full recipe is in `card.json`.\n"
+
+
+def _shape(shape: ModelShape) -> str:
+    return (
+        f"{shape.num_layers} layers of {shape.hidden_size}, feed-forward {shape.intermediate_size}, "
+        f"{shape.num_heads} heads of {shape.head_size}, {shape.num_key_value_heads} for keys"
+    )
+
+
+def _training(facts: ModelFacts) -> str:
+    return (
+        f"{facts.num_steps:,} steps, {facts.num_training_tokens / 1e6:.1f} M tokens, "
+        f"{facts.training.seconds / 60:.0f} minutes on {facts.training.num_threads} CPU threads"
+    )
+
+
+def _losses(card: FamilyCard) -> str:
+    rows = [
+        ["held-out loss", "nats a token"],
+        ["target", f"{card.target_nats_per_token:.3f}"],
+        ["draft", f"{card.draft_nats_per_token:.3f}"],
+        ["Kneser-Ney bigram", f"{card.bigram_nats_per_token:.3f}"],
+        ["unigram", f"{card.unigram_nats_per_token:.3f}"],
+    ]
+    return (
+        f"## Held-out loss and agreement\n\n{_table(rows)}\n\n"
+        f"Draft and target find the same token likeliest at **{card.agreement_fraction:.1%}** of "
+        f"the {card.num_held_out_tokens:,} held-out tokens. Figures are of the shipped bfloat16 "
+        "weights computed in float32.\n"
+    )
+
+
+def _speed(card: FamilyCard) -> str:
+    costs = card.step_costs
+    if costs is None:
+        return "## Speed\n\nNo step costs were measured for this build.\n"
+    accepted = card.agreement_fraction
+    count = costs.best_draft_tokens(acceptance_fraction=accepted)
+    gain = costs.speed_up(draft_tokens=count, acceptance_fraction=accepted)
+    verify = costs.target_seconds_by_rows[count + 1] / costs.target_seconds_by_rows[1]
+    return (
+        f"## Speed\n\nOne draft step costs **{costs.draft_fraction:.3f}** of a target step at one "
+        f"row, and verifying {count} drafted tokens costs {verify:.2f} of one ({costs.hardware}). "
+        f"Were every guess accepted as often as draft and target agree above, {count} drafted "
+        f"tokens a round would allow a speed-up of **{gain:.2f}** in greedy decoding: "
+        "τ / (c(k + 1)/c(1) + k·d), with τ = 1 + a + … + aᵏ tokens a round.\n"
+    )
+
+
+def _held_out(card: FamilyCard) -> str:
+    rows = [["file", "SHA-256", "tokens", "target", "bigram", "agreement"]]
+    for file in card.held_out_files:
+        rows.append(
+            [
+                f"`{file.path}`",
+                f"`{file.sha256[:12]}…`",
+                f"{file.num_tokens:,}",
+                f"{file.target_nats_per_token:.3f}",
+                f"{file.bigram_nats_per_token:.3f}",
+                f"{file.agreement_fraction:.3f}",
+            ]
+        )
+    return f"## Held-out files\n\n{_table(rows)}\n"
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])

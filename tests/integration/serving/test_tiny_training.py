@@ -1,0 +1,180 @@
+"""The whole road of the tiny family's trainer, on a nano recipe and a few files."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from planner.documents import read_document
+from planner.errors import DocumentError
+from serving.tiny.card import FamilyCard
+from serving.tiny.cli import default_work_folder, run
+from serving.tiny.corpus import Corpus, SourceFile, split
+from serving.tiny.costs import StepCosts
+from serving.tiny.family import Stage, make_family
+from serving.tiny.recipe import ModelShape, Recipe, Schedule
+from serving.tiny.work import WorkFolder
+
+SCHEDULE = Schedule(num_steps=4, tokens_per_step=64, sequence_tokens=16, warmup_steps=2)
+
+
+def nano_shape(num_layers: int) -> ModelShape:
+    """Return the shape of a model of a few thousand weights."""
+    return ModelShape(
+        num_layers=num_layers,
+        hidden_size=16,
+        intermediate_size=16,
+        num_heads=2,
+        num_key_value_heads=1,
+        head_size=8,
+    )
+
+
+RECIPE = Recipe(
+    vocabulary_size=300,
+    context_tokens=32,
+    one_chat_in=1,
+    target=nano_shape(2),
+    draft=nano_shape(1),
+    target_schedule=SCHEDULE,
+    draft_schedule=SCHEDULE,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """Sixty small files of made-up Python, three of them held out."""
+    words = random.Random(3)
+    files = [
+        SourceFile(
+            f"module{number}.py",
+            f'def compute_{number}(value):\n    """Return value {number}."""\n'
+            + "".join(f"    value += {words.randrange(10**6)}\n" for _ in range(40))
+            + "    return value\n",
+        )
+        for number in range(60, 120)
+    ]
+    return split(files)
+
+
+def measure(target: Path, draft: Path) -> StepCosts:
+    """Pretend to time the models, which must be there."""
+    assert (target / "model.safetensors").exists()
+    assert (draft / "model.safetensors").exists()
+    return StepCosts(
+        target_seconds_by_rows={1: 0.01, 4: 0.012}, draft_seconds=0.001, hardware="pretence"
+    )
+
+
+def make(folder: Path, corpus: Corpus, *, stage: Stage = Stage.ALL, recipe: Recipe = RECIPE) -> int:
+    """Make a nano family below `folder` and return how many training steps it took."""
+    steps: list[tuple[str, int]] = []
+    make_family(
+        recipe,
+        corpus=corpus,
+        work=WorkFolder(folder / "work"),
+        output=folder / "family",
+        stage=stage,
+        progress=lambda role, done, _total, _loss: steps.append((role, done)),
+        measure=measure,
+    )
+    return len(steps)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus) -> Path:
+    """A folder with a finished nano family and its work folder."""
+    folder = tmp_path_factory.mktemp("made")
+    assert make(folder, corpus) == 8
+    return folder
+
+
+def test_family_loads_with_plain_transformers(made: Path) -> None:
+    """Both folders load by the library's own classes, with one tokenizer and a chat template."""
+    vocabularies = []
+    for role in ("target", "draft"):
+        model = AutoModelForCausalLM.from_pretrained(made / "family" / role)
+        tokenizer = AutoTokenizer.from_pretrained(made / "family" / role)
+        assert next(model.parameters()).dtype == torch.bfloat16
+        assert model.generation_config.eos_token_id == [tokenizer.eos_token_id, 0]
+        assert tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        vocabularies.append(tokenizer.get_vocab())
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_card_lists_text_and_files(made: Path, corpus: Corpus) -> None:
+    """The card names every file trained on, held out and shipped, with hashes and times."""
+    card = read_document(made / "family" / "card.json", FamilyCard)
+    assert [file.path for file in card.training_files] == [file.path for file in corpus.training]
+    assert [file.sha256 for file in card.held_out_files] == [
+        file.digest for file in corpus.held_out
+    ]
+    on_disk = {
+        path.relative_to(made / "family").as_posix()
+        for path in (made / "family").rglob("*")
+        if path.is_file()
+    }
+    assert {file.path for file in card.shipped_files} == on_disk - {"card.json", "README.md"}
+    assert card.target.num_training_tokens == 4 * 64
+    assert card.target.training.seconds > 0
+
+
+def test_readme_states_the_cards_figures(made: Path) -> None:
+    """Loss, agreement, draft cost and the way to rebuild stand in the README; no path of ours does."""
+    card = read_document(made / "family" / "card.json", FamilyCard)
+    text = (made / "family" / "README.md").read_text()
+    assert f"| target | {card.target_nats_per_token:.3f} |" in text
+    assert f"**{card.agreement_fraction:.1%}**" in text
+    assert "**0.100** of a target step" in text
+    assert "motley serve train-tiny --output FOLDER" in text
+    assert str(made) not in text + (made / "family" / "card.json").read_text()
+
+
+def test_repeating_trains_nothing_and_gives_the_same_weights(made: Path, corpus: Corpus) -> None:
+    """A second call takes what the work folder holds and replaces the family by an equal one."""
+    weights = made / "family" / "target" / "model.safetensors"
+    before = weights.read_bytes()
+    assert make(made, corpus) == 0
+    assert weights.read_bytes() == before
+    assert sorted(path.name for path in made.iterdir()) == ["family", "work"]
+
+
+def test_stages_stand_on_one_another(tmp_path: Path, corpus: Corpus) -> None:
+    """The draft waits for the target and the card for both; only the card writes the family."""
+    with pytest.raises(DocumentError, match=r"target\.pt.*step 0 of 4; run --stage target first"):
+        make(tmp_path, corpus, stage=Stage.DRAFT)
+    assert make(tmp_path, corpus, stage=Stage.TARGET) == 4
+    with pytest.raises(DocumentError, match=r"draft\.pt.*run --stage draft first"):
+        make(tmp_path, corpus, stage=Stage.CARD)
+    assert make(tmp_path, corpus, stage=Stage.DRAFT) == 4
+    assert not (tmp_path / "family").exists()
+    assert make(tmp_path, corpus, stage=Stage.CARD) == 0
+    assert (tmp_path / "family" / "card.json").exists()
+
+
+def test_foreign_files_are_not_replaced(tmp_path: Path, corpus: Corpus) -> None:
+    """An output folder with anything else in it is refused before any training."""
+    (tmp_path / "family").mkdir()
+    (tmp_path / "family" / "thesis.txt").touch()
+    with pytest.raises(DocumentError, match=r"'thesis\.txt'"):
+        make(tmp_path, corpus)
+    assert not (tmp_path / "work").exists()
+
+
+def test_command_line_reports_bad_step_costs(tmp_path: Path) -> None:
+    """A malformed document of step costs is refused before torch is imported."""
+    costs = tmp_path / "costs.json"
+    costs.write_text(json.dumps({"draft_seconds": 1}))
+    with pytest.raises(DocumentError, match=r"costs\.json: target_seconds_by_rows"):
+        run(["--output", str(tmp_path / "family"), "--step-costs", str(costs)])
+
+
+def test_work_folder_honours_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints go below XDG_CACHE_HOME where it is set."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_work_folder() == tmp_path / "motley" / "train-tiny"
