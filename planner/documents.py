@@ -3,8 +3,9 @@
 import json
 import os
 import tempfile
+from collections.abc import Hashable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -29,8 +30,9 @@ def read_document(path: Path, model: type[Model]) -> Model:
     except (OSError, UnicodeDecodeError) as error:
         raise DocumentError(path, f"cannot be read ({error}); check the file") from None
     try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        content = _parse_json(text) if path.suffix == ".json" else yaml.load(text, _UniqueKeyLoader)
+    # The YAML parser raises ValueError on impossible dates and recurses with the nesting.
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise DocumentError(path, f"is malformed: {_one_line(error)}; correct it") from None
     if not isinstance(content, dict):
         raise DocumentError(path, "holds no mapping at its top level; see configs/ for examples")
@@ -49,10 +51,25 @@ def describe(error: ValidationError) -> str:
         what = "unknown key; remove it or correct its spelling"
     elif first["type"] == "missing":
         what = "is required; add it"
+    elif first["type"] == "value_error" and isinstance(first["input"], dict):
+        # A check over several fields: its message carries the values that matter.
+        what = first["msg"].removeprefix("Value error, ")
     else:
         what = f"{first['msg'].removeprefix('Value error, ')} (got {_short(first['input'])})"
     more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
     return f"{where}: {_one_line(what)}{more}"
+
+
+def check_writable(path: Path) -> None:
+    """Check, before the work, that `path` can be written after it.
+
+    Raises:
+        DocumentError: If its folder does not exist, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise DocumentError(path, f"there is no folder {path.parent}; create it")
+    if path.is_dir():
+        raise DocumentError(path, "is a folder; name a file")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -61,22 +78,53 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Readers see the old file or the new one, never half of either.
 
     Raises:
-        DocumentError: If the folder does not exist or cannot be written.
+        DocumentError: If the folder does not exist or the file cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise DocumentError(path, f"cannot be written ({error.strerror}); check the folder") from None
+        raise DocumentError(
+            path, f"cannot be written ({error.strerror}); check the folder"
+        ) from None
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DocumentError(path, f"cannot be written ({error.strerror}); check the disk") from None
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe YAML loader that refuses a key given twice; YAML's own would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+def _parse_json(text: str) -> object:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the key {twice!r} is there twice")
+        return content
+
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def _one_line(value: object) -> str:

@@ -2,7 +2,9 @@
 
 PlannerError
 ├── DocumentError     a file that cannot be read, or does not say what its schema asks
-└── InfeasibleError   a plan was demanded and none exists
+├── InfeasibleError   a plan was demanded and none exists
+├── TimeLimitError    a plan was demanded and none was found in time
+└── SolverError       a solver is missing or broke down
 """
 
 from pathlib import Path
@@ -29,3 +31,15 @@ class InfeasibleError(PlannerError):
     """No plan meets the constraints; the message names what binds."""
 
     exit_code: ClassVar[int] = 3
+
+
+class TimeLimitError(PlannerError):
+    """No plan was found in the time given, and none was shown to be impossible."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class SolverError(PlannerError):
+    """A solver is missing, broke down, or contradicts itself."""
+
+    exit_code: ClassVar[int] = 1

@@ -1,0 +1,69 @@
+"""Reading and writing documents: what is refused, and that nothing is left half-written."""
+
+import pytest
+
+from planner.config import StrictModel
+from planner.documents import check_writable, read_document, write_atomically
+from planner.errors import DocumentError
+
+
+class Pair(StrictModel):
+    first: int
+    second: float = 0.0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("first: 1\nfirst: 2\n", "the key 'first' is there twice"),
+        ("first: 1\nthird: 2\n", "third: unknown key"),
+        ("second: 2\n", "first: is required"),
+        ("first: [1\n", "is malformed"),
+        ("first: 2024-99-99\n", "is malformed"),
+        ("[" * 20_000, "is malformed"),
+        ("", "holds no mapping"),
+        ("first: 1\nsecond: .nan\n", "finite number (got nan)"),
+        ("first: one\n", "got 'one'"),
+    ],
+)
+def test_bad_yaml_is_one_line(tmp_path, content, message):
+    """Every broken document ends as one line that names the file and the problem."""
+    path = tmp_path / "pair.yaml"
+    path.write_text(content)
+    with pytest.raises(DocumentError) as caught:
+        read_document(path, Pair)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_twice_in_json_is_refused(tmp_path):
+    """JSON's own reader would keep the last of them."""
+    path = tmp_path / "pair.json"
+    path.write_text('{"first": 1, "first": 2}')
+    with pytest.raises(DocumentError, match="'first' is there twice"):
+        read_document(path, Pair)
+
+
+def test_merged_yaml_keys_may_be_overridden(tmp_path):
+    """A key beside a merge is not there twice."""
+    path = tmp_path / "pair.yaml"
+    path.write_text("<<: {first: 1, second: 3}\nfirst: 2\n")
+    assert read_document(path, Pair) == Pair(first=2, second=3)
+
+
+def test_writing_onto_a_folder_leaves_nothing_behind(tmp_path):
+    """A failed write is one line, and its temporary file is gone."""
+    target = tmp_path / "folder"
+    target.mkdir()
+    with pytest.raises(DocumentError, match="cannot be written"):
+        write_atomically(target, "text")
+    with pytest.raises(DocumentError, match="is a folder"):
+        check_writable(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_missing_folder_is_said_before_the_work(tmp_path):
+    """The folder of an output file must exist."""
+    with pytest.raises(DocumentError, match=r"there is no folder .*; create it"):
+        check_writable(tmp_path / "nowhere" / "plan.json")
