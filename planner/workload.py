@@ -1,0 +1,126 @@
+"""What is asked of a fleet: how many requests a second of which input and output size."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from planner.config import StrictModel
+from planner.units import Positive, Rates, Tokens
+
+HISTOGRAM_TOLERANCE = 1e-6
+"""How far a histogram's sum may lie from 1."""
+
+Axis = Annotated[tuple[Tokens, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSize:
+    """One cell of the workload's grid; a range holds lengths over its start, up to its end."""
+
+    input_tokens_over: int
+    input_tokens_up_to: int
+    output_tokens_over: int
+    output_tokens_up_to: int
+    rate_requests_per_second: float
+
+    def __str__(self) -> str:
+        return (
+            f"input {self.input_tokens_over + 1}-{self.input_tokens_up_to}, "
+            f"output {self.output_tokens_over + 1}-{self.output_tokens_up_to} tokens"
+        )
+
+
+class Workload(StrictModel):
+    """Request rates over a grid of sizes: a matrix of rates, or a histogram and a total rate."""
+
+    input_tokens_up_to: Axis
+    """Upper ends of the input ranges, rising; a range starts where the one before it ends."""
+    output_tokens_up_to: Axis
+    """Upper ends of the output ranges, rising."""
+    rates_requests_per_second: Rates | None = None
+    """Rate of each size; a row an input range, a column an output range. 0: no such requests."""
+    histogram_fraction: Rates | None = None
+    """Share of each size in all requests, summing to 1; needs `requests_per_second`."""
+    requests_per_second: Positive | None = None
+    """Total rate, given with a histogram only."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        for name in ("input_tokens_up_to", "output_tokens_up_to"):
+            _check_rising(name, getattr(self, name))
+        if self.rates_requests_per_second is not None:
+            self._check_rates(self.rates_requests_per_second)
+        else:
+            self._check_histogram()
+        return self
+
+    def _check_rates(self, rates: tuple[tuple[float, ...], ...]) -> None:
+        if self.histogram_fraction is not None or self.requests_per_second is not None:
+            raise ValueError(
+                "rates_requests_per_second stands beside histogram_fraction or "
+                "requests_per_second; give the rates alone, or the histogram and the total rate"
+            )
+        self.check_shape("rates_requests_per_second", rates)
+        if not sum(map(sum, rates)) > 0:
+            raise ValueError(
+                "rates_requests_per_second holds no requests, it sums to 0; give at least one rate"
+            )
+
+    def _check_histogram(self) -> None:
+        if self.histogram_fraction is None or self.requests_per_second is None:
+            raise ValueError(
+                "holds no requests; give rates_requests_per_second, or both "
+                "histogram_fraction and requests_per_second"
+            )
+        self.check_shape("histogram_fraction", self.histogram_fraction)
+        total = sum(map(sum, self.histogram_fraction))
+        if abs(total - 1) > HISTOGRAM_TOLERANCE:
+            raise ValueError(
+                f"histogram_fraction sums to {total:.9g}, not to 1; "
+                "correct the shares, or give rates_requests_per_second"
+            )
+
+    def check_shape(self, name: str, matrix: tuple[tuple[float, ...], ...]) -> None:
+        """Check that `matrix` has a row for each input range, a column for each output range.
+
+        Raises:
+            ValueError: If it is ragged or of another shape; the message starts with `name`.
+        """
+        num_rows, num_columns = len(self.input_tokens_up_to), len(self.output_tokens_up_to)
+        if len(matrix) != num_rows:
+            raise ValueError(
+                f"{name} has {len(matrix)} rows, the workload {num_rows} input ranges; "
+                "give one row for each"
+            )
+        for number, row in enumerate(matrix, start=1):
+            if len(row) != num_columns:
+                raise ValueError(
+                    f"{name} has {len(row)} numbers in row {number}, the workload {num_columns} "
+                    "output ranges; give one number for each"
+                )
+
+    def sizes(self) -> tuple[RequestSize, ...]:
+        """Return every cell of the grid with its rate, row by row; some rates may be 0."""
+        if self.rates_requests_per_second is not None:
+            rates, scale = self.rates_requests_per_second, 1.0
+        else:
+            assert self.histogram_fraction is not None
+            assert self.requests_per_second is not None
+            rates, scale = self.histogram_fraction, self.requests_per_second
+        return tuple(
+            RequestSize(*input_range, *output_range, rate_requests_per_second=rate * scale)
+            for input_range, row in zip(_ranges(self.input_tokens_up_to), rates, strict=True)
+            for output_range, rate in zip(_ranges(self.output_tokens_up_to), row, strict=True)
+        )
+
+
+def _ranges(ends: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(zip((0, *ends[:-1]), ends, strict=True))
+
+
+def _check_rising(name: str, ends: tuple[int, ...]) -> None:
+    for before, after in pairwise(ends):
+        if after <= before:
+            raise ValueError(f"{name} does not rise: {after} follows {before}; sort the ranges")
