@@ -7,6 +7,7 @@ measures prediction and not recall.
 
 import ast
 import hashlib
+import io
 import sysconfig
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ GENERATED_MARKS = ("gencodec", "build-time")
 HELD_OUT_ONE_IN = 20
 SHINGLE_WORDS = 8
 NEAR_DUPLICATE_FRACTION = 0.25
+LONGEST_ANSWER_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +114,25 @@ def conversations(files: Iterable[SourceFile], *, one_in: int) -> Iterator[list[
             tree = ast.parse(file.text)
         except SyntaxError:
             continue  # deliberately broken sources (lib2to3) still train the plain text
+        lines = io.StringIO(file.text, newline="").readlines()
         for node in ast.walk(tree):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             question = ast.get_docstring(node)
-            answer = textwrap.dedent(ast.get_source_segment(file.text, node, padded=True) or "")
-            if not question or not answer or len(answer) > 2000:
+            answer = textwrap.dedent(_source_of(node, lines))
+            if not question or len(answer) > LONGEST_ANSWER_CHARACTERS:
                 continue
             if int(hashlib.sha256(answer.encode()).hexdigest(), 16) % one_in == 0:
                 yield [
                     {"role": "user", "content": question.split("\n\n")[0]},
                     {"role": "assistant", "content": answer},
                 ]
+
+
+def _source_of(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str:
+    """Return the text of a function, its first line's indentation included.
+
+    `ast.get_source_segment` does this too, but splits the whole file anew for each function.
+    """
+    *body, last = lines[node.lineno - 1 : node.end_lineno]
+    return "".join(body) + last.encode()[: node.end_col_offset].decode()
