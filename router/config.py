@@ -1,0 +1,108 @@
+"""The YAML file of `motley route`."""
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, ByteSize, Field, model_validator
+
+from planner.config import StrictModel
+
+
+def _replica_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be http://HOST:PORT or https://HOST")
+    if parts.query or parts.fragment:
+        raise ValueError("must carry no query and no fragment; remove them")
+    if parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError("must not end in /v1; the router adds it")
+    _ = parts.port  # raises ValueError when it is no number up to 65535
+    return url.rstrip("/")
+
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class ReplicaConfig(StrictModel):
+    """One server that speaks OpenAI's HTTP API."""
+
+    url: Annotated[str, AfterValidator(_replica_url)]
+    """Its address without `/v1`, such as `http://127.0.0.1:8001`."""
+
+
+class ModelConfig(StrictModel):
+    """One model and the replicas that serve it."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """The name clients send and the replicas serve it under; the body is forwarded unchanged."""
+    replicas: Annotated[tuple[ReplicaConfig, ...], Field(min_length=1)]
+    """At least one; a server that serves several models may stand under each of them."""
+
+
+class HealthConfig(StrictModel):
+    """Active checks: `GET /health`, then `GET /v1/models`, on every replica."""
+
+    interval_seconds: Seconds = 5.0
+    """Between two checks of one replica; also how soon an adapter loaded elsewhere is noticed."""
+    timeout_seconds: Seconds = 5.0
+    """How long each of the two requests may take."""
+    failures_to_unhealthy: Annotated[int, Field(ge=1)] = 2
+    """Consecutive failed checks before a replica gets no more requests; one success heals it. A
+    request that fails marks its replica at once, and the next check decides."""
+
+
+class RetryConfig(StrictModel):
+    """What happens before the first byte has gone to the client; afterwards nothing is retried."""
+
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """Replicas tried for one request, the first included; never the same one twice."""
+
+
+class TimeoutsConfig(StrictModel):
+    """How long the router waits for a replica, and for its own streams when it stops."""
+
+    connect_seconds: Seconds = 2.0
+    """To open a connection."""
+    first_byte_seconds: Seconds = 600.0
+    """From sending the request to the first byte of a stream, or to the whole of an answer that is
+    not streamed: queueing and, without streaming, all of the decoding fall into it."""
+    idle_seconds: Seconds = 300.0
+    """Between two pieces of a running stream."""
+    shutdown_seconds: Annotated[int, Field(ge=1)] = 30
+    """After SIGTERM or SIGINT, for running requests to finish."""
+
+
+class RouterConfig(StrictModel):
+    """A router: where it listens, and what stands behind it."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one and the `listening` line names it."""
+    models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    """What is served. Adapters the replicas list are served too, without an entry."""
+    health: HealthConfig = HealthConfig()
+    """Active health checks."""
+    retry: RetryConfig = RetryConfig()
+    """Retries on other replicas."""
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    """Time limits."""
+    traffic_log: Path | None = None
+    """File that gets one JSON line a request, appended; relative to the working directory. Without
+    it no line is written."""
+    max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(32 * 2**20)
+    """Largest request body, such as `32MiB`; larger ones are answered 413."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "RouterConfig":
+        names = [model.name for model in self.models]
+        for index, model in enumerate(self.models):
+            if model.name in names[:index]:
+                raise ValueError(f"models.{index}.name: {model.name!r} appears twice; merge them")
+            urls = [replica.url for replica in model.replicas]
+            for place, url in enumerate(urls):
+                if url in urls[:place]:
+                    where = f"models.{index}.replicas.{place}.url"
+                    raise ValueError(f"{where}: {url!r} appears twice; remove one")
+        return self

@@ -1,0 +1,196 @@
+"""Failures of the router, and the one table that turns each into an HTTP answer.
+
+RouterError
+├── StartError                the router cannot start; never reaches a client
+├── RequestError              the client's mistake
+│   ├── MalformedBodyError    the body is no JSON object
+│   ├── ParameterError        a field or query parameter is missing or of the wrong type
+│   ├── BodyTooLargeError     the body is over the configured size
+│   ├── UnknownModelError     no replica serves that name
+│   ├── UnknownPathError      no such path
+│   └── WrongMethodError      the path exists, the method does not
+├── ClientGoneError           the client closed its connection; logged, never answered
+├── StoppingError             the router stopped before the answer was complete
+├── NoHealthyReplicaError     the model is known, but none of its replicas is healthy
+├── ReplicaError              one replica did not answer; another may
+│   ├── ReplicaFailedError    refused, reset, garbage, 502 or 503 before the first byte
+│   └── ReplicaTimeoutError   nothing within the time allowed
+├── StreamBrokenError         a stream broke after its first byte
+└── AdapterError              not every replica took an adapter command
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class RouterError(Exception):
+    """Root of the router's failures; its message is one line: what, the value, what to do."""
+
+    exit_code: ClassVar[int] = 2
+    param: str | None = None
+    """The request field at fault, for the `param` of OpenAI's error body."""
+
+
+class StartError(RouterError):
+    """The address is taken or a file cannot be opened."""
+
+
+class RequestError(RouterError):
+    """The request cannot be served as it is; sending it again unchanged will not help."""
+
+
+class MalformedBodyError(RequestError):
+    """The body is not a JSON object in UTF-8."""
+
+
+class ParameterError(RequestError):
+    """A field or query parameter is missing or of the wrong type."""
+
+    def __init__(self, param: str, problem: str) -> None:
+        """Name the field or parameter and the problem."""
+        super().__init__(f"{param}: {problem}")
+        self.param = param
+
+
+class BodyTooLargeError(RequestError):
+    """The body is over the configured size."""
+
+    def __init__(self, *, max_body_bytes: int) -> None:
+        """State the limit in bytes."""
+        super().__init__(f"the body is larger than {max_body_bytes} bytes; send a smaller one")
+        self.max_body_bytes = max_body_bytes
+
+
+class UnknownModelError(RequestError):
+    """No replica serves a model or adapter of that name."""
+
+    param = "model"
+
+    def __init__(self, model: str, known: Iterable[str]) -> None:
+        """Name the model asked for and those that exist."""
+        self.model = model
+        self.known = tuple(known)
+        names = ", ".join(self.known)
+        super().__init__(f"model {_short(model)} does not exist; use one of: {names}")
+
+
+class UnknownPathError(RequestError):
+    """The router has no such path."""
+
+    def __init__(self, path: str) -> None:
+        """Name the path."""
+        super().__init__(f"no such path: {_short(path)}; the API lives under /v1")
+
+
+class WrongMethodError(RequestError):
+    """The path does not take this method."""
+
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        """Name the method, the path, and what the path takes."""
+        super().__init__(f"{_short(path)} does not take {method}; use {allowed}")
+
+
+class ClientGoneError(RouterError):
+    """The client closed its connection before the answer was complete."""
+
+    def __init__(self) -> None:
+        """The message goes to the log only."""
+        super().__init__("the client closed its connection")
+
+
+class StoppingError(RouterError):
+    """The router stopped before the answer was complete."""
+
+    def __init__(self) -> None:
+        """Ask for a repetition."""
+        super().__init__("the router is stopping; send the request again")
+
+
+class NoHealthyReplicaError(RouterError):
+    """The model is known, but none of its replicas is healthy."""
+
+    def __init__(self, model: str, *, num_replicas: int) -> None:
+        """Name the model and how many replicas it has."""
+        super().__init__(
+            f"none of the {num_replicas} replicas of model {_short(model)} is healthy; try again later"
+        )
+        self.model = model
+        self.num_replicas = num_replicas
+
+
+class ReplicaError(RouterError):
+    """One replica did not answer a request; nothing has been sent to the client."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        """Name the replica and the problem."""
+        super().__init__(f"replica {url} {problem}; try again")
+        self.url = url
+        self.problem = problem
+
+
+class ReplicaFailedError(ReplicaError):
+    """The connection failed, the answer was no HTTP, or its status was 502 or 503."""
+
+
+class ReplicaTimeoutError(ReplicaError):
+    """The replica did not accept the connection or send its first byte in time."""
+
+
+class StreamBrokenError(RouterError):
+    """The replica's stream broke after its first byte had been sent to the client."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        """Name the replica and the problem."""
+        super().__init__(f"the stream of replica {url} broke: {problem}; send the request again")
+        self.url = url
+        self.problem = problem
+
+
+class AdapterError(RouterError):
+    """Some replica did not take an adapter command."""
+
+    def __init__(self, failures: dict[str, str], *, num_replicas: int) -> None:
+        """Name each replica that failed and what it said."""
+        told = "; ".join(f"{url} {problem}" for url, problem in failures.items())
+        super().__init__(f"{len(failures)} of {num_replicas} replicas failed: {told}")
+        self.failures = failures
+
+
+ANSWERS: dict[type[RouterError], tuple[int, str]] = {
+    RouterError: (500, "InternalServerError"),
+    StartError: (500, "InternalServerError"),
+    RequestError: (400, "BadRequestError"),
+    MalformedBodyError: (400, "BadRequestError"),
+    ParameterError: (400, "BadRequestError"),
+    BodyTooLargeError: (413, "RequestTooLargeError"),
+    UnknownModelError: (404, "NotFoundError"),
+    UnknownPathError: (404, "NotFoundError"),
+    WrongMethodError: (405, "MethodNotAllowedError"),
+    ClientGoneError: (499, "ClientClosedRequestError"),
+    StoppingError: (503, "ServiceUnavailableError"),
+    NoHealthyReplicaError: (503, "ServiceUnavailableError"),
+    ReplicaError: (502, "BadGatewayError"),
+    ReplicaFailedError: (502, "BadGatewayError"),
+    ReplicaTimeoutError: (504, "GatewayTimeoutError"),
+    StreamBrokenError: (502, "BadGatewayError"),
+    AdapterError: (502, "BadGatewayError"),
+}
+"""Error class → (HTTP status, `type` of OpenAI's error body). Every class has its own row."""
+
+
+def status_of(error: RouterError) -> int:
+    """Return the HTTP status that answers `error`."""
+    return ANSWERS[type(error)][0]
+
+
+def error_body(error: RouterError) -> dict[str, object]:
+    """Return OpenAI's error body; its `code` is the integer status, as vLLM's is."""
+    status, kind = ANSWERS[type(error)]
+    return {
+        "error": {"message": str(error), "type": kind, "param": error.param, "code": status},
+    }
+
+
+def _short(text: str) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= 120 else shown[:116] + "...'"

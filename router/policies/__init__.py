@@ -1,0 +1,1 @@
+"""Replica choice: one policy a file."""

@@ -1,0 +1,62 @@
+"""The YAML file."""
+
+from pathlib import Path
+
+import pytest
+
+from planner.documents import read_document
+from planner.errors import DocumentError
+from router.config import RouterConfig
+
+EXAMPLES = sorted((Path(__file__).parents[3] / "configs" / "router").glob("*.yaml"))
+MODELS = "models: [{name: m, replicas: [{url: 'http://h:1'}]}]\n"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_parse(path: Path) -> None:
+    """Every shipped example is a valid configuration."""
+    assert read_document(path, RouterConfig).models
+
+
+def test_there_are_examples() -> None:
+    """The folder of examples is where the test above looks."""
+    assert EXAMPLES
+
+
+def test_defaults_and_normalised_urls(tmp_path: Path) -> None:
+    """A file of models alone is enough; a trailing slash is dropped."""
+    path = tmp_path / "router.yaml"
+    path.write_text(
+        "models: [{name: m, replicas: [{url: 'http://h:1/base/'}]}]\nmax_body_bytes: 1KiB\n"
+    )
+    config = read_document(path, RouterConfig)
+    assert config.models[0].replicas[0].url == "http://h:1/base"
+    assert config.max_body_bytes == 1024
+    assert config.traffic_log is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (MODELS + "prot: 1\n", "prot: unknown key"),
+        ("models: []\n", "models"),
+        ("models: [{name: m, replicas: []}]\n", r"models\.0\.replicas"),
+        ("models: [{name: m, replicas: [{url: 'h:1'}]}]\n", r"replicas\.0\.url: must be http"),
+        ("models: [{name: m, replicas: [{url: 'http://h:1/v1'}]}]\n", "must not end in /v1"),
+        ("models: [{name: m, replicas: [{url: 'http://h:99999'}]}]\n", r"replicas\.0\.url"),
+        (
+            "models: [{name: m, replicas: [{url: 'http://h'}, {url: 'http://h/'}]}]\n",
+            "appears twice",
+        ),
+        (MODELS.replace("]}]", "]}, {name: m, replicas: [{url: 'http://h:2'}]}]"), "appears twice"),
+        (MODELS + "port: 65536\n", "port"),
+        (MODELS + "timeouts: {connect_seconds: 0}\n", r"timeouts\.connect_seconds"),
+        (MODELS + "health: {interval_seconds: .nan}\n", r"health\.interval_seconds"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(text: str, problem: str, tmp_path: Path) -> None:
+    """Each mistake names its dotted path in one line."""
+    path = tmp_path / "router.yaml"
+    path.write_text(text)
+    with pytest.raises(DocumentError, match=rf"^[^\n]*{problem}[^\n]*$"):
+        read_document(path, RouterConfig)
