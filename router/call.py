@@ -1,0 +1,115 @@
+"""A completion request: what the router reads of it, and the bytes it sends on."""
+
+import json
+import re
+from dataclasses import dataclass
+
+from router.base import Query
+from router.errors import MalformedBodyError, ParameterError
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as it goes to a replica."""
+
+    target: str
+    """Path and query string."""
+    headers: tuple[tuple[str, str], ...]
+    """What is sent to the replica."""
+    body: bytes
+    """The client's bytes; where `withholds_usage`, with usage asked for and all else as it was."""
+    query: Query
+    withholds_usage: bool
+    """Whether the router asked for usage in the client's place."""
+
+
+def read_object(body: bytes) -> dict[str, object]:
+    """Return a request body as a dictionary.
+
+    Raises:
+        MalformedBodyError: If it is not a JSON object in UTF-8.
+    """
+    try:
+        content = json.loads(body.decode("utf-8"))
+    except RecursionError:
+        raise MalformedBodyError("the body is nested too deeply; flatten it") from None
+    except ValueError as error:
+        raise MalformedBodyError(f"the body is not valid JSON: {error}; correct it") from None
+    if not isinstance(content, dict):
+        raise MalformedBodyError("the body is not a JSON object; send one")
+    return content
+
+
+def read_text_field(fields: dict[str, object], name: str) -> str:
+    """Return a required field of a body, a non-empty string.
+
+    Raises:
+        ParameterError: If it is missing, empty or of another type.
+    """
+    value = fields.get(name)
+    if value is None:
+        raise ParameterError(name, "is required; add it to the body")
+    if not isinstance(value, str) or not value:
+        raise ParameterError(name, "must be a non-empty string")
+    return value
+
+
+def read_call(body: bytes, *, target: str, headers: tuple[tuple[str, str], ...]) -> Call:
+    """Return the request in `body`; nothing but `model`, `stream` and usage options is judged.
+
+    Raises:
+        MalformedBodyError: If the body is not a JSON object in UTF-8.
+        ParameterError: If `model` is missing or no string.
+    """
+    fields = read_object(body)
+    model = read_text_field(fields, "model")
+    asks = fields.get("stream") is True and _may_ask_usage(fields.get("stream_options"))
+    return Call(
+        target=target,
+        headers=headers,
+        body=_with_usage(body.decode("utf-8"), fields).encode() if asks else body,
+        query=Query(model=model, fields=fields),
+        withholds_usage=asks,
+    )
+
+
+def _may_ask_usage(stream_options: object) -> bool:
+    # Options of a wrong type go to the replica untouched; its refusal is the right answer.
+    if stream_options is None:
+        return True
+    return isinstance(stream_options, dict) and not stream_options.get("include_usage")
+
+
+def _with_usage(text: str, fields: dict[str, object]) -> str:
+    """Splice `stream_options.include_usage` into `text`, a JSON object equal to `fields`."""
+    if "stream_options" not in fields:
+        start = text.index("{") + 1
+        return text[:start] + '"stream_options":{"include_usage":true},' + text[start:]
+    options = fields["stream_options"]
+    assert options is None or isinstance(options, dict)
+    start, end = _value_span(text, "stream_options")
+    return text[:start] + json.dumps({**(options or {}), "include_usage": True}) + text[end:]
+
+
+def _value_span(text: str, key: str) -> tuple[int, int]:
+    """Return where the last top-level value of `key` stands in `text`, a valid JSON object."""
+    span = None
+    position = text.index("{")
+    while text[position] != "}":
+        name, position = _DECODER.raw_decode(text, _skip(text, position + 1))
+        start = _skip(text, _skip(text, position) + 1)
+        _, end = _DECODER.raw_decode(text, start)
+        if name == key:
+            span = (start, end)
+        position = _skip(text, end)
+    assert span is not None, f"{key} is not a top-level key"
+    return span
+
+
+def _skip(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    assert match is not None
+    return match.end()

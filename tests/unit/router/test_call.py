@@ -1,0 +1,77 @@
+"""Reading a request and asking for usage in its place."""
+
+import json
+
+import pytest
+
+from router.call import Call, read_call
+from router.errors import MalformedBodyError, ParameterError
+
+
+def call(body: str) -> Call:
+    """Return the request in `body`."""
+    return read_call(body.encode(), target="/v1/completions", headers=())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model": "m"}',
+        '{ "model":"m", "stream": false, "stream_options": {"include_usage": false}}',
+        '{"model":"m","stream":true,"stream_options":{"include_usage":true}}',
+        '{"model":"m","stream":true,"stream_options":"wrong"}',
+        '{"model":"m","stream":"true"}',
+        '{"model":"m","temperature":1e-400, "seed":0.10, "x":"\\ud800"}',
+    ],
+)
+def test_body_is_sent_as_it_came(body: str) -> None:
+    """Where usage need not or cannot be asked for, not a byte of the body changes."""
+    assert call(body).body == body.encode()
+    assert not call(body).withholds_usage
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            ' { "model" : "m","stream":true, "top_p": 0.10}\n',
+            ' {"stream_options":{"include_usage":true}, "model" : "m","stream":true, "top_p": 0.10}\n',
+        ),
+        (
+            '{"stream":true,"stream_options":null,"model":"m"}',
+            '{"stream":true,"stream_options":{"include_usage": true},"model":"m"}',
+        ),
+        (
+            '{"stream":true, "stream_options" :\n{"x":[1],"include_usage":false} ,"model":"m"}',
+            '{"stream":true, "stream_options" :\n{"x": [1], "include_usage": true} ,"model":"m"}',
+        ),
+        (
+            '{"a":{"stream_options":1},"stream":true,"model":"é\\u00e9","stream_options":{}}',
+            '{"a":{"stream_options":1},"stream":true,"model":"é\\u00e9","stream_options":{"include_usage": true}}',
+        ),
+    ],
+)
+def test_usage_is_asked_for_by_a_splice(body: str, expected: str) -> None:
+    """Only the option is written; other options and every other byte stay."""
+    assert call(body).body.decode() == expected
+    assert call(body).withholds_usage
+    sent = json.loads(call(body).body)
+    assert sent == {**json.loads(body), "stream_options": sent["stream_options"]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'"x"', b"null", b'{"model":"m"}x', b"\xff\xfe", b"[" * 100_000],
+)
+def test_malformed_bodies(body: bytes) -> None:
+    """Anything but one JSON object in UTF-8 is refused in one line."""
+    with pytest.raises(MalformedBodyError, match=r"^the body is [^\n]+$"):
+        read_call(body, target="/", headers=())
+
+
+@pytest.mark.parametrize("body", ["{}", '{"model":null}', '{"model":3}', '{"model":""}'])
+def test_model_is_required(body: str) -> None:
+    """A missing or wrong model names the field."""
+    with pytest.raises(ParameterError, match="model") as caught:
+        call(body)
+    assert caught.value.param == "model"
