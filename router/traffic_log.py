@@ -1,0 +1,121 @@
+"""The traffic log: one JSON line a request, counts and times only, never text.
+
+The planner reads these lines as a workload. Fields of schema 1:
+
+- `schema_version`: 1.
+- `arrival_unix_seconds`: when the request's headers arrived.
+- `request_id`: the `x-request-id` the client sent or the router made.
+- `model`: the model or adapter asked for, null where it does not exist.
+- `replica`: URL of the replica that answered or, if none did, of the last one tried; else null.
+- `stream`: whether the answer was streamed.
+- `prompt_tokens`, `completion_tokens`: as the replica reported them, null where it did not.
+- `ttft_seconds`: arrival to the first byte of the stream; null for answers not streamed.
+- `tpot_seconds`: first to last piece of the stream ÷ (completion tokens less 1); null below 2.
+- `duration_seconds`: arrival to the end of the answer.
+- `status`: the HTTP status; the code of the error event for a stream that broke; 499 where the
+  client left first.
+- `retries`: how often the request went to another replica.
+"""
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.errors import StartError
+from router.usage import UNKNOWN, Usage
+
+SCHEMA_VERSION = 1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What is known of one request; filled in on its way. Times of `*_at` are monotonic seconds."""
+
+    arrival_unix_seconds: float
+    arrived_at: float
+    request_id: str
+    model: str | None = None
+    replica: str | None = None
+    is_stream: bool = False
+    usage: Usage = UNKNOWN
+    first_byte_at: float | None = None
+    last_byte_at: float | None = None
+    status: int = 500
+    num_retries: int = 0
+
+    def line(self, *, ended_at: float) -> str:
+        """Return the record as one line of JSON, without the line end."""
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "arrival_unix_seconds": self.arrival_unix_seconds,
+            "request_id": self.request_id,
+            "model": self.model,
+            "replica": self.replica,
+            "stream": self.is_stream,
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "ttft_seconds": self._ttft_seconds(),
+            "tpot_seconds": self._tpot_seconds(),
+            "duration_seconds": round(ended_at - self.arrived_at, 6),
+            "status": self.status,
+            "retries": self.num_retries,
+        }
+        return json.dumps(content, separators=(",", ":"))
+
+    def _ttft_seconds(self) -> float | None:
+        if self.first_byte_at is None:
+            return None
+        return round(self.first_byte_at - self.arrived_at, 6)
+
+    def _tpot_seconds(self) -> float | None:
+        num_tokens = self.usage.completion_tokens
+        if self.first_byte_at is None or self.last_byte_at is None or not num_tokens:
+            return None
+        if num_tokens < 2:
+            return None
+        return round((self.last_byte_at - self.first_byte_at) / (num_tokens - 1), 9)
+
+
+class TrafficLog:
+    """Appends whole lines to a file, each by one unbuffered write.
+
+    Raises:
+        StartError: If the file cannot be opened for appending.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self.num_lost_lines = 0
+        if path is None:
+            return
+        try:
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            message = f"traffic_log: {path} cannot be opened ({error.strerror}); check the folder"
+            raise StartError(message) from None
+
+    def write(self, line: str) -> None:
+        """Append `line`; a line that cannot be written is counted and reported, not raised."""
+        if self._descriptor is None:
+            return
+        data = line.encode() + b"\n"
+        try:
+            is_whole = os.write(self._descriptor, data) == len(data)
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            self.num_lost_lines += 1
+            logger.warning(
+                "traffic line lost path=%s num_lost_lines=%d", self._path, self.num_lost_lines
+            )
+
+    def close(self) -> None:
+        """Close the file; lines written afterwards are not kept."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
