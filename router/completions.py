@@ -1,0 +1,82 @@
+"""`POST /v1/chat/completions` and `/v1/completions`: the data path."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from starlette.types import Receive, Scope, Send
+
+from router.call import read_call
+from router.errors import ClientGoneError, RouterError, status_of
+from router.exchange import (
+    cancelled_when_client_leaves,
+    headers_for_replica,
+    read_body,
+    request_id,
+    target,
+)
+from router.relay import Relay
+from router.router import Router
+from router.traffic_log import RequestRecord, TrafficLog
+
+logger = logging.getLogger(__name__)
+
+FAREWELL_SECONDS = 5.0
+"""For an error to reach a client that has stopped reading; then the connection is closed."""
+
+
+class Completions:
+    """An ASGI application that passes a request to a replica and writes its traffic line."""
+
+    def __init__(
+        self,
+        router: Router,
+        traffic_log: TrafficLog,
+        *,
+        max_body_bytes: int,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._router = router
+        self._traffic_log = traffic_log
+        self._max_body_bytes = max_body_bytes
+        self._monotonic = monotonic
+        self._wall = wall
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request and log it, however it ends."""
+        record = RequestRecord(
+            arrival_unix_seconds=self._wall(),
+            arrived_at=self._monotonic(),
+            request_id=request_id(scope),
+        )
+        relay = Relay(send, record, monotonic=self._monotonic)
+        try:
+            await self._answer(scope, receive, relay, record)
+        except ClientGoneError as error:
+            record.status = status_of(error)
+        except RouterError as error:
+            record.status = status_of(error)
+            await self._fail(relay, error)
+        finally:
+            self._traffic_log.write(record.line(ended_at=self._monotonic()))
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, relay: Relay, record: RequestRecord
+    ) -> None:
+        body = await read_body(scope, receive, max_body_bytes=self._max_body_bytes)
+        call = read_call(body, target=target(scope), headers=headers_for_replica(scope))
+        async with cancelled_when_client_leaves(receive):
+            answer = await self._router.route(call, record)
+            try:
+                await relay.pass_on(answer.reply, withhold_usage=call.withholds_usage)
+            finally:
+                answer.close()
+
+    async def _fail(self, relay: Relay, error: RouterError) -> None:
+        logger.info("request failed status=%d problem=%s", status_of(error), error)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await relay.fail(error)

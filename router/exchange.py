@@ -1,0 +1,187 @@
+"""The ASGI side of one exchange: headers, request ids, bodies, and clients that leave."""
+
+import asyncio
+import json
+import re
+import uuid
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.errors import (
+    BodyTooLargeError,
+    ClientGoneError,
+    RouterError,
+    StoppingError,
+    error_body,
+    status_of,
+)
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+_ANY_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_PER_CONNECTION = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NOT_SENT_UP = _PER_CONNECTION | {
+    b"accept-encoding",
+    b"content-length",
+    b"expect",
+    b"host",
+    b"x-request-id",
+}
+_NOT_SENT_BACK = _PER_CONNECTION | {b"content-length", b"date", b"server", b"x-request-id"}
+
+
+class RequestIds:
+    """Gives every exchange an id and every answer the header `x-request-id`.
+
+    The client's own id is kept if it is up to 128 letters, digits or `._:/+=-`. Inner applications
+    read it with `request_id`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the inner application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = header(scope["headers"], b"x-request-id").decode("latin-1")
+        own = given if _ANY_REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        scope["router.request_id"] = own
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), (b"x-request-id", own.encode("latin-1"))]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def request_id(scope: Scope) -> str:
+    """Return the exchange's id."""
+    return str(scope["router.request_id"])
+
+
+def target(scope: Scope) -> str:
+    """Return path and query string as the client sent them."""
+    query = scope["query_string"].decode("latin-1")
+    path = str(scope["path"])
+    return f"{path}?{query}" if query else path
+
+
+def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
+    """Return the first header of that name (lower case), or nothing."""
+    return next((value for key, value in headers if key == name), b"")
+
+
+def headers_for_replica(scope: Scope) -> tuple[tuple[str, str], ...]:
+    """Return the client's headers without those of its connection, plus the request's id.
+
+    Compression is not asked for: token counts are read from what comes back.
+    """
+    skipped = _NOT_SENT_UP | _named_by_connection(scope["headers"])
+    kept = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in scope["headers"]
+        if name not in skipped
+    ]
+    own = [("accept-encoding", "identity"), ("x-request-id", request_id(scope))]
+    return tuple(kept + own)
+
+
+def headers_for_client(headers: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
+    """Return a replica's headers without those of its connection, length and identity."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    skipped = _NOT_SENT_BACK | _named_by_connection(lowered)
+    return [(name, value) for name, value in lowered if name not in skipped]
+
+
+async def read_body(scope: Scope, receive: Receive, *, max_body_bytes: int) -> bytes:
+    """Return the request's body.
+
+    Raises:
+        BodyTooLargeError: If it is, or says it is, longer than `max_body_bytes`.
+        ClientGoneError: If the client leaves first.
+    """
+    declared = header(scope["headers"], b"content-length")
+    if declared.isdigit() and int(declared) > max_body_bytes:
+        raise BodyTooLargeError(max_body_bytes=max_body_bytes)
+    pieces = []
+    num_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        piece = message.get("body", b"")
+        num_bytes += len(piece)
+        if num_bytes > max_body_bytes:
+            raise BodyTooLargeError(max_body_bytes=max_body_bytes)
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+@asynccontextmanager
+async def cancelled_when_client_leaves(receive: Receive) -> AsyncGenerator[None]:
+    """Cancel the block when the client disconnects; the request's body must have been read.
+
+    Raises:
+        ClientGoneError: If that happened.
+        StoppingError: If the server cancelled the request, which it does when it stops.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    is_gone = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        is_gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        task.uncancel()
+        raise (ClientGoneError if is_gone else StoppingError) from None
+    finally:
+        watcher.cancel()
+
+
+async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
+    """Send an answer that is not streamed."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: RouterError) -> None:
+    """Send an error as OpenAI's body."""
+    headers = [(b"content-type", b"application/json"), *error_headers(error)]
+    await send_whole(send, status_of(error), headers, json.dumps(error_body(error)).encode())
+
+
+def error_headers(error: RouterError) -> RawHeaders:
+    """Return the headers an error's answer carries besides its type."""
+    return [(b"retry-after", b"1")] if status_of(error) == 503 else []
+
+
+def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    return {word.strip().lower() for word in header(headers, b"connection").split(b",")}

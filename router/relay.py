@@ -1,0 +1,75 @@
+"""Passing one replica's answer, or one error, to the client."""
+
+import time
+from collections.abc import Callable
+
+from starlette.types import Send
+
+from router.errors import RouterError, error_body
+from router.exchange import headers_for_client, send_error, send_whole
+from router.router import BUSY_STATUS
+from router.sse import data_event
+from router.traffic_log import RequestRecord
+from router.upstream import UpstreamReply
+from router.usage import UsageFilter, read_body_usage
+
+
+class Relay:
+    """The client's side of one request; fills in the request's record as bytes pass."""
+
+    def __init__(
+        self, send: Send, record: RequestRecord, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._send = send
+        self._record = record
+        self._monotonic = monotonic
+        self._filter: UsageFilter | None = None
+        """Set once a stream has begun: from then on errors are events."""
+
+    async def pass_on(self, reply: UpstreamReply, *, withhold_usage: bool) -> None:
+        """Send the replica's answer on.
+
+        Raises:
+            StreamBrokenError: If it is a stream and breaks.
+        """
+        self._record.status = reply.status
+        if reply.is_stream:
+            await self._pass_stream(reply, UsageFilter(withhold=withhold_usage))
+        else:
+            await self._pass_whole(reply)
+
+    async def fail(self, error: RouterError) -> None:
+        """Answer with `error`: OpenAI's body, or an event at the end of a stream that has begun."""
+        if self._filter is None:
+            await send_error(self._send, error)
+            return
+        last = self._filter.abort() + data_event(error_body(error))
+        await self._send({"type": "http.response.body", "body": last})
+
+    async def _pass_whole(self, reply: UpstreamReply) -> None:
+        self._record.usage = read_body_usage(reply.body)
+        headers = headers_for_client(reply.headers)
+        if reply.status == BUSY_STATUS and all(name != b"retry-after" for name, _ in headers):
+            headers.append((b"retry-after", b"1"))
+        await send_whole(self._send, reply.status, headers, reply.body)
+
+    async def _pass_stream(self, reply: UpstreamReply, usage_filter: UsageFilter) -> None:
+        record = self._record
+        record.is_stream = True
+        record.first_byte_at = self._monotonic()
+        headers = headers_for_client(reply.headers)
+        await self._send(
+            {"type": "http.response.start", "status": reply.status, "headers": headers}
+        )
+        self._filter = usage_filter
+        chunk = reply.body
+        while chunk:
+            record.last_byte_at = self._monotonic()
+            piece = usage_filter.feed(chunk)
+            record.usage = usage_filter.usage
+            if piece:
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            chunk = await reply.read_more()
+        last = usage_filter.finish()
+        record.usage = usage_filter.usage
+        await self._send({"type": "http.response.body", "body": last})
