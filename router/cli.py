@@ -1,0 +1,39 @@
+"""`motley route FILE`: one OpenAI endpoint over the models and replicas of a YAML file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planner.console import configure_logging, run_app
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def route(
+    file: Annotated[
+        Path, typer.Argument(help="YAML with models and replicas; see configs/router/.")
+    ],
+    host: Annotated[str | None, typer.Option(help="Address to listen on, over the file's.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port, over the file's; 0: a free one.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option(help="Log every pick.")] = False,
+) -> None:
+    """Serve one OpenAI endpoint over many models and replicas."""
+    from planner.documents import read_document
+    from router.config import RouterConfig
+
+    config = read_document(file, RouterConfig)
+    overrides = {"host": host, "port": port}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    configure_logging(verbose=verbose)
+    from router.server import serve
+
+    serve(config.model_copy(update=given))
+
+
+def run(arguments: list[str]) -> None:
+    """Run `motley route` with the words after the subcommand."""
+    run_app(app, arguments, name="motley route")
