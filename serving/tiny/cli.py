@@ -40,10 +40,12 @@ def train_tiny(
         typer.Option(help="Folder of checkpoints to resume from. [default: in the user's cache]"),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps of the target.", show_default="8000")
+        int | None,
+        typer.Option(min=1, help="Training steps of the target. [default: the recipe's]"),
     ] = None,
     draft_steps: Annotated[
-        int | None, typer.Option(min=1, help="Distillation steps of the draft.")
+        int | None,
+        typer.Option(min=1, help="Distillation steps of the draft. [default: the recipe's]"),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Processor threads. [default: PyTorch's choice]")

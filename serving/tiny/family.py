@@ -18,7 +18,7 @@ from serving.tiny.distill import distillation, start_draft
 from serving.tiny.recipe import ModelShape, Recipe
 from serving.tiny.release import FamilySources, refuse_foreign, write_family
 from serving.tiny.text import TokenizedText, tokenize
-from serving.tiny.trainer import initialise, train
+from serving.tiny.trainer import Progress, initialise, train
 from serving.tiny.work import Role, WorkFolder, schedule_of
 
 FamilyProgress = Callable[[str, int, int, float], None]
@@ -95,14 +95,14 @@ def train_target(
         return functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
 
     batches = Batches(text.training_stream(recipe), seed=recipe.seed)
-    with work.timed("target"):
+    with work.timed("target") as tick:
         train(
             model,
             batches,
             recipe.target_schedule,
             loss_of=loss_of,
             checkpoint=work.checkpoint("target"),
-            progress=lambda done, total, loss: progress("target", done, total, loss),
+            progress=_reporting("target", progress, tick),
         )
 
 
@@ -117,15 +117,23 @@ def train_draft(
     draft = _new_model(recipe.draft, recipe)
     start_draft(draft, target)
     batches = Batches(text.training_stream(recipe), seed=recipe.seed + 1)
-    with work.timed("draft"):
+    with work.timed("draft") as tick:
         train(
             draft,
             batches,
             recipe.draft_schedule,
             loss_of=distillation(draft, target, hard_fraction=recipe.draft_hard_fraction),
             checkpoint=work.checkpoint("draft"),
-            progress=lambda done, total, loss: progress("draft", done, total, loss),
+            progress=_reporting("draft", progress, tick),
         )
+
+
+def _reporting(role: Role, progress: FamilyProgress, tick: Callable[[], None]) -> Progress:
+    def report(done: int, total: int, loss: float) -> None:
+        tick()
+        progress(role, done, total, loss)
+
+    return report
 
 
 def finished_model(recipe: Recipe, role: Role, *, work: WorkFolder) -> LlamaForCausalLM:

@@ -1,7 +1,7 @@
 """The family's README.md, rendered from its card."""
 
 from serving.tiny.card import FamilyCard, ModelFacts
-from serving.tiny.recipe import ModelShape
+from serving.tiny.recipe import ModelShape, Recipe
 
 
 def render_readme(card: FamilyCard) -> str:
@@ -14,6 +14,7 @@ def render_readme(card: FamilyCard) -> str:
         _held_out(card),
         _TAIL.format(
             python=card.python_version,
+            command=_rebuild_command(card),
             num_training=len(card.training_files),
             digest=card.training_sha256,
         ),
@@ -54,7 +55,7 @@ the training list as a whole has the digest `{digest}`.
 
 ## Rebuild
 
-    motley serve train-tiny --output FOLDER
+    {command}
 
 trains tokenizer, target and draft on the running Python's standard library and writes this folder
 anew. It resumes where it was interrupted. With the same Python and recipe the held-out loss lands
@@ -66,6 +67,17 @@ point depend on the processor and its threads.
 The weights are part of Motley, under the Apache License 2.0. They were trained on sources that
 carry the Python Software Foundation License 2.0 and can repeat short pieces of them.
 """
+
+
+def _rebuild_command(card: FamilyCard) -> str:
+    """Return the command that follows this recipe, whatever the defaults have become."""
+    made, usual = card.recipe, Recipe()
+    words = ["motley serve train-tiny --output FOLDER"]
+    if made.target_schedule.num_steps != usual.target_schedule.num_steps:
+        words.append(f"--steps {made.target_schedule.num_steps}")
+    if made.draft_schedule.num_steps != usual.draft_schedule.num_steps:
+        words.append(f"--draft-steps {made.draft_schedule.num_steps}")
+    return " ".join(words)
 
 
 def _sizes(card: FamilyCard) -> str:

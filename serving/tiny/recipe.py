@@ -104,7 +104,7 @@ class Recipe(StrictModel):
         head_size=64,
     )
     """The model that guesses."""
-    target_schedule: Schedule = Schedule(num_steps=8000)
+    target_schedule: Schedule = Schedule(num_steps=3000)
     """Training of the target on the text."""
     draft_schedule: Schedule = Schedule(num_steps=4000)
     """Distillation of the draft from the finished target."""

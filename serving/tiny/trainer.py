@@ -55,7 +55,7 @@ def train(
     """Train `model` in place for `schedule.num_steps`, from `checkpoint` where one exists.
 
     A checkpoint holds weights, optimiser state and step. It may be continued under a schedule with
-    more steps as long as it stands before the falling part of both.
+    another number of steps as long as it stands before the falling part of both.
 
     Args:
         model: Trained in place; left in training mode.

@@ -1,13 +1,12 @@
 """The trainer's work folder: checkpoints, the recipe they belong to, and the time they took."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field
 
 from planner.config import StrictModel
 from planner.documents import read_document, write_atomically
@@ -16,6 +15,9 @@ from serving.tiny.card import TrainingTime
 from serving.tiny.recipe import Recipe, Schedule
 
 Role = Literal["target", "draft"]
+
+WRITE_SECONDS = 30.0
+"""Time between records of the training time."""
 
 
 class WorkRecipe(StrictModel):
@@ -36,8 +38,12 @@ class WorkTimes(StrictModel):
     """Version of this document's schema."""
     target: TrainingTime = TrainingTime()
     """Training of the target."""
-    draft: TrainingTime = Field(default=TrainingTime())
+    draft: TrainingTime = TrainingTime()
     """Distillation of the draft."""
+
+    def of(self, role: Role) -> TrainingTime:
+        """Return the time of `role`."""
+        return self.target if role == "target" else self.draft
 
 
 class WorkFolder:
@@ -62,8 +68,8 @@ class WorkFolder:
         """Make the folder follow `recipe`, creating it where it does not exist.
 
         Raises:
-            DocumentError: If a checkpoint in it was made from another recipe or text. More steps
-                are no other recipe as long as the rate has not begun to fall.
+            DocumentError: If a checkpoint in it was made from another recipe or text. The number of
+                steps may change as long as the rate has not begun to fall under either number.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / "recipe.json"
@@ -80,7 +86,7 @@ class WorkFolder:
                 continue
             ours, theirs = _relevant(stored, role), _relevant(wanted, role)
             for name in ours:
-                if ours[name] == theirs[name] or self._is_extension(role, stored, wanted, name):
+                if ours[name] == theirs[name] or self._may_change(role, stored, wanted, name):
                     continue
                 raise DocumentError(
                     self.checkpoint(role),
@@ -88,11 +94,11 @@ class WorkFolder:
                     "repeat that value, or name another --work folder",
                 )
 
-    def _is_extension(self, role: Role, stored: WorkRecipe, wanted: WorkRecipe, name: str) -> bool:
+    def _may_change(self, role: Role, stored: WorkRecipe, wanted: WorkRecipe, name: str) -> bool:
         if name != f"{role}_schedule.num_steps":
             return False
         before, after = schedule_of(stored.recipe, role), schedule_of(wanted.recipe, role)
-        return before.num_steps < after.num_steps and self.steps_done(role) <= before.decay_start
+        return self.steps_done(role) <= min(before.decay_start, after.decay_start)
 
     def times(self) -> WorkTimes:
         """Return the training times so far.
@@ -104,20 +110,32 @@ class WorkFolder:
         return read_document(path, WorkTimes) if path.exists() else WorkTimes()
 
     @contextmanager
-    def timed(self, role: Role) -> Iterator[None]:
-        """Add the time spent inside to the training time of `role`, also when interrupted."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            times = self.times()
-            before: TrainingTime = getattr(times, role)
+    def timed(self, role: Role) -> Iterator[Callable[[], None]]:
+        """Add the time spent inside to the training time of `role`, also when interrupted.
+
+        Yields a function to call now and then: what it last wrote survives even a killed process.
+        """
+        before = self.times().of(role).seconds
+        start = last_written = time.monotonic()
+
+        def write() -> None:
             spent = TrainingTime(
-                seconds=round(before.seconds + time.monotonic() - start, 1),
+                seconds=round(before + time.monotonic() - start, 1),
                 num_threads=torch.get_num_threads(),
             )
-            content = times.model_copy(update={role: spent}).model_dump_json(indent=2)
+            content = self.times().model_copy(update={role: spent}).model_dump_json(indent=2)
             write_atomically(self.path / "times.json", content + "\n")
+
+        def tick() -> None:
+            nonlocal last_written
+            if time.monotonic() - last_written > WRITE_SECONDS:
+                write()
+                last_written = time.monotonic()
+
+        try:
+            yield tick
+        finally:
+            write()
 
 
 def schedule_of(recipe: Recipe, role: Role) -> Schedule:

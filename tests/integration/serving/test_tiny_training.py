@@ -129,7 +129,7 @@ def test_readme_states_the_cards_figures(made: Path) -> None:
     assert f"| target | {card.target_nats_per_token:.3f} |" in text
     assert f"**{card.agreement_fraction:.1%}**" in text
     assert "**0.100** of a target step" in text
-    assert "motley serve train-tiny --output FOLDER" in text
+    assert "motley serve train-tiny --output FOLDER --steps 4 --draft-steps 4\n" in text
     assert str(made) not in text + (made / "family" / "card.json").read_text()
 
 
