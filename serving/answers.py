@@ -3,7 +3,7 @@
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +39,7 @@ class _Tally:
     finish_reason: str = "stop"
 
     def usage(self) -> dict[str, int]:
-        return usage(
-            prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens
-        )
+        return usage(prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens)
 
 
 class AnswerService:
@@ -97,9 +95,7 @@ class AnswerService:
         form = AnswerFormat(model=body.model, is_chat=isinstance(body, ChatBody))
         return form.whole("".join(pieces), tally.finish_reason, tally.usage())
 
-    async def stream(
-        self, body: GenerateBody, request: GenerationRequest
-    ) -> AsyncIterator[str]:
+    async def stream(self, body: GenerateBody, request: GenerationRequest) -> AsyncGenerator[str]:
         """Yield the answer as server-sent events; an error after the start is an event too.
 
         Raises:
@@ -129,7 +125,7 @@ class AnswerService:
 
     async def _text(
         self, body: GenerateBody, request: GenerationRequest, tally: _Tally
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str]:
         """Yield the text of each engine output, maybe empty, and keep `tally`."""
         text = StreamingText(self._tokenizer.backend_tokenizer, body.stops())
         async with aclosing(self._runner.generate(request)) as outputs:

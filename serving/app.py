@@ -5,7 +5,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from importlib.metadata import version
 from pathlib import Path
@@ -144,8 +144,8 @@ class _Endpoint:
         }
 
 
-async def _chain(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
-    async with aclosing(events) as rest:  # type: ignore[type-var]
+async def _chain(first: str, events: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    async with aclosing(events) as rest:
         yield first
         async for event in rest:
             yield event

@@ -25,9 +25,7 @@ class EngineCollector(Collector):
         yield self._counter("prompt_tokens", "Prompt tokens taken", counters.prompt_tokens)
         yield self._counter("generation_tokens", "Tokens generated", counters.generation_tokens)
         yield self._counter("spec_decode_num_drafts", "Drafting rounds", counters.drafts)
-        yield self._counter(
-            "spec_decode_num_draft_tokens", "Tokens drafted", counters.draft_tokens
-        )
+        yield self._counter("spec_decode_num_draft_tokens", "Tokens drafted", counters.draft_tokens)
         yield self._counter(
             "spec_decode_num_accepted_tokens", "Drafted tokens accepted", counters.accepted_tokens
         )

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
@@ -52,7 +52,7 @@ class EngineRunner:
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[GenerationOutput]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationOutput]:
         """Yield a request's outputs as they come; leaving the iterator aborts the request.
 
         Raises:

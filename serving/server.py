@@ -35,7 +35,7 @@ def serve(config: ServeConfig, adapters: dict[str, Path]) -> None:
         AddressError: If the address is taken; found out before the model loads.
         ModelError: If a model or adapter cannot be loaded.
     """
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with _listen(config.host, config.port) as listener:
         if config.threads is not None:
             torch.set_num_threads(config.threads)

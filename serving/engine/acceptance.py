@@ -72,6 +72,8 @@ def draw(weights_V: Tensor, uniform: float) -> int:
     """
     cumulative_V = weights_V.double().cumsum(0)
     threshold = uniform * cumulative_V[-1]
-    return int(torch.searchsorted(cumulative_V, threshold, right=True).clamp_max(
-        int(weights_V.nonzero()[-1])
-    ))
+    return int(
+        torch.searchsorted(cumulative_V, threshold, right=True).clamp_max(
+            int(weights_V.nonzero()[-1])
+        )
+    )

@@ -201,7 +201,6 @@ class AdaptedLinear(nn.Module):
         return output
 
 
-
 def adaptable_linears(model: nn.Module) -> dict[str, nn.Linear]:
     """Return the linear layers of `model` by the name adapters know, wrapped ones included."""
     linears = {}

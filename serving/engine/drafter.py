@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from serving.engine.acceptance import draw
-from serving.engine.model import FlatModel, Rows
+from serving.engine.model import Rows, TokenModel
 from serving.engine.sampling import Purpose, distribution
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
@@ -29,12 +29,12 @@ class Draft:
 class Drafter:
     """Proposes a chain for every decoding sequence, all sequences side by side in the batch."""
 
-    def __init__(self, model: FlatModel) -> None:
+    def __init__(self, model: TokenModel) -> None:
         """Draft with `model`, which must share the target's vocabulary."""
         self._model = model
 
     @property
-    def model(self) -> FlatModel:
+    def model(self) -> TokenModel:
         """The drafting model."""
         return self._model
 

@@ -4,13 +4,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from serving.engine.acceptance import accept_greedy, accept_sampled
 from serving.engine.adapters import Adapter
 from serving.engine.drafter import Draft, Drafter, stack
 from serving.engine.kv_cache import SequenceCache
-from serving.engine.model import FlatModel, Rows
+from serving.engine.model import Rows, TokenModel
 from serving.engine.sampling import Purpose, distribution
 from serving.engine.scheduler import Scheduled, Scheduler
 from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
@@ -57,7 +58,7 @@ class Engine:
 
     def __init__(
         self,
-        target: FlatModel,
+        target: TokenModel,
         drafter: Drafter | None,
         *,
         num_draft_tokens: int,
@@ -210,11 +211,9 @@ class Engine:
                 Rows(known + draft.tokens, sequence.target_cache, num_logits, sequence.adapter)
             )
         logits_NV = self._target.forward(batch)
-        return list(logits_NV.split([rows.num_logits for rows in batch]))
+        return list(torch.split(logits_NV, [rows.num_logits for rows in batch]))
 
-    def _accept(
-        self, part: Scheduled, draft: Draft, logits_NV: Tensor
-    ) -> GenerationOutput | None:
+    def _accept(self, part: Scheduled, draft: Draft, logits_NV: Tensor) -> GenerationOutput | None:
         """Commit what stays, roll back the rest, and return the emitted tokens."""
         sequence = part.sequence
         completes_prompt = part.completes_prompt

@@ -36,7 +36,7 @@ def flat_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001
+    attention_mask: Tensor | None,
     *,
     scaling: float,
     spans: list[Span],
@@ -78,9 +78,7 @@ def flat_attention(
     return mixed.transpose(1, 2), None
 
 
-def _mask(
-    num_rows: int, past: int, window: int | None, device: torch.device
-) -> Tensor | None:
+def _mask(num_rows: int, past: int, window: int | None, device: torch.device) -> Tensor | None:
     """Return which of the L = past + N tokens each row sees, or None for all. Shape: (N, L)."""
     length = past + num_rows
     if num_rows == 1 and (window is None or length <= window):

@@ -57,7 +57,9 @@ class SequenceCache:
     def snapshot(self) -> list[tuple[Tensor, Tensor]]:
         """Return copies of the final keys and values by layer. Shape: (H, length, D) each."""
         return [
-            (self._keys[layer][:, : self.length].clone(), self._values[layer][:, : self.length].clone())
+            (
+                self._keys[layer][:, : self.length].clone(),
+                self._values[layer][:, : self.length].clone(),
+            )
             for layer in sorted(self._keys)
         ]
-

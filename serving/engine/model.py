@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +43,31 @@ class Rows:
     adapter: Adapter | None = None
 
 
+class TokenModel(Protocol):
+    """What engine and drafter ask of a model; tests put tables of probabilities behind it."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest sequence the model was made for."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Memory one cached token takes over all layers, in bytes."""
+
+    def forward(self, batch: Sequence_[Rows]) -> Tensor:
+        """Return logits of the wanted rows; write keys and values without committing them."""
+
+    def read_adapter(self, folder: Path) -> Adapter:
+        """Read a LoRA folder for this model."""
+
+
 class FlatModel:
     """A decoder whose forward takes ragged rows of many sequences at once."""
 
     def __init__(self, model: PreTrainedModel, *, folder: Path | None = None) -> None:
         """Take a model that was built with the flat attention; `folder` is where it came from."""
-        self.model = model.eval()
+        self.model = model
+        self.model.train(False)
         self.device = model.device
         self.config: PretrainedConfig = model.config
         self._folder = folder
@@ -67,8 +87,8 @@ class FlatModel:
         try:
             _refuse_unsupported(AutoConfig.from_pretrained(name), name)
             model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, attn_implementation=FLAT_ATTENTION
-            ).to(device)
+                name, dtype=dtype, attn_implementation=FLAT_ATTENTION, device_map={"": device}
+            )
         except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"{name}: cannot be loaded on {device} ({reason})") from error
@@ -85,7 +105,7 @@ class FlatModel:
         config = self.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize
+        return int(2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize)
 
     @torch.inference_mode()
     def forward(self, batch: Sequence_[Rows]) -> Tensor:

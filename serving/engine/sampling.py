@@ -57,7 +57,7 @@ def distribution(logits_NV: Tensor, params: SamplingParams) -> Tensor:
 
 
 def _keep_top_p(probs_NV: Tensor, top_p: float) -> Tensor:
-    sorted_NV, order_NV = probs_NV.sort(-1, descending=True, stable=True)
+    sorted_NV, order_NV = torch.sort(probs_NV, dim=-1, descending=True, stable=True)
     # A token stays while the mass before it is below top_p; the likeliest always stays.
     dropped_NV = sorted_NV.cumsum(-1) - sorted_NV >= top_p
     sorted_NV = sorted_NV.masked_fill(dropped_NV, 0.0)

@@ -1,0 +1,114 @@
+"""Child processes of the demo: Motley's own commands, started, awaited, and stopped by their id."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+from planner.errors import PlannerError
+
+_LISTENING = re.compile(r"listening url=(\S+)")
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 15.0
+
+
+class DemoError(PlannerError):
+    """A command of the demo failed; the message holds its last words."""
+
+    exit_code = 1
+
+
+def motley_command(arguments: list[str]) -> list[str]:
+    """Return the words that run this very Motley with `arguments`."""
+    return [sys.executable, "-m", "motley", *arguments]
+
+
+def run_to_end(arguments: list[str], *, log: Path, timeout_seconds: float) -> None:
+    """Run one Motley command to its end, its output in `log`.
+
+    Raises:
+        DemoError: If it fails or takes too long.
+    """
+    with log.open("wb") as output:
+        try:
+            done = subprocess.run(
+                motley_command(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise DemoError(_failed(arguments, f"took over {timeout_seconds:.0f} s", log)) from None
+    if done.returncode:
+        raise DemoError(_failed(arguments, f"ended with exit code {done.returncode}", log))
+
+
+class Server(AbstractContextManager["Server"]):
+    """A Motley command that listens; leaving the context stops it."""
+
+    def __init__(self, arguments: list[str], *, log: Path) -> None:
+        """Start the command, its output in `log`."""
+        self._arguments = arguments
+        self._log = log
+        with log.open("wb") as output:
+            # Its own process group: Ctrl-C reaches the demo alone, which stops children in order.
+            self._process = subprocess.Popen(
+                motley_command(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the command."""
+        return self._process.pid
+
+    def wait_for_url(self, timeout_seconds: float) -> str:
+        """Return the address the command says it listens on.
+
+        Raises:
+            DemoError: If it ends first or says nothing in time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            found = _LISTENING.search(self._log.read_text(errors="replace"))
+            if found:
+                return found[1]
+            if self._process.poll() is not None:
+                code = self._process.returncode
+                raise DemoError(_failed(self._arguments, f"ended with exit code {code}", self._log))
+            time.sleep(_POLL_SECONDS)
+        raise DemoError(
+            _failed(self._arguments, f"did not listen within {timeout_seconds:.0f} s", self._log)
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ask the process to end, and end it if it does not."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+
+def _failed(arguments: list[str], what: str, log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "it printed nothing"
+    return f"`motley {' '.join(arguments)}` {what}: {last} (whole output in {log})"

@@ -1,0 +1,29 @@
+"""Fixtures every test may use."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def tiny_family() -> Path:
+    """Return the folder of the model family that ships with the code."""
+    return REPOSITORY / "serving" / "models" / "tiny"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    """Keep to one thread: two that wait for each other crawl when the machine is shared."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return
+    torch.set_num_threads(1)

@@ -1,0 +1,134 @@
+"""LoRA adapters in the engine give plain PEFT's logits and are refused when they do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from planner.model_folder import weights_sha256
+from serving.engine.kv_cache import SequenceCache
+from serving.engine.model import FlatModel, Rows
+from serving.errors import AdapterError
+
+
+def make_adapter(base: Path, folder: Path, *, seed: int = 0, **fields) -> Path:
+    """Write a PEFT adapter with random A and B."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+    peft_model = get_peft_model(model, LoraConfig(**(settings | fields)))
+    for name, parameter in peft_model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    peft_model.save_pretrained(folder)
+    return folder
+
+
+def peft_logits(base: Path, adapter: Path, tokens: list[int]) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.inference_mode():
+        return PeftModel.from_pretrained(model, adapter)(torch.tensor([tokens])).logits[0]
+
+
+def engine_logits(model: FlatModel, tokens: list[int], adapter) -> torch.Tensor:
+    return model.forward([Rows(tokens, SequenceCache(128), len(tokens), adapter)])
+
+
+@pytest.fixture
+def base(tiny_family: Path) -> Path:
+    return tiny_family / "target"
+
+
+@pytest.fixture
+def model(base: Path) -> FlatModel:
+    return FlatModel.load(str(base), device="cpu", dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 12}}],
+    ids=["plain", "rslora", "patterns"],
+)
+def test_adapted_logits_equal_pefts(base, model, tmp_path, prompts, fields):
+    """Every PEFT scaling rule gives PEFT's own logits to 1e-4."""
+    folder = make_adapter(base, tmp_path / "adapter", **fields)
+    adapter = model.read_adapter(folder)
+    ours = engine_logits(model, prompts[0], adapter)
+    assert torch.allclose(ours, peft_logits(base, folder, prompts[0]), atol=1e-4)
+    assert not torch.allclose(ours, engine_logits(model, prompts[0], None), atol=1e-2)
+
+
+def test_one_batch_holds_two_adapters_and_the_base(base, model, tmp_path, prompts):
+    """Rows of different adapters in one flat batch do not touch each other."""
+    adapters = [
+        None,
+        model.read_adapter(make_adapter(base, tmp_path / "a", seed=1)),
+        model.read_adapter(make_adapter(base, tmp_path / "b", seed=2)),
+    ]
+    batch = [
+        Rows(tokens, SequenceCache(64), len(tokens), adapter)
+        for tokens, adapter in zip(prompts[:3], adapters, strict=True)
+    ]
+    separate = [engine_logits(model, *pair) for pair in zip(prompts[:3], adapters, strict=True)]
+    assert torch.allclose(model.forward(batch), torch.cat(separate), atol=1e-4)
+
+
+def write_manifest(folder: Path, **fields) -> None:
+    manifest = {"schema_version": 1, "base_weights_sha256": "0" * 64} | fields
+    (folder / "motley.json").write_text(json.dumps(manifest))
+
+
+def test_a_manifest_of_this_base_model_is_accepted(base, model, tmp_path):
+    """The digest in the manifest is compared with the served weights."""
+    folder = make_adapter(base, tmp_path / "adapter")
+    write_manifest(folder, base_weights_sha256=weights_sha256(base))
+    assert model.read_adapter(folder)
+
+
+def test_a_manifest_of_another_base_model_is_refused(base, model, tmp_path):
+    """An adapter of other weights would answer nonsense, so it does not load."""
+    folder = make_adapter(base, tmp_path / "adapter")
+    write_manifest(folder)
+    with pytest.raises(AdapterError, match="was trained on base weights 000000000000"):
+        model.read_adapter(folder)
+
+
+def test_shapes_that_do_not_fit_are_refused_by_name(base, model, tmp_path, tiny_family):
+    """An adapter of the draft does not fit the target; the first misfit is named."""
+    folder = make_adapter(tiny_family / "draft", tmp_path / "adapter", target_modules=["down_proj"])
+    with pytest.raises(AdapterError, match=r"shapes of 'model.layers.0.mlp.down_proj' are"):
+        model.read_adapter(folder)
+
+
+@pytest.mark.parametrize("missing", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_missing_file_is_named(base, model, tmp_path, missing):
+    """Half an adapter folder is refused with the name of the missing half."""
+    folder = make_adapter(base, tmp_path / "adapter")
+    (folder / missing).unlink()
+    with pytest.raises(AdapterError, match=missing):
+        model.read_adapter(folder)
+
+
+def test_a_folder_that_is_not_there_is_refused(model, tmp_path):
+    """The message names the path that was asked for."""
+    with pytest.raises(AdapterError, match="nowhere: no such adapter folder"):
+        model.read_adapter(tmp_path / "nowhere")
+
+
+def test_features_beyond_plain_lora_are_refused(base, model, tmp_path):
+    """DoRA would be served wrongly, so it is refused by name."""
+    folder = make_adapter(base, tmp_path / "adapter", use_dora=True)
+    with pytest.raises(AdapterError, match="DoRA"):
+        model.read_adapter(folder)
+
+
+def test_truncated_weights_are_refused(base, model, tmp_path):
+    """A file cut short is one clear line, not a traceback of the reader."""
+    folder = make_adapter(base, tmp_path / "adapter")
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(AdapterError, match="cannot be read"):
+        model.read_adapter(folder)

@@ -1,0 +1,113 @@
+"""Drafting changes the speed, never the tokens; rolling back leaves no trace."""
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from serving.engine.drafter import Drafter
+from serving.engine.engine import Engine, EngineLimits
+from serving.engine.kv_cache import SequenceCache
+from serving.engine.model import FlatModel, Rows
+from serving.engine.sampling import SamplingParams
+from serving.engine.sequence import GenerationRequest
+
+NEW_TOKENS = 32
+
+
+def generate(
+    target: FlatModel,
+    draft: FlatModel | None,
+    prompts: list[list[int]],
+    *,
+    num_draft_tokens: int = 4,
+    max_sequences: int = 1,
+) -> tuple[list[tuple[int, ...]], Engine]:
+    engine = Engine(
+        target,
+        Drafter(draft) if draft else None,
+        num_draft_tokens=num_draft_tokens,
+        limits=EngineLimits(kv_bytes=1 << 28, max_sequences=max_sequences, max_waiting=1000),
+        eos_ids=frozenset(),
+    )
+    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS)
+    texts: dict[str, tuple[int, ...]] = {}
+    for index, prompt in enumerate(prompts):
+        engine.add(GenerationRequest(str(index), tuple(prompt), params, seed=0))
+        texts[str(index)] = ()
+    while engine.has_work:
+        for output in engine.step():
+            texts[output.request_id] += output.tokens
+    return list(texts.values()), engine
+
+
+def test_greedy_tokens_are_the_same_with_and_without_the_draft(target, draft, prompts):
+    """Fifty prompts: one by one, drafted one by one, and drafted in batches of eight."""
+    plain, _ = generate(target, None, prompts)
+    drafted, engine = generate(target, draft, prompts)
+    batched, _ = generate(target, draft, prompts, max_sequences=8)
+    assert drafted == plain
+    assert batched == plain
+    assert engine.counters.accepted_tokens > 0
+
+
+def test_greedy_tokens_are_transformers_own(target, tiny_family, prompts):
+    """The engine without drafting gives what transformers' `generate` gives."""
+    reference = AutoModelForCausalLM.from_pretrained(tiny_family / "target", dtype=torch.float32)
+    plain, _ = generate(target, None, prompts[:5])
+    for prompt, text in zip(prompts[:5], plain, strict=True):
+        ids = torch.tensor([prompt])
+        output = reference.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            eos_token_id=None,
+            pad_token_id=1,
+        )
+        assert tuple(output[0, len(prompt) :].tolist()) == text
+
+
+def test_ragged_rows_equal_separate_forwards(target, prompts):
+    """Prefill chunks and decode rows in one flat batch give transformers' logits to 1e-4."""
+    caches = [SequenceCache(64) for _ in range(3)]
+    known = [prompts[0], prompts[11], prompts[22]]
+    target.forward([Rows(known[0][:3], caches[0]), Rows(known[1][:1], caches[1])])
+    caches[0].commit(3)
+    caches[1].commit(1)
+    flat = target.forward(
+        [
+            Rows(tokens[cache.length :], cache, len(tokens) - cache.length)
+            for tokens, cache in zip(known, caches, strict=True)
+        ]
+    )
+    separate = [
+        target.forward([Rows(tokens, SequenceCache(64), len(tokens))])[start:]
+        for tokens, start in zip(known, (3, 1, 0), strict=True)
+    ]
+    assert torch.allclose(flat, torch.cat(separate), atol=1e-4)
+
+
+def test_the_cache_after_roll_back_equals_a_fresh_prefill(target, prompts):
+    """Rejected rows leave keys and values as if they had never been, to 1e-5 relative."""
+    tokens = prompts[3] + prompts[4]
+    rolled, fresh = SequenceCache(128), SequenceCache(128)
+    target.forward([Rows(tokens[:5], rolled)])
+    rolled.commit(5)
+    for guess in (7, 8, 9):
+        target.forward([Rows([*tokens[5:6], guess, guess, guess], rolled)])
+        rolled.commit(4)
+        rolled.roll_back(5)
+    target.forward([Rows(tokens[5:], rolled)])
+    rolled.commit(len(tokens) - 5)
+    target.forward([Rows(tokens, fresh)])
+    fresh.commit(len(tokens))
+    for ours, theirs in zip(rolled.snapshot(), fresh.snapshot(), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_draft_and_target_may_differ_in_dtype(target, tiny_family, prompts):
+    """A bfloat16 draft beside a float32 target, as on two devices, changes no token."""
+    coarse = FlatModel.load(str(tiny_family / "draft"), device="cpu", dtype=torch.bfloat16)
+    plain, _ = generate(target, None, prompts[:6])
+    drafted, _ = generate(target, coarse, prompts[:6], max_sequences=3)
+    assert drafted == plain

@@ -1,0 +1,136 @@
+import pytest
+from toy_model import TableModel, random_table
+
+from serving.engine.drafter import Drafter
+from serving.engine.engine import Engine, EngineLimits
+from serving.engine.sampling import SamplingParams
+from serving.engine.sequence import GenerationRequest
+from serving.errors import ContextLengthError, NotFoundError, OverloadedError
+
+VOCABULARY = 8
+
+
+def make_engine(*, eos=(), kv_tokens=1000, max_sequences=4, max_waiting=10, rows=512) -> Engine:
+    return Engine(
+        TableModel(random_table(VOCABULARY, seed=3)),
+        Drafter(TableModel(random_table(VOCABULARY, seed=4))),
+        num_draft_tokens=3,
+        limits=EngineLimits(
+            kv_bytes=kv_tokens,
+            max_sequences=max_sequences,
+            max_waiting=max_waiting,
+            max_prefill_rows=rows,
+        ),
+        eos_ids=frozenset(eos),
+    )
+
+
+def request(name="a", *, prompt=(1, 2), max_tokens=9, **fields) -> GenerationRequest:
+    params = SamplingParams(max_tokens=max_tokens, temperature=0, **fields)
+    return GenerationRequest(name, tuple(prompt), params, seed=0)
+
+
+def finish(engine: Engine) -> dict[str, tuple[tuple[int, ...], str]]:
+    texts: dict[str, tuple[int, ...]] = {}
+    reasons: dict[str, str] = {}
+    for _ in range(1000):
+        if not engine.has_work:
+            break
+        for output in engine.step():
+            texts[output.request_id] = texts.get(output.request_id, ()) + output.tokens
+            if output.finish_reason:
+                reasons[output.request_id] = output.finish_reason
+    assert not engine.has_work
+    return {name: (text, reasons[name]) for name, text in texts.items()}
+
+
+def test_max_tokens_is_exact_even_in_the_middle_of_a_round():
+    """A round that would emit more than is left is cut, and the reason is length."""
+    for max_tokens in range(1, 12):
+        engine = make_engine()
+        engine.add(request(max_tokens=max_tokens))
+        text, reason = finish(engine)["a"]
+        assert (len(text), reason) == (max_tokens, "length")
+
+
+def test_an_end_of_text_token_ends_the_answer_and_hides_what_follows():
+    """Tokens accepted behind the end of text are neither emitted nor counted."""
+    engine = make_engine()
+    engine.add(request(max_tokens=30))
+    free, _ = finish(engine)["a"]
+    eos = free[4]
+    engine = make_engine(eos=[eos])
+    engine.add(request(max_tokens=30))
+    text, reason = finish(engine)["a"]
+    assert text == free[: free.index(eos) + 1]
+    assert reason == "stop"
+    assert engine.counters.generation_tokens == len(text)
+
+
+def test_ignore_eos_goes_on():
+    """With ignore_eos the end of text is a token like others."""
+    engine = make_engine(eos=range(VOCABULARY))
+    engine.add(request(max_tokens=12, ignore_eos=True))
+    text, reason = finish(engine)["a"]
+    assert (len(text), reason) == (12, "length")
+
+
+def test_a_chunked_prompt_gives_the_same_answer():
+    """The prompt's share of a step does not change the text."""
+    prompt = [i % VOCABULARY for i in range(50)]
+    texts = set()
+    for rows in (1, 7, 49, 50, 512):
+        engine = make_engine(rows=rows)
+        engine.add(request(prompt=prompt))
+        texts.add(finish(engine)["a"])
+    assert len(texts) == 1
+
+
+def test_more_requests_than_room_all_finish_in_order_of_arrival():
+    """Waiting requests are admitted as memory frees, first come first served."""
+    engine = make_engine(kv_tokens=25, max_sequences=2)
+    for index in range(6):
+        engine.add(request(str(index)))
+    done: list[str] = []
+    while engine.has_work:
+        done += [o.request_id for o in engine.step() if o.finish_reason]
+    assert done == sorted(done)
+    assert len(done) == 6
+
+
+def test_abort_frees_memory_at_once():
+    """An aborted request leaves room for the next in the same step, running or waiting."""
+    engine = make_engine(max_sequences=1)
+    engine.add(request("a", max_tokens=500))
+    engine.add(request("b"))
+    engine.add(request("c"))
+    engine.step()
+    engine.abort("a")
+    engine.abort("b")
+    engine.abort("unknown")
+    assert set(finish(engine)) == {"c"}
+    assert engine.num_running == engine.num_waiting == 0
+
+
+def test_what_can_never_fit_is_refused_with_the_numbers():
+    """Context and KV memory are checked when the request arrives."""
+    with pytest.raises(ContextLengthError, match="KV memory holds 1000"):
+        make_engine().add(request(max_tokens=999))
+    with pytest.raises(ContextLengthError, match="context of 4096"):
+        make_engine(kv_tokens=10_000).add(request(max_tokens=4095))
+
+
+def test_a_full_queue_is_refused():
+    """One request more than the queue holds is refused at once."""
+    engine = make_engine(max_waiting=2)
+    engine.add(request("a"))
+    engine.add(request("b"))
+    with pytest.raises(OverloadedError):
+        engine.add(request("c"))
+
+
+def test_an_unknown_adapter_is_refused():
+    """A request for an adapter that is not loaded never starts."""
+    bad = GenerationRequest("a", (1,), SamplingParams(max_tokens=1), 0, adapter_name="nope")
+    with pytest.raises(NotFoundError, match="nope"):
+        make_engine().add(bad)

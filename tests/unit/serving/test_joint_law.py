@@ -1,0 +1,114 @@
+"""The engine's output follows the target's distribution, as a joint law of several tokens."""
+
+import itertools
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from toy_model import TableModel, random_table
+
+from serving.engine.drafter import Drafter
+from serving.engine.engine import Engine, EngineLimits
+from serving.engine.sampling import SamplingParams, distribution
+from serving.engine.sequence import GenerationRequest
+
+VOCABULARY = 4
+NUM_TOKENS = 3
+START = 0
+TARGET = random_table(VOCABULARY, seed=1)
+DRAFTS = {
+    "none": None,
+    "perfect": TARGET,
+    "random": random_table(VOCABULARY, seed=2),
+    "opposite": -TARGET,
+}
+
+
+def make_engine(draft: torch.Tensor | None, num_draft_tokens: int) -> Engine:
+    return Engine(
+        TableModel(TARGET),
+        None if draft is None else Drafter(TableModel(draft)),
+        num_draft_tokens=num_draft_tokens,
+        limits=EngineLimits(kv_bytes=1 << 20, max_sequences=64, max_waiting=100_000),
+        eos_ids=frozenset(),
+    )
+
+
+def sample(engine: Engine, params: SamplingParams, seeds: range) -> list[tuple[int, ...]]:
+    texts: dict[str, tuple[int, ...]] = {}
+    for seed in seeds:
+        engine.add(GenerationRequest(str(seed), (START,), params, seed))
+        texts[str(seed)] = ()
+    while engine.has_work:
+        for output in engine.step():
+            texts[output.request_id] += output.tokens
+    return [texts[str(seed)] for seed in seeds]
+
+
+def exact_law(params: SamplingParams) -> dict[tuple[int, ...], float]:
+    table = distribution(TARGET, params)
+    law = {}
+    for text in itertools.product(range(VOCABULARY), repeat=NUM_TOKENS):
+        prob, last = 1.0, START
+        for token in text:
+            prob *= float(table[last, token])
+            last = token
+        law[text] = prob
+    return law
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.3},
+        {"temperature": 1.7},
+        {"temperature": 1.0, "top_p": 0.8},
+        {"temperature": 1.2, "top_k": 2},
+    ],
+    ids=str,
+)
+def test_three_tokens_follow_the_targets_joint_law(draft, settings):
+    """Chi-square of 1,500 seeded runs against the enumerated law of three tokens, p above 0.001."""
+    params = SamplingParams(max_tokens=NUM_TOKENS, **settings)
+    runs = sample(make_engine(DRAFTS[draft], num_draft_tokens=2), params, range(1500))
+    law = exact_law(params)
+    counts = dict.fromkeys(law, 0)
+    for run in runs:
+        counts[run] += 1
+    assert all(counts[text] == 0 for text, prob in law.items() if prob == 0)
+    # Pearson's test wants about five expected in each cell: rare texts share one.
+    common = [text for text, prob in law.items() if prob * len(runs) >= 5]
+    observed = [counts[text] for text in common]
+    expected = [law[text] * len(runs) for text in common]
+    rest = len(runs) - sum(expected)
+    if rest > 1:
+        observed.append(len(runs) - sum(observed))
+        expected.append(rest)
+    scale = len(runs) / sum(expected)
+    assert chisquare(observed, [value * scale for value in expected]).pvalue > 0.001
+
+
+@pytest.mark.parametrize("draft", ["perfect", "random", "opposite"])
+@pytest.mark.parametrize("num_draft_tokens", [1, 2, 5])
+def test_greedy_output_does_not_depend_on_the_draft(draft, num_draft_tokens):
+    """Any draft of any length leaves the greedy text as it is without one."""
+    params = SamplingParams(max_tokens=17, temperature=0)
+    plain = sample(make_engine(None, 1), params, range(3))
+    assert sample(make_engine(DRAFTS[draft], num_draft_tokens), params, range(3)) == plain
+
+
+def test_a_perfect_draft_is_always_accepted():
+    """A draft equal to the target emits all its guesses and one more in each round."""
+    engine = make_engine(TARGET, num_draft_tokens=3)
+    sample(engine, SamplingParams(max_tokens=13, temperature=0.9), range(5))
+    assert engine.counters.accepted_tokens == engine.counters.draft_tokens > 0
+
+
+def test_a_seeded_request_repeats_whatever_runs_beside_it():
+    """The same seed gives the same text alone and in a crowd."""
+    params = SamplingParams(max_tokens=20, temperature=1.1)
+    alone = sample(make_engine(DRAFTS["random"], 3), params, range(7, 8))
+    crowd = sample(make_engine(DRAFTS["random"], 3), params, range(20))
+    assert crowd[7] == alone[0]
