@@ -37,18 +37,20 @@ def train_tiny(
     ],
     work: Annotated[
         Path | None,
-        typer.Option(help="Folder of checkpoints to resume from. [default: in the user's cache]"),
+        typer.Option(
+            help="Folder of checkpoints to resume from.", show_default="in the user's cache"
+        ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Training steps of the target. [default: the recipe's]"),
+        typer.Option(min=1, help="Training steps of the target.", show_default="the recipe's"),
     ] = None,
     draft_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Distillation steps of the draft. [default: the recipe's]"),
+        typer.Option(min=1, help="Distillation steps of the draft.", show_default="the recipe's"),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads. [default: PyTorch's choice]")
+        int | None, typer.Option(min=1, help="Processor threads.", show_default="PyTorch's choice")
     ] = None,
     stage: Annotated[
         StageName,

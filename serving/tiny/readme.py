@@ -94,7 +94,7 @@ def _sizes(card: FamilyCard) -> str:
 
 def _shape(shape: ModelShape) -> str:
     return (
-        f"{shape.num_layers} layers of {shape.hidden_size}, feed-forward {shape.intermediate_size}, "
+        f"{shape.num_layers} layer{'s' * (shape.num_layers > 1)} of {shape.hidden_size}, feed-forward {shape.intermediate_size}, "
         f"{shape.num_heads} heads of {shape.head_size}, {shape.num_key_value_heads} for keys"
     )
 
@@ -128,14 +128,20 @@ def _speed(card: FamilyCard) -> str:
         return "## Speed\n\nNo step costs were measured for this build.\n"
     accepted = card.agreement_fraction
     count = costs.best_draft_tokens(acceptance_fraction=accepted)
+    cost = (
+        f"## Speed\n\nOne draft step costs **{costs.draft_fraction:.3f}** of a target step at one "
+        f"row ({costs.hardware})."
+    )
+    if count == 0:
+        return f"{cost} At the agreement above no measured draft length pays there.\n"
     gain = costs.speed_up(draft_tokens=count, acceptance_fraction=accepted)
     verify = costs.target_seconds_by_rows[count + 1] / costs.target_seconds_by_rows[1]
     return (
-        f"## Speed\n\nOne draft step costs **{costs.draft_fraction:.3f}** of a target step at one "
-        f"row, and verifying {count} drafted tokens costs {verify:.2f} of one ({costs.hardware}). "
-        f"Were every guess accepted as often as draft and target agree above, {count} drafted "
-        f"tokens a round would allow a speed-up of **{gain:.2f}** in greedy decoding: "
-        "τ / (c(k + 1)/c(1) + k·d), with τ = 1 + a + … + aᵏ tokens a round.\n"
+        f"{cost} Taking in {count + 1} rows costs the target {verify:.2f} of one. Were every guess "
+        f"accepted as often as draft and target agree above, drafting {count} tokens a round would "
+        f"allow a speed-up of **{gain:.2f}** in greedy decoding: τ / (c(k + 1)/c(1) + k·d), with "
+        "τ = 1 + a + … + aᵏ tokens a round, k drafted tokens, acceptance a, draft cost d and target "
+        "cost c by rows.\n"
     )
 
 
