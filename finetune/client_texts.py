@@ -1,0 +1,152 @@
+"""A client's documents, and which of them are held out; read without torch."""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.config import ClientConfig, JsonlData, PackageData
+from finetune.errors import ClientDataError
+
+RenderChat = Callable[[list[dict[str, Any]]], str]
+"""Turns the messages of a chat into text; raises ValueError where it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTexts:
+    """One client's documents, training and held out; no document stands on both sides."""
+
+    client: str
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def read_client(
+    client: ClientConfig, *, held_out_fraction: float, render_chat: RenderChat
+) -> ClientTexts:
+    """Read a client's documents and split them.
+
+    Raises:
+        ClientDataError: If the source is missing or malformed, or holds fewer than two documents.
+    """
+    documents = read_documents(client, render_chat=render_chat)
+    if not documents:
+        raise ClientDataError(client.name, f"{_describe(client)} holds no text; name one that does")
+    training, held_out = split(documents, held_out_fraction=held_out_fraction)
+    if not training:
+        raise ClientDataError(
+            client.name,
+            f"{_describe(client)} holds a single document; give at least two, one is held out",
+        )
+    return ClientTexts(client.name, training, held_out)
+
+
+def read_documents(client: ClientConfig, *, render_chat: RenderChat) -> list[str]:
+    """Return the client's documents that hold more than white space, in order.
+
+    Raises:
+        ClientDataError: If the source is missing or malformed.
+    """
+    if isinstance(client.data, PackageData):
+        documents = _package_sources(client.name, client.data)
+    else:
+        documents = _json_lines(client.name, client.data, render_chat)
+    return [document for document in documents if document.strip()]
+
+
+def split(
+    documents: Sequence[str], *, held_out_fraction: float
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (training, held out): whole documents, by the SHA-256 of their text.
+
+    A document's side does not depend on the others, so added text moves none across; equal
+    documents stand on one side. Where the hash leaves a side empty, the nearest document crosses.
+    With fewer than two different documents, training is empty.
+    """
+    position = {document: _position(document) for document in documents}
+    ordered = sorted(position, key=lambda document: (position[document], document))
+    num_below = sum(position[document] < held_out_fraction for document in ordered)
+    held = frozenset(ordered[: max(1, min(num_below, len(ordered) - 1))])
+    training = tuple(document for document in documents if document not in held)
+    return training, tuple(document for document in documents if document in held)
+
+
+def _position(document: str) -> float:
+    """Return where the document's hash falls in [0, 1)."""
+    digest = hashlib.sha256(document.encode()).digest()
+    return int.from_bytes(digest[:6], "big") / (1 << 48)
+
+
+def _describe(client: ClientConfig) -> str:
+    data = client.data
+    return f"package {data.name!r}" if isinstance(data, PackageData) else str(data.path)
+
+
+def _package_sources(client: str, data: PackageData) -> list[str]:
+    spec = importlib.util.find_spec(data.name)
+    if spec is None:
+        raise ClientDataError(client, f"no package {data.name!r} is installed; install it")
+    files = [
+        (path.relative_to(folder).as_posix(), path)
+        for folder in map(Path, spec.submodule_search_locations or ())
+        for path in folder.rglob("*.py")
+    ]
+    if not files and spec.origin is not None and spec.origin.endswith(".py"):
+        files = [("", Path(spec.origin))]
+    return [_source(client, path) for _, path in sorted(files)]
+
+
+def _source(client: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ClientDataError(
+            client, f"{path} cannot be read ({error.strerror}); check the file"
+        ) from None
+
+
+def _json_lines(client: str, data: JsonlData, render_chat: RenderChat) -> list[str]:
+    try:
+        text = data.path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ClientDataError(client, f"{data.path}: no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClientDataError(
+            client, f"{data.path} cannot be read ({error}); check the file"
+        ) from None
+    documents = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{data.path}:{number}"
+            documents.append(_document(client, where, line, render_chat))
+            _check_encodable(client, where, documents[-1])
+    return documents
+
+
+def _check_encodable(client: str, where: str, document: str) -> None:
+    """Refuse half a surrogate pair, which JSON can spell and no tokenizer takes."""
+    try:
+        document.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ClientDataError(client, f"{where}: is no text ({error.reason}); mend it") from None
+
+
+def _document(client: str, where: str, line: str, render_chat: RenderChat) -> str:
+    try:
+        content = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ClientDataError(client, f"{where}: malformed JSON ({error}); correct it") from None
+    match content:
+        case {"text": str(text), **rest} if "messages" not in rest:
+            return text
+        case {"messages": [_, *_] as messages, **rest} if "text" not in rest:
+            try:
+                return render_chat(messages)
+            except ValueError as error:
+                raise ClientDataError(client, f"{where}: {error}") from None
+    raise ClientDataError(
+        client, f'{where}: holds neither {{"text": ...}} nor {{"messages": [...]}}; give one'
+    )

@@ -1,0 +1,68 @@
+"""Failures of fine-tuning.
+
+FinetuneError
+├── BaseModelError      the base model cannot be found, loaded, or take the adapter asked for
+├── ClientDataError     a client's text cannot be read, or there is too little of it
+├── FlowerError         the installed Flower lacks something the in-process federation stands on
+├── RoundError          a round gave no usable update, or a client could not be judged
+├── RunFolderError      the run folder belongs to something else, or cannot be written
+├── AdapterFolderError  a folder does not hold a complete adapter made by `motley finetune run`
+└── EndpointError       the serving endpoint cannot be reached, or did not take the adapter
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class FinetuneError(Exception):
+    """Root of fine-tuning's failures; its message is one line: what, the value, what to do."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class BaseModelError(FinetuneError):
+    """The base model is unknown, unreadable, or has no module of the names asked for."""
+
+
+class ClientDataError(FinetuneError):
+    """One client's text is missing, malformed or too short."""
+
+    def __init__(self, client: str, problem: str) -> None:
+        """Name the client and the problem in one line."""
+        super().__init__(f"client {client!r}: {problem}")
+        self.client = client
+        self.problem = problem
+
+
+class FlowerError(FinetuneError):
+    """The installed Flower differs from those the in-process grid was written against."""
+
+
+class RoundError(FinetuneError):
+    """A round cannot be completed; earlier rounds are safe in the run folder's checkpoint."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class RunFolderError(FinetuneError):
+    """A run folder holds another job, or something that is no run at all."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        """Name the folder and the problem in one line."""
+        super().__init__(f"{folder}: {problem}")
+        self.folder = folder
+
+
+class AdapterFolderError(FinetuneError):
+    """A folder lacks a file of an adapter, or its files do not belong together."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        """Name the folder and the problem in one line."""
+        super().__init__(f"{folder}: {problem}")
+        self.folder = folder
+
+
+class EndpointError(FinetuneError):
+    """The serving endpoint is unreachable or refused the adapter."""
+
+    exit_code: ClassVar[int] = 1

@@ -1,0 +1,82 @@
+"""What a client sends back, as plain values, and when the server refuses it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensors = Mapping[str, NDArray[np.float32]]
+"""An adapter's tensors by the name PEFT saves them under: A is (rank, in), B is (out, rank)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One client's adapter after local training.
+
+    Attributes:
+        client: Its name.
+        tensors: The whole adapter, not the change.
+        num_examples: Training sequences it holds; its weight in the average.
+        loss: Mean training loss of the round, nats a token.
+        sent_bytes: Length of its serialised reply.
+    """
+
+    client: str
+    tensors: Tensors
+    num_examples: int
+    loss: float
+    sent_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A client whose reply does not count in this round, and why."""
+
+    client: str
+    reason: str
+    sent_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """An adapter's loss on one client's held-out text.
+
+    Attributes:
+        client: Its name.
+        loss: Nats a token.
+        num_tokens: Tokens scored.
+    """
+
+    client: str
+    loss: float
+    num_tokens: int
+
+
+def refusal_reason(update: Update, *, like: Tensors) -> str | None:
+    """Return why `update` must not be aggregated, or None if it may.
+
+    Args:
+        update: What a client sent.
+        like: The adapter it was sent: names, shapes and types must be the same.
+    """
+    if update.num_examples < 1:
+        return f"claims {update.num_examples} examples, at least 1 is needed"
+    if not math.isfinite(update.loss):
+        return f"reports a training loss of {update.loss}"
+    missing = sorted(like.keys() - update.tensors.keys())
+    if missing:
+        return f"lacks {len(missing)} tensors, first {missing[0]}"
+    unknown = sorted(update.tensors.keys() - like.keys())
+    if unknown:
+        return f"holds {len(unknown)} unknown tensors, first {unknown[0]}"
+    for name, expected in like.items():
+        tensor = update.tensors[name]
+        if tensor.shape != expected.shape:
+            return f"{name} has shape {tensor.shape}, not {expected.shape}"
+        if tensor.dtype != expected.dtype:
+            return f"{name} has type {tensor.dtype}, not {expected.dtype}"
+        if not np.isfinite(tensor).all():
+            return f"{name} holds NaN or infinity"
+    return None
