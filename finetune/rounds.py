@@ -1,0 +1,176 @@
+"""The server's side of a job: rounds of training, aggregation, checkpoint. Knows no Flower."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from finetune.errors import RoundError
+from finetune.strategies.fedavg import fedavg
+from finetune.updates import Evaluation, Refusal, Tensors, Update, refusal_reason
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """What came back from the clients in one round.
+
+    Attributes:
+        updates: Decoded replies, not yet checked.
+        refusals: Clients that failed, and replies that could not be decoded.
+        download_bytes: Serialised length of everything sent to the clients.
+    """
+
+    updates: Sequence[Update]
+    refusals: Sequence[Refusal]
+    download_bytes: int
+
+
+class Clients(Protocol):
+    """The participants, wherever they run."""
+
+    def train(self, tensors: Tensors, *, round_number: int) -> Replies:
+        """Let every client train from `tensors` and return what came back."""
+
+    def evaluate(self, tensors: Tensors) -> list[Evaluation]:
+        """Return the loss of `tensors` on every client's held-out text."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One line of `metrics.jsonl`.
+
+    Attributes:
+        round: Counts from 1.
+        loss: Mean training loss of each accepted client, nats a token.
+        refused: Reason for each refused client.
+        download_bytes: Serialised bytes to all clients.
+        upload_bytes: Serialised bytes from all clients, refused ones included.
+        seconds: Wall time of the round.
+    """
+
+    round: int
+    loss: dict[str, float]
+    refused: dict[str, str]
+    download_bytes: int
+    upload_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FederationState:
+    """Everything a later round depends on; saved whole after each round.
+
+    Attributes:
+        completed_rounds: Rounds that are in `tensors`.
+        tensors: The global adapter.
+        base_losses: The untrained adapter judged by every client, which is the base model.
+        num_refused: Updates refused so far.
+    """
+
+    completed_rounds: int
+    tensors: Tensors
+    base_losses: tuple[Evaluation, ...]
+    num_refused: int = 0
+
+
+def run_rounds(
+    state: FederationState,
+    clients: Clients,
+    *,
+    num_rounds: int,
+    save: Callable[[FederationState, RoundRecord], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> FederationState:
+    """Run the rounds that `state` has not completed and return the last state.
+
+    Raises:
+        RoundError: If a round gives no usable update.
+    """
+    while state.completed_rounds < num_rounds:
+        state, record = run_round(state, clients, clock=clock)
+        save(state, record)
+    return state
+
+
+def run_round(
+    state: FederationState, clients: Clients, *, clock: Callable[[], float] = time.monotonic
+) -> tuple[FederationState, RoundRecord]:
+    """Train everywhere, check what comes back, aggregate.
+
+    Raises:
+        RoundError: If no client gives a usable update.
+    """
+    started = clock()
+    round_number = state.completed_rounds + 1
+    replies = clients.train(state.tensors, round_number=round_number)
+    accepted, refused = check(replies, like=state.tensors)
+    report_refusals(refused, round_number=round_number)
+    if not accepted:
+        raise RoundError(_nothing_usable(round_number, refused))
+    record = RoundRecord(
+        round=round_number,
+        loss={update.client: update.loss for update in accepted},
+        refused={refusal.client: refusal.reason for refusal in refused},
+        download_bytes=replies.download_bytes,
+        upload_bytes=sum(update.sent_bytes for update in accepted)
+        + sum(refusal.sent_bytes for refusal in refused),
+        seconds=round(clock() - started, 3),
+    )
+    state = replace(
+        state,
+        completed_rounds=round_number,
+        tensors=fedavg(accepted),
+        num_refused=state.num_refused + len(refused),
+    )
+    return state, record
+
+
+def check(replies: Replies, *, like: Tensors) -> tuple[list[Update], list[Refusal]]:
+    """Return the updates fit to aggregate, and every refusal."""
+    accepted, refused = [], list(replies.refusals)
+    for update in replies.updates:
+        reason = refusal_reason(update, like=like)
+        if reason is None:
+            accepted.append(update)
+        else:
+            refused.append(Refusal(update.client, reason, update.sent_bytes))
+    return accepted, refused
+
+
+def report_refusals(refused: Sequence[Refusal], *, round_number: int) -> None:
+    """Log each refused update; the round goes on with the weights of the others renormalised."""
+    for refusal in refused:
+        logger.warning(
+            "update refused round=%d client=%s reason=%r",
+            round_number,
+            refusal.client,
+            refusal.reason,
+        )
+
+
+def judge(clients: Clients, tensors: Tensors) -> tuple[Evaluation, ...]:
+    """Return every client's held-out loss.
+
+    Raises:
+        RoundError: If a loss is not finite.
+    """
+    evaluations = tuple(clients.evaluate(tensors))
+    for evaluation in evaluations:
+        if not math.isfinite(evaluation.loss):
+            raise RoundError(
+                f"held-out loss of client {evaluation.client!r} is {evaluation.loss}; "
+                "lower learning_rate or check the base model"
+            )
+    return evaluations
+
+
+def _nothing_usable(round_number: int, refused: Sequence[Refusal]) -> str:
+    reasons = "; ".join(f"{refusal.client}: {refusal.reason}" for refusal in refused)
+    return (
+        f"round {round_number}: every update was refused ({reasons}); lower learning_rate or mend "
+        "the clients, then run the job again to continue after the last good round"
+    )
