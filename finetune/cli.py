@@ -1,0 +1,96 @@
+"""`motley finetune`: run a job, publish its adapter. Parses first, imports torch afterwards."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress, TaskID
+
+from finetune.config import JobConfig
+from planner.console import configure_logging, output, progress_bar, run_app
+from planner.documents import read_document
+
+app = typer.Typer(
+    help="Train one LoRA adapter over private text in several places.",
+    add_completion=False,
+)
+
+
+def run(arguments: list[str]) -> None:
+    """Run `motley finetune` with the words after it."""
+    run_app(app, arguments, name="motley finetune")
+
+
+@app.command("run")
+def run_command(
+    job_file: Annotated[
+        Path, typer.Argument(metavar="JOB.yaml", help="The job; see configs/finetune/.")
+    ],
+    output_folder: Annotated[
+        Path | None,
+        typer.Option("--output", help="Run folder, in place of the job's `output`."),
+    ] = None,
+) -> None:
+    """Run the federated job in JOB.yaml; run it again to go on after an interruption.
+
+    Example jobs are in configs/finetune/.
+    """
+    job = read_document(job_file, JobConfig)
+    if output_folder is not None:
+        job = job.model_copy(update={"output": output_folder})
+    configure_logging()
+
+    from finetune.job import run_job
+    from finetune.report import loss_table
+
+    with progress_bar() as progress:
+        bar = _Bar(progress, job)
+        manifest = run_job(job, folder=job.output, observer=bar)
+        bar.finish()
+    console = output()
+    console.print(loss_table(manifest))
+    console.print(f"adapter: {job.output / 'adapter'}", soft_wrap=True)
+
+
+@app.command("publish")
+def publish_command(
+    adapter_folder: Annotated[
+        Path, typer.Argument(metavar="ADAPTER_FOLDER", help="The `adapter` folder of a run.")
+    ],
+    endpoint: Annotated[str, typer.Option(help="Serving endpoint, http://HOST:PORT.")],
+    name: Annotated[str, typer.Option(help="Model name the adapter shall answer under.")],
+) -> None:
+    """Load a finished run's ADAPTER_FOLDER into a running endpoint."""
+    from finetune.publish import publish
+
+    model = publish(adapter_folder, endpoint=endpoint, name=name)
+    output().print(f"{endpoint} answers under the model name {model!r}", soft_wrap=True)
+
+
+class _Bar:
+    """Shows a job: local steps of all clients, with round, loss and remaining time."""
+
+    def __init__(self, progress: Progress, job: JobConfig) -> None:
+        self._progress = progress
+        self._num_rounds = job.rounds
+        self._steps_per_round = job.local_steps * len(job.clients)
+        self._task: TaskID | None = None
+        self._phase = progress.add_task("starting", total=None)
+
+    def phase(self, text: str) -> None:
+        self._progress.update(self._phase, description=text, visible=True)
+
+    def finish(self) -> None:
+        self._progress.update(self._phase, visible=False)
+
+    def step(self, round_number: int, loss: float) -> None:
+        self._progress.update(self._phase, visible=False)
+        if self._task is None:
+            # A resumed run starts where the earlier one stopped.
+            self._task = self._progress.add_task(
+                "training",
+                total=self._num_rounds * self._steps_per_round,
+                completed=(round_number - 1) * self._steps_per_round,
+            )
+        text = f"round {round_number}/{self._num_rounds}  loss {loss:.3f}"
+        self._progress.update(self._task, advance=1, description=text)

@@ -1,0 +1,168 @@
+"""A whole job in one process: read the clients, federate, judge, write the adapter."""
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+from finetune.adapters import (
+    ClientLosses,
+    Manifest,
+    digest,
+    read_adapter,
+    weights_bytes,
+    write_adapter,
+)
+from finetune.base_model import BaseModel, load_base_model
+from finetune.client_texts import read_client
+from finetune.config import ClientConfig, JobConfig
+from finetune.errors import BaseModelError
+from finetune.flower import CLIENT_KEY, GridClients, make_client_app, make_server_app
+from finetune.in_process_grid import InProcessGrid
+from finetune.local_training import LocalTrainer
+from finetune.lora import adapter_config, attach_adapter, read_tensors
+from finetune.rounds import FederationState, RoundRecord, judge, run_rounds
+from finetune.run_folder import RunFolder
+from finetune.updates import Evaluation, Tensors
+
+logger = logging.getLogger(__name__)
+
+SERVER_NODE_ID = 1
+"""Flower's id of the server; clients count on from it."""
+
+
+class Observer(Protocol):
+    """Who watches a job."""
+
+    def phase(self, text: str) -> None:
+        """Something else than local steps goes on now."""
+
+    def step(self, round_number: int, loss: float) -> None:
+        """A client took a step."""
+
+
+class Federation:
+    """A job's clients, joined by Flower in this process."""
+
+    def __init__(self, job: JobConfig, observer: Observer) -> None:
+        """Load the base model and read every client's text.
+
+        Raises:
+            FinetuneError: If the model or a client's text does not serve.
+        """
+        observer.phase("loading the base model")
+        self.base = load_base_model(job.model)
+        _check_length(self.base, job)
+        model = attach_adapter(self.base.model, job)
+        self.adapter_config = adapter_config(model, job)
+        self.first_tensors: Tensors = read_tensors(model)
+        observer.phase("reading the clients' text")
+
+        def trainer(client: ClientConfig) -> LocalTrainer:
+            texts = read_client(
+                client,
+                held_out_fraction=job.held_out_fraction,
+                render_chat=self.base.render_chat,
+            )
+            return LocalTrainer(model, self.base, texts, job, observer.step)
+
+        trainers = {client.name: trainer(client) for client in job.clients}
+        nodes = {
+            number: {CLIENT_KEY: name}
+            for number, name in enumerate(trainers, start=SERVER_NODE_ID + 1)
+        }
+        self.grid = InProcessGrid(make_client_app(trainers.__getitem__), nodes)
+
+
+def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
+    """Run a job to its end, going on where an interrupted run of it stopped.
+
+    A finished run is not repeated. Nothing is written before model and clients have been read.
+
+    Args:
+        job: What to do; its `output` is not looked at.
+        folder: The run folder.
+        observer: Told of phases and local steps.
+
+    Returns:
+        The manifest of the adapter in `folder / "adapter"`.
+
+    Raises:
+        FinetuneError: If the job cannot be run as asked.
+    """
+    run = RunFolder(folder)
+    run.check(job)
+    if run.adapter.exists():
+        logger.info("run is finished folder=%s", folder)
+        return read_adapter(run.adapter)
+    federation = Federation(job, observer)
+    run.start(job)
+    server = make_server_app(lambda clients: _serve(clients, federation, job, run, observer))
+    server(federation.grid, federation.grid.server_context())
+    return read_adapter(run.adapter)
+
+
+def _serve(
+    clients: GridClients, federation: Federation, job: JobConfig, run: RunFolder, observer: Observer
+) -> None:
+    base_digest = federation.base.weights_sha256
+
+    def save(state: FederationState, record: RoundRecord) -> None:
+        run.append_metrics(record)
+        run.save(state, base_weights_sha256=base_digest)
+
+    state = run.load(base_weights_sha256=base_digest)
+    if state is None:
+        observer.phase("judging the base model")
+        base_losses = judge(clients, federation.first_tensors)
+        state = FederationState(0, federation.first_tensors, base_losses)
+        run.save(state, base_weights_sha256=base_digest)
+    else:
+        logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
+    state = run_rounds(state, clients, num_rounds=job.rounds, save=save)
+    observer.phase("judging the adapter")
+    losses = judge(clients, state.tensors)
+    weights = weights_bytes(state.tensors)
+    write_adapter(
+        run.adapter,
+        config=federation.adapter_config,
+        weights=weights,
+        manifest=_manifest(job, state, losses, base_digest, digest(weights)),
+    )
+
+
+def _manifest(
+    job: JobConfig,
+    state: FederationState,
+    losses: tuple[Evaluation, ...],
+    base_digest: str,
+    adapter_digest: str,
+) -> Manifest:
+    return Manifest(
+        base_model=job.model,
+        base_weights_sha256=base_digest,
+        adapter_sha256=adapter_digest,
+        rank=job.rank,
+        alpha=job.alpha,
+        target_modules=job.target_modules,
+        job=job.name,
+        rounds=state.completed_rounds,
+        num_refused_updates=state.num_refused,
+        clients=tuple(
+            ClientLosses(
+                name=after.client,
+                held_out_tokens=after.num_tokens,
+                base_loss=before.loss,
+                adapter_loss=after.loss,
+            )
+            for before, after in zip(state.base_losses, losses, strict=True)
+        ),
+    )
+
+
+def _check_length(base: BaseModel, job: JobConfig) -> None:
+    longest = base.context_tokens
+    if longest is not None and job.sequence_tokens > longest:
+        raise BaseModelError(
+            f"sequence_tokens {job.sequence_tokens} is more than the {longest} that "
+            f"{job.model!r} takes; lower it"
+        )

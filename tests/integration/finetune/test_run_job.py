@@ -1,0 +1,175 @@
+"""Whole jobs in process on a random model: result, resume, refusal."""
+
+import json
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.numpy import load_file
+from toy_job import job_content
+from transformers import AutoModelForCausalLM
+
+from finetune.adapters import read_adapter
+from finetune.base_model import load_base_model
+from finetune.config import JobConfig
+from finetune.errors import RunFolderError
+from finetune.job import run_job
+from finetune.lora import attach_adapter, write_tensors
+from planner.documents import read_document
+from planner.model_folder import weights_sha256
+
+
+class Watcher:
+    """Records the steps and, asked to, interrupts the job after so many."""
+
+    def __init__(self, *, interrupt_after=None):
+        self.interrupt_after = interrupt_after
+        self.rounds = []
+
+    def phase(self, text):
+        pass
+
+    def step(self, round_number, loss):
+        self.rounds.append(round_number)
+        if len(self.rounds) == self.interrupt_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def make_job(toy_model, texts, tmp_path):
+    """Make toy jobs with some keys changed."""
+
+    def make(**changes):
+        content = job_content(toy_model, texts, output=tmp_path / "run", **changes)
+        return JobConfig.model_validate(content)
+
+    return make
+
+
+def metrics(folder):
+    """Return the metrics lines without their times."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def test_a_job_leaves_a_complete_run(make_job, tmp_path, toy_model):
+    """Every held-out loss falls; folder, metrics and manifest say what happened."""
+    job, folder = make_job(), tmp_path / "run"
+    manifest = run_job(job, folder=folder, observer=Watcher())
+    assert manifest == read_adapter(folder / "adapter")
+    assert [client.name for client in manifest.clients] == [c.name for c in job.clients]
+    assert all(client.adapter_loss < client.base_loss for client in manifest.clients)
+    assert manifest.base_weights_sha256 == weights_sha256(toy_model)
+    assert (manifest.rounds, manifest.rank, manifest.num_refused_updates) == (3, 2, 0)
+    assert read_document(folder / "job.json", JobConfig) == job
+    lines = metrics(folder)
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    assert all(line["loss"].keys() == {c.name for c in job.clients} for line in lines)
+    assert all(line["upload_bytes"] > 0 and line["download_bytes"] > 0 for line in lines)
+    names = {"job.json", "metrics.jsonl", "checkpoint.safetensors", "adapter"}
+    assert {path.name for path in folder.iterdir()} == names
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_plain_peft_gives_the_aggregated_models_logits(make_job, tmp_path, toy_model):
+    """The folder loads without Motley, and the logits are those of the last checkpoint, exactly."""
+    job, folder = make_job(), tmp_path / "run"
+    run_job(job, folder=folder, observer=Watcher())
+    plain = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32), folder / "adapter"
+    )
+    ours = attach_adapter(load_base_model(str(toy_model)).model, job).eval()
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.inference_mode():
+        untrained = ours(input_ids=ids).logits
+        write_tensors(ours, load_file(folder / "checkpoint.safetensors"))
+        aggregated = ours(input_ids=ids).logits
+        assert torch.equal(plain.eval()(input_ids=ids).logits, aggregated)
+    assert not torch.allclose(untrained, aggregated, atol=1e-3)
+    plain.save_pretrained(tmp_path / "again")
+    written = load_file(folder / "adapter" / "adapter_model.safetensors")
+    rewritten = load_file(tmp_path / "again" / "adapter_model.safetensors")
+    assert written.keys() == rewritten.keys()
+
+
+def test_the_untrained_adapter_is_the_base_model(make_job, toy_model):
+    """With B zero the logits are the base model's, so its loss is the base loss."""
+    model = load_base_model(str(toy_model)).model.eval()
+    ids = torch.arange(30).reshape(2, 15)
+    with torch.inference_mode():
+        before = model(input_ids=ids).logits
+        after = attach_adapter(model, make_job()).eval()(input_ids=ids).logits
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("interrupt_after", [1, 6, 7, 13, 18])
+def test_an_interrupted_run_goes_on_to_the_same_result(make_job, tmp_path, interrupt_after):
+    """Stopped in any round, the run ends with the unbroken run's adapter and metrics, bit for bit."""
+    job = make_job()
+    run_job(job, folder=tmp_path / "unbroken", observer=Watcher())
+    broken = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, folder=broken, observer=Watcher(interrupt_after=interrupt_after))
+    assert not (broken / "adapter").exists()
+    watcher = Watcher()
+    run_job(job, folder=broken, observer=watcher)
+    assert watcher.rounds[0] == (interrupt_after - 1) // 6 + 1
+    for name in ("adapter_model.safetensors", "adapter_config.json", "motley.json"):
+        unbroken = (tmp_path / "unbroken" / "adapter" / name).read_bytes()
+        assert (broken / "adapter" / name).read_bytes() == unbroken
+    assert metrics(broken) == metrics(tmp_path / "unbroken")
+
+
+def test_a_metrics_line_without_its_checkpoint_is_dropped(make_job, tmp_path):
+    """A stop between the line and the checkpoint leaves one line a round, not two."""
+    job, folder = make_job(), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, folder=folder, observer=Watcher(interrupt_after=8))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 2, "loss"')
+    run_job(job, folder=folder, observer=Watcher())
+    assert [line["round"] for line in metrics(folder)] == [1, 2, 3]
+
+
+def test_a_finished_run_is_not_repeated(make_job, tmp_path):
+    """Running the job again returns the same manifest and trains nothing."""
+    manifest = run_job(make_job(), folder=tmp_path / "run", observer=Watcher())
+    watcher = Watcher()
+    assert run_job(make_job(), folder=tmp_path / "run", observer=watcher) == manifest
+    assert watcher.rounds == []
+
+
+def test_another_jobs_folder_is_refused(make_job, tmp_path):
+    """A run is not continued under other settings; the changed ones are named."""
+    run_job(make_job(rounds=1), folder=tmp_path / "run", observer=Watcher())
+    with pytest.raises(RunFolderError, match=r"differs in rank, rounds"):
+        run_job(make_job(rounds=2, rank=4), folder=tmp_path / "run", observer=Watcher())
+
+
+def test_a_damaged_checkpoint_is_named(make_job, tmp_path):
+    """A checkpoint that cannot be read is not passed over in silence."""
+    with pytest.raises(KeyboardInterrupt):
+        run_job(make_job(), folder=tmp_path / "run", observer=Watcher(interrupt_after=8))
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"torn")
+    with pytest.raises(RunFolderError, match="checkpoint is damaged"):
+        run_job(make_job(), folder=tmp_path / "run", observer=Watcher())
+
+
+def test_one_client_is_a_job(make_job, texts, tmp_path):
+    """A single client trains alone; its update is the adapter."""
+    name, path = next(iter(texts.items()))
+    clients = [{"name": name, "data": {"kind": "jsonl", "path": str(path)}}]
+    manifest = run_job(make_job(clients=clients), folder=tmp_path / "run", observer=Watcher())
+    assert [client.name for client in manifest.clients] == [name]
+
+
+def test_the_shipped_model_learns_every_clients_domain(tmp_path, repository, tiny_family):
+    """On the tiny model, each client's held-out loss falls below the base model's."""
+    job = read_document(repository / "configs" / "finetune" / "three-clients.yaml", JobConfig)
+    smaller = {"rounds": 2, "local_steps": 4, "held_out_tokens": 2048}
+    job = job.model_copy(update={"model": str(tiny_family / "target"), **smaller})
+    manifest = run_job(job, folder=tmp_path / "run", observer=Watcher())
+    gains = {client.name: client.base_loss - client.adapter_loss for client in manifest.clients}
+    assert min(gains.values()) > 0, gains
+    assert np.mean(list(gains.values())) > 0.1, gains
