@@ -1,0 +1,53 @@
+"""`motley demo`: the whole of Motley on one machine, in under four minutes."""
+
+import signal
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planner.console import output, run_app
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def run(arguments: list[str]) -> None:
+    """Run `motley demo`."""
+    run_app(app, arguments, name="motley demo")
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None,
+        typer.Option("--output", help="New folder that keeps logs, plan and adapter."),
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder with `target` and `draft`; default: the shipped.")
+    ] = None,
+) -> None:
+    """Plan a fleet, serve and route a small model, fine-tune it federatedly, publish, ask again."""
+    from planner.demo.places import shipped_models
+    from planner.demo.tour import Tour
+
+    # Children have sessions of their own: a demo that is ended must end them first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    family = models or shipped_models()
+    if folder is not None:
+        _make(folder)
+        Tour(family, folder, output()).run()
+        return
+    with tempfile.TemporaryDirectory(prefix="motley-demo-") as temporary:
+        Tour(family, Path(temporary), output()).run()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        from planner.errors import DocumentError
+
+        raise DocumentError(
+            folder, f"cannot be made ({error.strerror}); name a new folder"
+        ) from None

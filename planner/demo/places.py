@@ -1,0 +1,34 @@
+"""Where the demo finds what ships with Motley: the model family and the example configurations."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from planner.demo.processes import DemoError
+
+
+def shipped_models() -> Path:
+    """Return the folder of the model family inside the serving package.
+
+    Raises:
+        DemoError: If this installation lacks it.
+    """
+    spec = find_spec("serving")
+    places = spec.submodule_search_locations if spec else None
+    for place in places or []:
+        folder = Path(place) / "models" / "tiny"
+        if (folder / "target").is_dir():
+            return folder
+    raise DemoError("the models that ship with Motley are missing; name some with --models FOLDER")
+
+
+def example_configurations() -> Path:
+    """Return the folder of example files: the checkout's, or the copy inside a wheel.
+
+    Raises:
+        DemoError: If this installation has neither.
+    """
+    package = Path(__file__).parent
+    for folder in (package.parent.parent / "configs", package / "configs"):
+        if (folder / "fleet").is_dir():
+            return folder
+    raise DemoError("the example configurations are missing; run the demo in a clone of Motley")

@@ -1,0 +1,169 @@
+"""The demo's tour: plan, serve, route, ask, fine-tune, publish, ask again, sum up."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from openai import OpenAI
+from rich.console import Console
+
+from planner.demo.measure import Speed, single_stream_speed
+from planner.demo.places import example_configurations
+from planner.demo.processes import DemoError, Server, run_to_end
+from planner.demo.summary import Summary, show
+
+MODEL = "tiny"
+ADAPTER = "tiny-federated"
+QUESTION = "Return the sum of the values in the list."
+
+_START_SECONDS = 120.0
+_PLAN_SECONDS = 60.0
+_TRAINING_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Fleet:
+    """The servers of the tour."""
+
+    drafting_url: str
+    plain_url: str
+    router_url: str
+
+
+class Tour:
+    """Runs each part of Motley as a user would, in one folder, with everything on loopback."""
+
+    def __init__(self, models: Path, folder: Path, console: Console) -> None:
+        """Tour with the target and draft below `models`; logs and results go to `folder`."""
+        self._models = models
+        self._folder = folder
+        self._console = console
+        self._examples = example_configurations()
+
+    def run(self) -> Summary:
+        """Do everything and return what is worth showing; all processes are stopped at the end.
+
+        Raises:
+            DemoError: If a part fails; the message names its log.
+        """
+        start = time.monotonic()
+        with ExitStack() as servers:
+            plan = self._plan()
+            fleet = self._serve(servers)
+            plain = self._measure("without drafting", fleet.plain_url)
+            drafted = self._measure("with drafting", fleet.drafting_url)
+            self._ask(fleet.router_url, MODEL)
+            manifest = self._finetune()
+            self._publish(fleet.router_url)
+            self._ask(fleet.router_url, ADAPTER)
+            summary = Summary(
+                plan=plan,
+                plain=plain,
+                drafted=drafted,
+                manifest=manifest,
+                endpoint=f"{fleet.router_url}/v1",
+                num_requests=self._count_log_lines(),
+                seconds=time.monotonic() - start,
+            )
+            show(summary, self._console)
+        return summary
+
+    def _plan(self) -> dict[str, object]:
+        with self._step("plan: the cheapest fleet for Mélange's example"):
+            output = self._folder / "plan.json"
+            file = self._examples / "fleet" / "melange-example.yaml"
+            words = ["plan", "fleet", str(file), "--output", str(output)]
+            run_to_end(words, log=self._folder / "plan.log", timeout_seconds=_PLAN_SECONDS)
+        plan: dict[str, object] = json.loads(output.read_text())
+        return plan
+
+    def _serve(self, servers: ExitStack) -> _Fleet:
+        target, draft = str(self._models / "target"), str(self._models / "draft")
+        common = ["--served-model-name", MODEL, "--port", "0", "--threads", "1"]
+        with self._step("serve: two replicas, one drafts, one does not"):
+            drafting = self._start(
+                servers, "replica-1", ["serve", target, "--draft", draft, *common]
+            )
+            plain = self._start(servers, "replica-2", ["serve", target, "--no-draft", *common])
+            urls = [server.wait_for_url(_START_SECONDS) for server in (drafting, plain)]
+        with self._step("route: one endpoint over both"):
+            router = self._start(servers, "router", ["route", str(self._router_file(urls))])
+            router_url = router.wait_for_url(_START_SECONDS)
+        return _Fleet(*urls, router_url)
+
+    def _router_file(self, urls: list[str]) -> Path:
+        path = self._folder / "router.yaml"
+        content = {
+            "port": 0,
+            "models": [{"name": MODEL, "replicas": [{"url": url} for url in urls]}],
+            "traffic_log": str(self._folder / "traffic.jsonl"),
+        }
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    def _start(self, servers: ExitStack, name: str, arguments: list[str]) -> Server:
+        return servers.enter_context(Server(arguments, log=self._folder / f"{name}.log"))
+
+    def _measure(self, words: str, url: str) -> Speed:
+        with self._step(f"measure: tokens a second {words}"):
+            return single_stream_speed(url, MODEL)
+
+    def _ask(self, router_url: str, model: str) -> None:
+        """Stream one chat answer through the router onto the console."""
+        self._console.print(f"\n[bold]ask {model}[/bold] through {router_url}: {QUESTION}")
+        with OpenAI(base_url=f"{router_url}/v1", api_key="none", max_retries=0) as client:
+            stream = client.chat.completions.create(
+                model=model,
+                messages=[{"role": "user", "content": QUESTION}],
+                max_tokens=64,
+                temperature=0,
+                stream=True,
+            )
+            for chunk in stream:
+                if chunk.choices and chunk.choices[0].delta.content:
+                    self._console.print(
+                        chunk.choices[0].delta.content, end="", markup=False, style="green"
+                    )
+        self._console.print()
+
+    def _finetune(self) -> dict[str, object]:
+        job = yaml.safe_load((self._examples / "finetune" / "three-clients.yaml").read_text())
+        job |= {"model": str(self._models / "target"), "output": str(self._folder / "run")}
+        path = self._folder / "job.yaml"
+        path.write_text(yaml.safe_dump(job))
+        words = f"finetune: {len(job['clients'])} clients, {job['rounds']} rounds, text stays home"
+        with self._step(words):
+            run_to_end(
+                ["finetune", "run", str(path)],
+                log=self._folder / "finetune.log",
+                timeout_seconds=_TRAINING_SECONDS,
+            )
+        manifest: dict[str, object] = json.loads(
+            (self._folder / "run" / "adapter" / "motley.json").read_text()
+        )
+        return manifest
+
+    def _publish(self, router_url: str) -> None:
+        adapter = str(self._folder / "run" / "adapter")
+        words = ["finetune", "publish", adapter, "--endpoint", router_url, "--name", ADAPTER]
+        with self._step(f"publish: {ADAPTER} on every replica, no restart"):
+            run_to_end(words, log=self._folder / "publish.log", timeout_seconds=_PLAN_SECONDS)
+
+    def _count_log_lines(self) -> int:
+        lines = (self._folder / "traffic.jsonl").read_text().splitlines()
+        return sum(1 for line in lines if json.loads(line)["status"] == 200)
+
+    @contextmanager
+    def _step(self, words: str) -> Iterator[None]:
+        start = time.monotonic()
+        with self._console.status(words):
+            try:
+                yield
+            except DemoError:
+                self._console.print(f"[red]failed[/red] {words}")
+                raise
+        self._console.print(f"[green]done[/green] {words} ({time.monotonic() - start:.1f} s)")
