@@ -1,0 +1,56 @@
+import subprocess
+import sys
+
+import pytest
+
+import motley
+
+
+def test_help_lists_every_subcommand(capsys):
+    """`motley --help` prints a line for each subcommand and ends well."""
+    assert motley.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in motley.SUBCOMMANDS)
+
+
+def test_version_is_printed(capsys):
+    """`motley --version` names the distribution."""
+    assert motley.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("motley 0.")
+
+
+@pytest.mark.parametrize("subcommand", motley.SUBCOMMANDS)
+def test_each_subcommand_has_help(subcommand, capsys):
+    """`motley SUB --help` explains itself with exit code 0."""
+    assert motley.main([subcommand, "--help"]) == 0
+    assert f"motley {subcommand}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["paln"], "unknown subcommand 'paln'"),
+        (["plan", "fleet", "--nope"], "No such option"),
+        (["plan", "fleet", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["route", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["finetune", "run", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["serve", "./nowhere", "--port", "0"], "./nowhere: no such model folder"),
+        (["serve", "m", "--dtype", "int3"], "int3"),
+        (["serve", "m", "--adapter", "x"], "NAME=FOLDER"),
+        (["serve", "m", "--kv-memory", "much"], "much"),
+        (["demo", "--output", "/proc/nope"], "/proc/nope"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(arguments, words, capsys):
+    """What is wrong, the value, what to do; never a traceback."""
+    assert motley.main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("motley: error: ")
+    assert words in error
+
+
+def test_a_broken_pipe_is_no_failure():
+    """`motley --help | head -0` leaves no traceback."""
+    command = f"{sys.executable} -m motley plan --help | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
