@@ -16,6 +16,12 @@ _LISTENING = re.compile(r"listening url=(\S+)")
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 15.0
 
+_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    # One thread a process: threads that wait for each other crawl where the cores are shared.
+    "OMP_NUM_THREADS": "1",
+}
+
 
 class DemoError(PlannerError):
     """A command of the demo failed; the message holds its last words."""
@@ -41,6 +47,7 @@ def run_to_end(arguments: list[str], *, log: Path, timeout_seconds: float) -> No
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=os.environ | _ENVIRONMENT,
                 timeout=timeout_seconds,
                 check=False,
             )
@@ -64,7 +71,7 @@ class Server(AbstractContextManager["Server"]):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=os.environ | _ENVIRONMENT,
                 start_new_session=True,
             )
 

@@ -1,0 +1,51 @@
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import yaml
+
+from planner.demo.processes import Server
+
+START_SECONDS = 120
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, str]]]:
+    """Return a function that starts a Motley command and returns it with its address."""
+    with ExitStack() as servers:
+
+        def start_command(name: str, *arguments: str) -> tuple[Server, str]:
+            server = servers.enter_context(Server(list(arguments), log=tmp_path / f"{name}.log"))
+            return server, server.wait_for_url(START_SECONDS)
+
+        yield start_command
+
+
+@pytest.fixture
+def start_replica(start, tiny_family) -> Callable[[str], tuple[Server, str]]:
+    """Return a function that starts a drafting replica of the shipped target named `tiny`."""
+
+    def start_one(name: str) -> tuple[Server, str]:
+        target, draft = str(tiny_family / "target"), str(tiny_family / "draft")
+        words = ["serve", target, "--draft", draft, "--served-model-name", "tiny"]
+        return start(name, *words, "--port", "0", "--threads", "1")
+
+    return start_one
+
+
+@pytest.fixture
+def start_router(start, tmp_path) -> Callable[[list[str]], str]:
+    """Return a function that starts a router over replicas of `tiny`; the log is traffic.jsonl."""
+
+    def start_one(urls: list[str]) -> str:
+        file = tmp_path / "router.yaml"
+        content = {
+            "port": 0,
+            "models": [{"name": "tiny", "replicas": [{"url": url} for url in urls]}],
+            "traffic_log": str(tmp_path / "traffic.jsonl"),
+        }
+        file.write_text(yaml.safe_dump(content))
+        return start("router", "route", str(file))[1]
+
+    return start_one
