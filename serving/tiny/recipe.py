@@ -106,7 +106,7 @@ class Recipe(StrictModel):
     """The model that guesses."""
     target_schedule: Schedule = Schedule(num_steps=3000)
     """Training of the target on the text."""
-    draft_schedule: Schedule = Schedule(num_steps=4000)
+    draft_schedule: Schedule = Schedule(num_steps=6000)
     """Distillation of the draft from the finished target."""
     draft_hard_fraction: float = Field(default=0.3, ge=0, le=1)
     """Weight of the target's likeliest token in the draft's loss; the rest goes to its whole law."""
