@@ -120,7 +120,7 @@ class WorkFolder:
 
         def write() -> None:
             spent = TrainingTime(
-                seconds=round(before + time.monotonic() - start, 1),
+                seconds=round(before + time.monotonic() - start, 3),
                 num_threads=torch.get_num_threads(),
             )
             content = self.times().model_copy(update={role: spent}).model_dump_json(indent=2)
