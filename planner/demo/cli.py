@@ -26,6 +26,9 @@ def demo(
     models: Annotated[
         Path | None, typer.Option(help="Folder with `target` and `draft`; default: the shipped.")
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the endpoint up until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Plan a fleet, serve and route a small model, fine-tune it federatedly, publish, ask again."""
     from planner.demo.places import shipped_models
@@ -36,10 +39,10 @@ def demo(
     family = models or shipped_models()
     if folder is not None:
         _make(folder)
-        Tour(family, folder, output()).run()
+        Tour(family, folder, output()).run(keep=keep)
         return
     with tempfile.TemporaryDirectory(prefix="motley-demo-") as temporary:
-        Tour(family, Path(temporary), output()).run()
+        Tour(family, Path(temporary), output()).run(keep=keep)
 
 
 def _make(folder: Path) -> None:

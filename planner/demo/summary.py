@@ -18,7 +18,7 @@ class Summary:
     drafted: Speed
     manifest: dict[str, Any]
     endpoint: str
-    num_requests: int
+    models: tuple[str, ...]
     seconds: float
 
     @property
@@ -41,7 +41,7 @@ def show(summary: Summary, console: Console) -> None:
     for client in summary.manifest["clients"]:
         table.add_row(f"loss on {client['name']}", _loss(client))
     table.add_section()
-    table.add_row("endpoint was at", f"{summary.endpoint} ({summary.num_requests} answers routed)")
+    table.add_row("endpoint", f"{summary.endpoint} answered as {' and '.join(summary.models)}")
     table.add_row("time", f"{summary.seconds:.0f} s")
     console.print()
     console.print(table)

@@ -1,9 +1,10 @@
 """The demo's tour: plan, serve, route, ask, fine-tune, publish, ask again, sum up."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,11 @@ class Tour:
         self._console = console
         self._examples = example_configurations()
 
-    def run(self) -> Summary:
+    def run(self, *, keep: bool = False) -> Summary:
         """Do everything and return what is worth showing; all processes are stopped at the end.
+
+        Args:
+            keep: Leave the endpoint up until Ctrl-C.
 
         Raises:
             DemoError: If a part fails; the message names its log.
@@ -66,10 +70,12 @@ class Tour:
                 drafted=drafted,
                 manifest=manifest,
                 endpoint=f"{fleet.router_url}/v1",
-                num_requests=self._count_log_lines(),
+                models=(MODEL, ADAPTER),
                 seconds=time.monotonic() - start,
             )
             show(summary, self._console)
+            if keep:
+                self._wait(fleet.router_url)
         return summary
 
     def _plan(self) -> dict[str, object]:
@@ -89,11 +95,14 @@ class Tour:
                 servers, "replica-1", ["serve", target, "--draft", draft, *common]
             )
             plain = self._start(servers, "replica-2", ["serve", target, "--no-draft", *common])
-            urls = [server.wait_for_url(_START_SECONDS) for server in (drafting, plain)]
+            drafting_url = drafting.wait_for_url(_START_SECONDS)
+            plain_url = plain.wait_for_url(_START_SECONDS)
         with self._step("route: one endpoint over both"):
-            router = self._start(servers, "router", ["route", str(self._router_file(urls))])
+            router = self._start(
+                servers, "router", ["route", str(self._router_file([drafting_url, plain_url]))]
+            )
             router_url = router.wait_for_url(_START_SECONDS)
-        return _Fleet(*urls, router_url)
+        return _Fleet(drafting_url, plain_url, router_url)
 
     def _router_file(self, urls: list[str]) -> Path:
         path = self._folder / "router.yaml"
@@ -153,9 +162,10 @@ class Tour:
         with self._step(f"publish: {ADAPTER} on every replica, no restart"):
             run_to_end(words, log=self._folder / "publish.log", timeout_seconds=_PLAN_SECONDS)
 
-    def _count_log_lines(self) -> int:
-        lines = (self._folder / "traffic.jsonl").read_text().splitlines()
-        return sum(1 for line in lines if json.loads(line)["status"] == 200)
+    def _wait(self, router_url: str) -> None:
+        self._console.print(f"{router_url}/v1 stays up until Ctrl-C")
+        with suppress(KeyboardInterrupt):
+            signal.pause()
 
     @contextmanager
     def _step(self, words: str) -> Iterator[None]:

@@ -9,8 +9,6 @@ from rich.progress import Progress, TaskID
 
 from planner.console import configure_logging, progress_bar, run_app
 from planner.console import output as console
-from planner.documents import read_document
-from serving.tiny.costs import Measure, StepCosts
 
 if TYPE_CHECKING:
     from serving.tiny.recipe import Recipe
@@ -56,20 +54,16 @@ def train_tiny(
         StageName,
         typer.Option(help="Do one part of the work; target and draft leave the output alone."),
     ] = "all",
-    step_costs: Annotated[
-        Path | None, typer.Option(help="JSON of measured step costs, for the card.")
-    ] = None,
 ) -> None:
     """Train the tiny model family on this Python's standard library; interrupt and repeat at will."""
     configure_logging()
-    costs = None if step_costs is None else read_document(step_costs, StepCosts)
-    measure: Measure | None = None if costs is None else lambda _target, _draft: costs
     # Torch takes seconds to import, so it waits until the command line is known to be good.
     import torch
     from transformers.utils.logging import disable_progress_bar
 
     from serving.tiny.corpus import read_sources, split, standard_library
     from serving.tiny.family import Stage, make_family
+    from serving.tiny.measure import measure_step_costs
     from serving.tiny.work import WorkFolder
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -83,7 +77,7 @@ def train_tiny(
             output=output,
             stage=Stage(stage),
             progress=TrainingBars(display),
-            measure=measure,
+            measure=measure_step_costs,
         )
     if stage in ("all", "card"):
         console().print(f"wrote {output}; its figures are in {output / 'README.md'}")

@@ -98,7 +98,7 @@ class Recipe(StrictModel):
     draft: ModelShape = ModelShape(
         num_layers=1,
         hidden_size=192,
-        intermediate_size=1024,
+        intermediate_size=768,
         num_heads=4,
         num_key_value_heads=2,
         head_size=64,
@@ -106,7 +106,13 @@ class Recipe(StrictModel):
     """The model that guesses."""
     target_schedule: Schedule = Schedule(num_steps=3000)
     """Training of the target on the text."""
-    draft_schedule: Schedule = Schedule(num_steps=6000)
+    draft_schedule: Schedule = Schedule(
+        num_steps=7000,
+        tokens_per_step=1024,
+        decay_fraction=0.5,
+        matrix_rate=3e-3,
+        vector_rate=3e-3,
+    )
     """Distillation of the draft from the finished target."""
     draft_hard_fraction: float = Field(default=0.3, ge=0, le=1)
     """Weight of the target's likeliest token in the draft's loss; the rest goes to its whole law."""

@@ -9,9 +9,10 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("planner", "serving", "router", "finetune")
-SOURCES = [REPOSITORY / "motley.py"] + sorted(
-    path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")
-)
+SOURCES = [
+    REPOSITORY / "motley.py",
+    *sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")),
+]
 MOST_MODULE_LINES = 400
 MOST_FUNCTION_LINES = 60
 

@@ -1,0 +1,63 @@
+"""Times single steps of target and draft in the engine, as a drafting round alternates them."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from serving.engine.kv_cache import SequenceCache
+from serving.engine.model import FlatModel, Rows
+from serving.tiny.costs import StepCosts
+
+ROWS = (1, 2, 3, 4, 5, 7, 9)
+PAST_TOKENS = 128
+ROUNDS = 60
+DRAFTS_A_ROUND = 4
+
+
+def measure_step_costs(target_folder: Path, draft_folder: Path) -> StepCosts:
+    """Return the median seconds of a draft step and of target steps at several row counts.
+
+    Each round runs a few draft steps, then one target step for every row count, so that each finds
+    the caches as in use. Float32, one thread: with models this small a second thread costs more
+    than it brings.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        target = _stepper(target_folder)
+        draft = _stepper(draft_folder)
+        draft_seconds: list[float] = []
+        target_seconds: dict[int, list[float]] = {rows: [] for rows in ROWS}
+        for _ in range(ROUNDS):
+            for rows in ROWS:
+                draft_seconds += [_seconds(lambda: draft(1)) for _ in range(DRAFTS_A_ROUND)]
+                target_seconds[rows].append(_seconds(lambda rows=rows: target(rows)))  # type: ignore[misc]
+    finally:
+        torch.set_num_threads(threads)
+    return StepCosts(
+        target_seconds_by_rows={
+            rows: round(statistics.median(times), 6) for rows, times in target_seconds.items()
+        },
+        draft_seconds=round(statistics.median(draft_seconds), 6),
+        hardware=f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, "
+        "one thread, float32",
+    )
+
+
+def _stepper(folder: Path) -> Callable[[int], object]:
+    """Return a function that runs so many new rows behind a fixed past."""
+    model = FlatModel.load(str(folder), device="cpu", dtype=torch.float32)
+    cache = SequenceCache(PAST_TOKENS + max(ROWS))
+    model.forward([Rows([5] * PAST_TOKENS, cache)])
+    cache.commit(PAST_TOKENS)
+    return lambda rows: model.forward([Rows([7] * rows, cache, rows)])
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
