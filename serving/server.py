@@ -14,6 +14,7 @@ from serving.app import build_app
 from serving.config import ServeConfig
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
 from serving.errors import AddressError, ModelError
 from serving.runner import EngineRunner
@@ -65,7 +66,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     if config.draft is not None:
         draft = _load(config.draft, config.draft_device, config.dtype)
         _check_pair(target, draft, config, tokenizer)
-        drafter = Drafter(draft)
+        drafter = Drafter(leanest(draft))
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
         max_sequences=config.max_sequences,

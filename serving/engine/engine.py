@@ -11,7 +11,7 @@ from serving.engine.acceptance import accept_greedy, accept_sampled
 from serving.engine.adapters import Adapter
 from serving.engine.drafter import Draft, Drafter, stack
 from serving.engine.kv_cache import SequenceCache
-from serving.engine.model import Rows, TokenModel
+from serving.engine.model import Rows, TargetModel
 from serving.engine.sampling import Purpose, distribution
 from serving.engine.scheduler import Scheduled, Scheduler
 from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
@@ -58,7 +58,7 @@ class Engine:
 
     def __init__(
         self,
-        target: TokenModel,
+        target: TargetModel,
         drafter: Drafter | None,
         *,
         num_draft_tokens: int,

@@ -59,6 +59,23 @@ def flat_attention(
         Mixed values and no weights. Shape: (1, T, H, D).
     """
     layer: int = module.layer_idx  # type: ignore[assignment]
+    mixed = attend(
+        layer, query, key, value, scaling=scaling, spans=spans, sliding_window=sliding_window
+    )
+    return mixed, None
+
+
+def attend(
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float,
+    spans: list[Span],
+    sliding_window: int | None = None,
+) -> Tensor:
+    """Do what `flat_attention` says, for the layer of that index. Shape: (1, T, H, D)."""
     outputs = []
     for span in spans:
         rows = slice(span.start, span.stop)
@@ -75,7 +92,7 @@ def flat_attention(
             )
         )
     mixed = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-    return mixed.transpose(1, 2), None
+    return mixed.transpose(1, 2)
 
 
 def _mask(num_rows: int, past: int, window: int | None, device: torch.device) -> Tensor | None:

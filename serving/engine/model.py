@@ -44,18 +44,22 @@ class Rows:
 
 
 class TokenModel(Protocol):
-    """What engine and drafter ask of a model; tests put tables of probabilities behind it."""
+    """What a drafter asks of a model; tests put tables of probabilities behind it."""
 
     @property
     def context_tokens(self) -> int:
         """Longest sequence the model was made for."""
 
+    def forward(self, batch: Sequence_[Rows]) -> Tensor:
+        """Return logits of the wanted rows; write keys and values without committing them."""
+
+
+class TargetModel(TokenModel, Protocol):
+    """What the engine asks of the model it serves."""
+
     @property
     def kv_bytes_per_token(self) -> int:
         """Memory one cached token takes over all layers, in bytes."""
-
-    def forward(self, batch: Sequence_[Rows]) -> Tensor:
-        """Return logits of the wanted rows; write keys and values without committing them."""
 
     def read_adapter(self, folder: Path) -> Adapter:
         """Read a LoRA folder for this model."""

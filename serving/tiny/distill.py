@@ -1,4 +1,4 @@
-"""The draft: a one-layer model taught by the finished target to guess what the target would say.
+"""The draft: a shallow model taught by the finished target to guess what the target would say.
 
 Shape legend: B sequences; T tokens a sequence; V vocabulary.
 """

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from serving.engine.kv_cache import SequenceCache
-from serving.engine.model import FlatModel, Rows
+from serving.engine.lean_llama import leanest
+from serving.engine.model import FlatModel, Rows, TokenModel
 from serving.tiny.costs import StepCosts
 
 ROWS = (1, 2, 3, 4, 5, 7, 9)
@@ -28,8 +29,8 @@ def measure_step_costs(target_folder: Path, draft_folder: Path) -> StepCosts:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        target = _stepper(target_folder)
-        draft = _stepper(draft_folder)
+        target = _stepper(_load(target_folder))
+        draft = _stepper(leanest(_load(draft_folder)))
         draft_seconds: list[float] = []
         target_seconds: dict[int, list[float]] = {rows: [] for rows in ROWS}
         for _ in range(ROUNDS):
@@ -48,9 +49,12 @@ def measure_step_costs(target_folder: Path, draft_folder: Path) -> StepCosts:
     )
 
 
-def _stepper(folder: Path) -> Callable[[int], object]:
+def _load(folder: Path) -> FlatModel:
+    return FlatModel.load(str(folder), device="cpu", dtype=torch.float32)
+
+
+def _stepper(model: TokenModel) -> Callable[[int], object]:
     """Return a function that runs so many new rows behind a fixed past."""
-    model = FlatModel.load(str(folder), device="cpu", dtype=torch.float32)
     cache = SequenceCache(PAST_TOKENS + max(ROWS))
     model.forward([Rows([5] * PAST_TOKENS, cache)])
     cache.commit(PAST_TOKENS)

@@ -96,9 +96,9 @@ class Recipe(StrictModel):
     )
     """The model that answers."""
     draft: ModelShape = ModelShape(
-        num_layers=1,
+        num_layers=2,
         hidden_size=192,
-        intermediate_size=768,
+        intermediate_size=512,
         num_heads=4,
         num_key_value_heads=2,
         head_size=64,
@@ -107,7 +107,7 @@ class Recipe(StrictModel):
     target_schedule: Schedule = Schedule(num_steps=3000)
     """Training of the target on the text."""
     draft_schedule: Schedule = Schedule(
-        num_steps=7000,
+        num_steps=6000,
         tokens_per_step=1024,
         decay_fraction=0.5,
         matrix_rate=3e-3,

@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from serving.engine.model import FlatModel
+from serving.engine.lean_llama import leanest
+from serving.engine.model import FlatModel, TokenModel
 
 
 @pytest.fixture(scope="session")
@@ -15,9 +16,9 @@ def target(tiny_family: Path) -> FlatModel:
 
 
 @pytest.fixture(scope="session")
-def draft(tiny_family: Path) -> FlatModel:
-    """Return the shipped draft, loaded for the engine."""
-    return FlatModel.load(str(tiny_family / "draft"), device="cpu", dtype=torch.float32)
+def draft(tiny_family: Path) -> TokenModel:
+    """Return the shipped draft, as the engine runs it."""
+    return leanest(FlatModel.load(str(tiny_family / "draft"), device="cpu", dtype=torch.float32))
 
 
 @pytest.fixture(scope="session")
