@@ -1,8 +1,12 @@
 """Fixtures every test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Tests speak to loopback only; a proxy of the machine must not come between.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 REPOSITORY = Path(__file__).parent.parent
 

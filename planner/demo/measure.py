@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 import httpx
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 PROMPTS = (
@@ -32,7 +32,7 @@ class Speed:
 
 def single_stream_speed(url: str, model: str) -> Speed:
     """Measure one endpoint, one request at a time, after one warm-up request."""
-    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    with loopback_client(url) as client:
         texts = [_complete(client, model, PROMPTS[0])[0]]
         before = _draft_totals(url)
         rates = []
@@ -45,6 +45,12 @@ def single_stream_speed(url: str, model: str) -> Speed:
     rounds, accepted = (b - a for a, b in zip(before, _draft_totals(url), strict=True))
     length = 1 + accepted / rounds if rounds else 1.0
     return Speed(statistics.median(rates), length, tuple(texts))
+
+
+def loopback_client(url: str) -> OpenAI:
+    """Return the official client for an endpoint on this machine, past any proxy."""
+    http_client = DefaultHttpxClient(trust_env=False)
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=http_client)
 
 
 def _complete(client: OpenAI, model: str, prompt: str) -> tuple[str, int]:
@@ -61,7 +67,7 @@ def _complete(client: OpenAI, model: str, prompt: str) -> tuple[str, int]:
 
 def _draft_totals(url: str) -> tuple[float, float]:
     """Return drafting rounds and accepted tokens since the endpoint's start."""
-    text = httpx.get(f"{url}/metrics", timeout=10).raise_for_status().text
+    text = httpx.get(f"{url}/metrics", timeout=10, trust_env=False).raise_for_status().text
     totals = {
         sample.name: sample.value
         for family in text_string_to_metric_families(text)

@@ -20,6 +20,9 @@ _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     # One thread a process: threads that wait for each other crawl where the cores are shared.
     "OMP_NUM_THREADS": "1",
+    # Everything is on loopback; a proxy of the machine must not come between.
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
 }
 
 

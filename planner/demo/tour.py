@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from openai import OpenAI
 from rich.console import Console
 
-from planner.demo.measure import Speed, single_stream_speed
+from planner.demo.measure import Speed, loopback_client, single_stream_speed
 from planner.demo.places import example_configurations
 from planner.demo.processes import DemoError, Server, run_to_end
 from planner.demo.summary import Summary, show
@@ -124,7 +123,7 @@ class Tour:
     def _ask(self, router_url: str, model: str) -> None:
         """Stream one chat answer through the router onto the console."""
         self._console.print(f"\n[bold]ask {model}[/bold] through {router_url}: {QUESTION}")
-        with OpenAI(base_url=f"{router_url}/v1", api_key="none", max_retries=0) as client:
+        with loopback_client(router_url) as client:
             stream = client.chat.completions.create(
                 model=model,
                 messages=[{"role": "user", "content": QUESTION}],

@@ -1,0 +1,46 @@
+"""Runs one benchmark by name: prints its table and writes JSON with the hardware and versions."""
+
+import importlib
+import json
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+BENCHMARKS = {
+    "drafting": "one stream through the engine, with and without drafting",
+}
+RESULTS = Path("runs") / "benchmarks"
+
+
+def main(words: list[str]) -> int:
+    """Run the benchmark named by the first word."""
+    if len(words) != 1 or words[0] not in BENCHMARKS:
+        print("usage: make bench NAME=..., with one of:")
+        for name, text in BENCHMARKS.items():
+            print(f"  {name:<12} {text}")
+        return 2
+    sys.path.insert(0, str(Path(__file__).parent))
+    figures = importlib.import_module(words[0]).run()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{words[0]}-{time.strftime('%Y%m%dT%H%M%S')}.json"
+    path.write_text(json.dumps({"environment": environment(), "figures": figures}, indent=1))
+    print(f"written to {path}")
+    return 0
+
+
+def environment() -> dict[str, object]:
+    """Return what the figures depend on besides the code."""
+    import torch
+
+    return {
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("motley", "torch", "transformers")},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
