@@ -8,23 +8,37 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from serving.tiny.trainer import LossFunction, initialise
+from serving.tiny.trainer import LossFunction
 
 
-def start_draft(draft: LlamaForCausalLM, target: LlamaForCausalLM) -> None:
-    """Give `draft` the target's embedding and last norm, in place, and blocks that do nothing.
+def start_draft(
+    draft: LlamaForCausalLM, target: LlamaForCausalLM, *, layers: tuple[int, ...]
+) -> None:
+    """Make `draft` a shortened target, in place: its embedding, last norm, and some of its layers.
+
+    Layers taken from the target know at once what a fresh shallow model learns late, such as
+    copying what followed an earlier occurrence. Source: Sanh et al., "DistilBERT" (2019), section 3.
+
+    Args:
+        draft: As many layers as `layers` names, each of the target's shape.
+        target: The trained model.
+        layers: Index of the target's layer for each of the draft's.
 
     Raises:
-        ValueError: If the hidden sizes or vocabularies differ.
+        ValueError: If the shapes differ.
     """
-    ours = draft.model.embed_tokens.weight
-    theirs = target.model.embed_tokens.weight
-    if ours.shape != theirs.shape:
+    same = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "head_dim")
+    for name in (*same, "num_key_value_heads"):
+        ours, theirs = getattr(draft.config, name), getattr(target.config, name)
+        if ours != theirs:
+            raise ValueError(f"draft has {name} {ours}, the target {theirs}; give both one shape")
+    if len(draft.model.layers) != len(layers):
         raise ValueError(
-            f"draft embedding {tuple(ours.shape)} does not fit the target's {tuple(theirs.shape)};"
-            " give both one hidden size and one vocabulary"
+            f"draft has {len(draft.model.layers)} layers and starts from {len(layers)} of the "
+            "target's; name one for each"
         )
-    initialise(draft)
+    for ours, index in zip(draft.model.layers, layers, strict=True):
+        ours.load_state_dict(target.model.layers[index].state_dict())
     draft.model.embed_tokens.load_state_dict(target.model.embed_tokens.state_dict())
     draft.model.norm.load_state_dict(target.model.norm.state_dict())
 

@@ -115,7 +115,7 @@ def train_draft(
     target = finished_model(recipe, "target", work=work)
     torch.manual_seed(recipe.seed + 1)
     draft = _new_model(recipe.draft, recipe)
-    start_draft(draft, target)
+    start_draft(draft, target, layers=recipe.draft_start_layers)
     batches = Batches(text.training_stream(recipe), seed=recipe.seed + 1)
     with work.timed("draft") as tick:
         train(

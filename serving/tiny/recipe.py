@@ -96,7 +96,7 @@ class Recipe(StrictModel):
     )
     """The model that answers."""
     draft: ModelShape = ModelShape(
-        num_layers=2,
+        num_layers=3,
         hidden_size=192,
         intermediate_size=512,
         num_heads=4,
@@ -107,12 +107,15 @@ class Recipe(StrictModel):
     target_schedule: Schedule = Schedule(num_steps=3000)
     """Training of the target on the text."""
     draft_schedule: Schedule = Schedule(
-        num_steps=6000,
+        num_steps=3500,
         tokens_per_step=1024,
         decay_fraction=0.5,
         matrix_rate=3e-3,
         vector_rate=3e-3,
     )
     """Distillation of the draft from the finished target."""
+    draft_start_layers: tuple[int, ...] = (0, 5, 11)
+    """Layers of the target that the draft's layers start as. Of the triples (0, i, 11) with i from
+    4 to 7 this one agreed most with the target after 60 steps."""
     draft_hard_fraction: float = Field(default=0.3, ge=0, le=1)
     """Weight of the target's likeliest token in the draft's loss; the rest goes to its whole law."""

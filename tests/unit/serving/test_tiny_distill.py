@@ -38,21 +38,25 @@ def test_hard_loss_is_the_surprise_at_the_likeliest_token() -> None:
     torch.testing.assert_close(hard_loss(ours, theirs), expected)
 
 
-def test_draft_starts_from_the_targets_embedding() -> None:
-    """Embedding and last norm are copied, not shared, and the blocks start as the identity."""
-    target, draft = nano_model(1, num_layers=2), nano_model(2)
-    start_draft(draft, target)
+def test_draft_starts_as_a_shortened_target() -> None:
+    """Embedding, last norm and the named layers are copied, not shared."""
+    target, draft = nano_model(1, num_layers=3), nano_model(2)
+    start_draft(draft, target, layers=(2,))
     copied = draft.get_input_embeddings().weight
     torch.testing.assert_close(copied, target.get_input_embeddings().weight)
     assert copied.data_ptr() != target.get_input_embeddings().weight.data_ptr()
     assert draft.lm_head.weight is copied
-    assert not draft.model.layers[0].mlp.down_proj.weight.any()
+    ours, theirs = draft.model.layers[0].mlp.up_proj, target.model.layers[2].mlp.up_proj
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    assert ours.weight.data_ptr() != theirs.weight.data_ptr()
 
 
-def test_draft_of_another_width_is_refused() -> None:
-    """An embedding that does not fit is named with both shapes."""
-    with pytest.raises(ValueError, match=r"\(40, 32\).*\(40, 16\)"):
-        start_draft(nano_model(1, hidden_size=32), nano_model(2))
+def test_draft_of_another_shape_is_refused() -> None:
+    """The first size that differs is named with both values, and so is a missing layer."""
+    with pytest.raises(ValueError, match="hidden_size 32, the target 16"):
+        start_draft(nano_model(1, hidden_size=32), nano_model(2), layers=(0,))
+    with pytest.raises(ValueError, match="has 1 layers and starts from 2"):
+        start_draft(nano_model(1), nano_model(2, num_layers=2), layers=(0, 1))
 
 
 def test_only_the_draft_learns() -> None:

@@ -27,7 +27,7 @@ def test_recipe_survives_json() -> None:
 
 
 def test_draft_fits_the_target() -> None:
-    """The draft is shallow and has the target's width, so it can start from its embedding."""
+    """The draft is a quarter as deep and of one shape with the target, to start from its layers."""
     recipe = Recipe()
-    assert 4 * recipe.draft.num_layers < recipe.target.num_layers
-    assert recipe.draft.hidden_size == recipe.target.hidden_size
+    assert 4 * recipe.draft.num_layers == recipe.target.num_layers
+    assert recipe.draft == recipe.target.model_copy(update={"num_layers": 3})
