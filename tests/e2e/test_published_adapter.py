@@ -1,0 +1,64 @@
+"""An adapter trained federatedly answers in a live endpoint exactly as plain PEFT says it should."""
+
+import httpx
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import motley
+from serving.engine.kv_cache import SequenceCache
+from serving.engine.model import FlatModel, Rows
+
+PROMPT = "def send(self, request):\n    "
+NEW_TOKENS = 24
+
+
+@pytest.fixture
+def adapter(repository, tiny_family, tmp_path):
+    """Return the folder of an adapter trained for two short rounds over three clients."""
+    job = yaml.safe_load((repository / "configs/finetune/three-clients.yaml").read_text())
+    job |= {
+        "model": str(tiny_family / "target"),
+        "output": str(tmp_path / "run"),
+        "rounds": 2,
+        "local_steps": 3,
+        "held_out_tokens": 512,
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    assert motley.main(["finetune", "run", str(path)]) == 0
+    return tmp_path / "run" / "adapter"
+
+
+def test_a_published_adapter_answers_as_plain_peft_does(adapter, tiny_family, start_replica):
+    """Engine logits equal PEFT's to 1e-4, and the endpoint's greedy text is PEFT's own."""
+    base = tiny_family / "target"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokens = tokenizer.encode(PROMPT)
+    ids = torch.tensor([tokens])
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    reference = PeftModel.from_pretrained(plain, adapter)
+
+    model = FlatModel.load(str(base), device="cpu", dtype=torch.float32)
+    rows = Rows(tokens, SequenceCache(64), len(tokens), model.read_adapter(adapter))
+    with torch.inference_mode():
+        expected = reference(ids).logits[0]
+    assert torch.allclose(model.forward([rows]), expected, atol=1e-4)
+
+    _, url = start_replica("replica")
+    words = ["finetune", "publish", str(adapter), "--endpoint", url, "--name", "three"]
+    assert motley.main(words) == 0
+    body = {"model": "three", "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature": 0}
+    answer = httpx.post(f"{url}/v1/completions", json=body | {"ignore_eos": True}, timeout=60)
+    text = reference.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_id=None,
+        pad_token_id=1,
+    )
+    expected_text = tokenizer.decode(text[0, len(tokens) :], skip_special_tokens=True)
+    assert answer.json()["choices"][0]["text"] == expected_text
