@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+_INTERRUPTED = 130
+
 
 def configure_logging(*, verbose: bool = False) -> None:
     """Send log lines to standard error; called by command lines only."""
@@ -66,6 +68,12 @@ def run_app(app: typer.Typer, arguments: list[str], *, name: str) -> None:
 
     Raises:
         click.ClickException: On a usage error; it declares its own `exit_code`.
+        KeyboardInterrupt: On Ctrl-C, which Typer turns into a status.
+        SystemExit: If the command ends with another status than 0.
     """
     command = typer.main.get_command(app)
-    command.main(args=arguments, prog_name=name, standalone_mode=False)
+    status = command.main(args=arguments, prog_name=name, standalone_mode=False)
+    if status == _INTERRUPTED:
+        raise KeyboardInterrupt
+    if status:
+        raise SystemExit(status)

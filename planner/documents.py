@@ -45,7 +45,8 @@ def read_document(path: Path, model: type[Model]) -> Model:
 def describe(error: ValidationError) -> str:
     """Return a validation error as one line: dotted path, what is wrong, the value."""
     problems = error.errors(include_url=False)
-    first = problems[0]
+    # A misspelled key is the cause where another is missing.
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in first["loc"]) or "document"
     if first["type"] == "extra_forbidden":
         what = "unknown key; remove it or correct its spelling"
@@ -64,12 +65,14 @@ def check_writable(path: Path) -> None:
     """Check, before the work, that `path` can be written after it.
 
     Raises:
-        DocumentError: If its folder does not exist, or it is a folder itself.
+        DocumentError: If its folder does not exist, or it is anything but a regular file.
     """
     if not path.parent.is_dir():
         raise DocumentError(path, f"there is no folder {path.parent}; create it")
     if path.is_dir():
         raise DocumentError(path, "is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise DocumentError(path, "is no regular file; name another")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -81,6 +84,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         DocumentError: If the folder does not exist or the file cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
+    path = path.resolve()  # a link stays, and what it names is replaced
+    check_writable(path)
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:

@@ -72,15 +72,16 @@ class AnswerService:
         body.refuse_unsupported()
         if body.model not in self.model_names():
             raise NotFoundError(
-                f"model {body.model!r} does not exist; this endpoint serves {self.model_names()}",
+                f"model {body.model[:80]!r} does not exist; this endpoint serves {self.model_names()}",
                 param="model",
             )
         prompt = self._prompt(body)
         return GenerationRequest(
-            request_id=request_id,
+            # Clients choose their ids and may repeat one; the engine's are our own.
+            request_id=f"{request_id}-{secrets.token_hex(8)}",
             prompt=tuple(prompt),
             params=body.sampling(self._max_tokens(body, len(prompt))),
-            seed=abs(body.seed) if body.seed is not None else secrets.randbits(62),
+            seed=body.seed % 2**63 if body.seed is not None else secrets.randbits(62),
             adapter_name=None if body.model == self._model_name else body.model,
         )
 

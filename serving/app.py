@@ -1,11 +1,12 @@
 """The HTTP application: OpenAI's paths over an answer service."""
 
+import asyncio
 import json
 import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from starlette.exceptions import HTTPException
 from planner.documents import describe
 from serving.answers import AnswerService
 from serving.errors import (
+    EngineError,
     MethodError,
     NotFoundError,
     RequestError,
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 << 20
 """Largest request body taken."""
+
+CLIENT_LEFT = 499
+"""Status, for the log only, of an answer nobody waits for any more."""
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
@@ -66,6 +71,7 @@ def build_app(service: AnswerService, runner: EngineRunner) -> FastAPI:
         app.add_api_route(path, handler, methods=[method], response_model=None)
     app.add_exception_handler(ServingError, _serving_error)
     app.add_exception_handler(HTTPException, _routing_error)
+    app.add_exception_handler(Exception, _unforeseen_error)
     app.middleware("http")(_carry_request_id)
     return app
 
@@ -91,7 +97,7 @@ class _Endpoint:
     async def model(self, name: str) -> Response:
         if name not in self._service.model_names():
             raise NotFoundError(
-                f"model {name!r} does not exist; this endpoint serves "
+                f"model {name[:80]!r} does not exist; this endpoint serves "
                 f"{self._service.model_names()}",
                 param="model",
             )
@@ -127,7 +133,7 @@ class _Endpoint:
     async def _generate(self, request: Request, body: GenerateBody) -> Response:
         prepared = self._service.prepare(body, request.state.request_id)
         if not body.stream:
-            return JSONResponse(await self._service.answer(body, prepared))
+            return await _while_wanted(request, self._service.answer(body, prepared))
         events = self._service.stream(body, prepared)
         # The first event decides the status: what is refused before it is no stream yet.
         first = await anext(events)
@@ -142,6 +148,24 @@ class _Endpoint:
             "owned_by": "motley",
             "parent": None if name == base else base,
         }
+
+
+async def _while_wanted(request: Request, answer: Coroutine[None, None, object]) -> Response:
+    """Return the answer as JSON, or abort it when the client goes away first."""
+    working = asyncio.create_task(answer)
+    leaving = asyncio.create_task(_disconnect(request))
+    await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.wait({working})
+        return Response(status_code=CLIENT_LEFT)
+    return JSONResponse(working.result())
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _chain(first: str, events: AsyncGenerator[str]) -> AsyncGenerator[str]:
@@ -164,10 +188,14 @@ async def _read(request: Request, model: type[Body]) -> Body:
         if size > MAX_BODY_BYTES:
             raise TooLargeError(f"the body is above {MAX_BODY_BYTES} bytes; send a smaller one")
         chunks.append(chunk)
+    raw = b"".join(chunks)
     try:
-        content = json.loads(b"".join(chunks))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the body is not valid JSON ({error}); correct it") from None
+        content = json.loads(raw)
+        if b"\\ud" in raw or b"\\uD" in raw:
+            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:120]
+        raise RequestError(f"the body is not valid JSON ({reason}); correct it") from None
     if not isinstance(content, dict):
         raise RequestError(f"the body is a JSON {type(content).__name__}; send an object")
     try:
@@ -184,6 +212,11 @@ async def _serving_error(request: Request, error: Exception) -> Response:
         logger.warning("request failed request_id=%s error=%s", request.state.request_id, error)
     headers = {"Retry-After": "1"} if status in (429, 503) else None
     return JSONResponse(body, status, headers)
+
+
+async def _unforeseen_error(request: Request, error: Exception) -> Response:
+    # The process edge: the server logs the traceback, the client gets OpenAI's body.
+    return await _serving_error(request, EngineError("the server failed; see its log"))
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:

@@ -83,6 +83,11 @@ def _config(**fields: object) -> ServeConfig:
 
     try:
         kv_bytes = TypeAdapter(ByteSize).validate_python(fields["kv_bytes"])
+    except ValidationError:
+        raise typer.BadParameter(
+            f"--kv-memory {fields['kv_bytes']!r} is no size; write for example 2GiB"
+        ) from None
+    try:
         return ServeConfig.model_validate(fields | {"kv_bytes": int(kv_bytes)})
     except ValidationError as error:
         raise typer.BadParameter(describe(error)) from None

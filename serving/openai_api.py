@@ -66,7 +66,7 @@ class GenerateBody(BaseModel):
         """
         for name, value in (self.model_extra or {}).items():
             neutral = NEUTRAL_VALUES.get(name)
-            if neutral is not None and value not in neutral:
+            if neutral is not None and not any(_is_same(value, other) for other in neutral):
                 raise UnsupportedError(
                     f"{name} {value!r:.60} is not supported; leave it out", param=name
                 )
@@ -89,6 +89,11 @@ class GenerateBody(BaseModel):
             max_tokens=max_tokens,
             ignore_eos=self.ignore_eos,
         )
+
+
+def _is_same(value: object, other: object) -> bool:
+    # Python holds False equal to 0, but `logprobs: 0` asks for something and false does not.
+    return isinstance(value, bool) == isinstance(other, bool) and value == other
 
 
 class CompletionBody(GenerateBody):

@@ -37,6 +37,9 @@ def serve(config: ServeConfig, adapters: dict[str, Path]) -> None:
         ModelError: If a model or adapter cannot be loaded.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # Both libraries tell of each retry in paragraphs; our one line says what failed.
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     with _listen(config.host, config.port) as listener:
         if config.threads is not None:
             torch.set_num_threads(config.threads)

@@ -31,12 +31,12 @@ def demo(
     ] = False,
 ) -> None:
     """Plan a fleet, serve and route a small model, fine-tune it federatedly, publish, ask again."""
-    from planner.demo.places import shipped_models
+    from planner.demo.places import check_models, shipped_models
     from planner.demo.tour import Tour
 
     # Children have sessions of their own: a demo that is ended must end them first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    family = models or shipped_models()
+    family = check_models(models) if models else shipped_models()
     if folder is not None:
         _make(folder)
         Tour(family, folder, output()).run(keep=keep)

@@ -21,6 +21,18 @@ def shipped_models() -> Path:
     raise DemoError("the models that ship with Motley are missing; name some with --models FOLDER")
 
 
+def check_models(folder: Path) -> Path:
+    """Return `folder` if it holds a target and a draft.
+
+    Raises:
+        DemoError: If it does not.
+    """
+    for role in ("target", "draft"):
+        if not (folder / role / "config.json").is_file():
+            raise DemoError(f"{folder}: holds no {role} model; name a folder with target and draft")
+    return folder
+
+
 def example_configurations() -> Path:
     """Return the folder of example files: the checkout's, or the copy inside a wheel.
 

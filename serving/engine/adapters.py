@@ -37,6 +37,7 @@ class _AdapterConfig(BaseModel):
     fan_in_fan_out: bool = False
     modules_to_save: list[str] | None = None
     alpha_pattern: dict[str, float] = {}
+    rank_pattern: dict[str, float] = {}
     lora_bias: bool = False
 
 
@@ -85,6 +86,7 @@ def read_adapter(folder: Path, model: nn.Module, *, base_sha256: str | None) -> 
     linears = adaptable_linears(model)
     adapter: Adapter = {}
     for name, (down_RI, up_OR) in pairs.items():
+        _check_numbers(folder, name, config, down_RI, up_OR)
         linear = linears.get(name)
         if linear is None:
             raise AdapterError(f"{folder}: adapts {name!r}, which this model lacks; {_REMEDY}")
@@ -95,7 +97,8 @@ def read_adapter(folder: Path, model: nn.Module, *, base_sha256: str | None) -> 
             raise AdapterError(
                 f"{folder}: shapes of {name!r} are {found}, the model needs {expected}; {_REMEDY}"
             )
-        scale = _alpha(config, name) / (math.sqrt(rank) if config.use_rslora else rank)
+        alpha = _by_pattern(config.alpha_pattern, name, config.lora_alpha)
+        scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
         weight = linear.weight
         adapter[name] = LowRank(down_RI.to(weight), up_OR.to(weight), scale)
     return adapter
@@ -104,9 +107,30 @@ def read_adapter(folder: Path, model: nn.Module, *, base_sha256: str | None) -> 
 _REMEDY = "load an adapter made for this base model"
 
 
+def _check_numbers(
+    folder: Path, name: str, config: _AdapterConfig, down_RI: Tensor, up_OR: Tensor
+) -> None:
+    rank = int(_by_pattern(config.rank_pattern, name, config.r))
+    if down_RI.shape[0] != rank or rank < 1:
+        raise AdapterError(
+            f"{folder}: {name!r} has rank {down_RI.shape[0]}, its configuration says {rank}; "
+            "export it again"
+        )
+    numbers = (down_RI, up_OR)
+    is_sound = all(t.is_floating_point() and bool(t.isfinite().all()) for t in numbers)
+    if not (is_sound and math.isfinite(_by_pattern(config.alpha_pattern, name, config.lora_alpha))):
+        raise AdapterError(f"{folder}: {name!r} holds no finite numbers; train it again")
+
+
 def _read_config(folder: Path) -> _AdapterConfig:
-    if not folder.is_dir():
-        raise AdapterError(f"{folder}: no such adapter folder; give the path of a PEFT folder")
+    try:
+        is_folder = folder.is_dir()
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{str(folder)[:80]}: is no path ({error})"[:200]) from None
+    if not is_folder:
+        raise AdapterError(
+            f"{str(folder)[:200]}: no such adapter folder; give the path of a PEFT folder"
+        )
     try:
         config = read_document(folder / "adapter_config.json", _AdapterConfig)
     except PlannerError as error:
@@ -166,12 +190,12 @@ def _read_pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (found["lora_A"], found["lora_B"]) for name, found in halves.items()}
 
 
-def _alpha(config: _AdapterConfig, name: str) -> float:
-    """Return the module's alpha; pattern keys match as in PEFT, a suffix that starts at a dot."""
-    for key, alpha in config.alpha_pattern.items():
+def _by_pattern(pattern: dict[str, float], name: str, default: float) -> float:
+    """Return a module's value; pattern keys match as in PEFT, a suffix that starts at a dot."""
+    for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", name):
-            return alpha
-    return config.lora_alpha
+            return value
+    return default
 
 
 @dataclass(slots=True)

@@ -15,9 +15,19 @@ from serving.engine.model import Rows, TargetModel
 from serving.engine.sampling import Purpose, distribution
 from serving.engine.scheduler import Scheduled, Scheduler
 from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
-from serving.errors import ContextLengthError, NotFoundError, OverloadedError, RequestError
+from serving.errors import (
+    ContextLengthError,
+    ModelError,
+    NotFoundError,
+    OverloadedError,
+    RequestError,
+)
 
 logger = logging.getLogger(__name__)
+
+
+MIN_KV_TOKENS = 16
+"""Fewest tokens of KV memory an engine starts with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,9 @@ class Engine:
             num_draft_tokens: Guesses of one round.
             limits: Memory and queue limits.
             eos_ids: Tokens that end a text.
+
+        Raises:
+            ModelError: If the KV memory holds next to nothing.
         """
         self._target = target
         self._drafter = drafter
@@ -80,6 +93,11 @@ class Engine:
         self._eos_ids = eos_ids
         self._limits = limits
         self._kv_tokens = limits.kv_bytes // target.kv_bytes_per_token
+        if self._kv_tokens < MIN_KV_TOKENS:
+            raise ModelError(
+                f"KV memory of {limits.kv_bytes} bytes holds {self._kv_tokens} tokens of this "
+                f"model; give at least {MIN_KV_TOKENS * target.kv_bytes_per_token}"
+            )
         self._scheduler = Scheduler(
             kv_tokens=self._kv_tokens,
             max_sequences=limits.max_sequences,
@@ -187,7 +205,7 @@ class Engine:
                 f"the prompt has {len(request.prompt)} tokens and max_tokens is "
                 f"{request.params.max_tokens}, together above the context of "
                 f"{self.context_tokens}; shorten one of them",
-                param="messages",
+                param="max_tokens",
             )
         if total > self._kv_tokens:
             raise ContextLengthError(

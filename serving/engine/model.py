@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -85,17 +86,29 @@ class FlatModel:
             ModelError: If there is no such model, its files are malformed, it is no decoder the
                 engine can run, or the device does not exist.
         """
-        folder = Path(name) if Path(name).is_dir() else None
+        folder = Path(name) if name and Path(name).is_dir() else None
         if folder is None and (name.startswith((".", "/")) or name.count("/") != 1):
-            raise ModelError(f"{name}: no such model folder; give a local folder or a hub id")
+            raise ModelError(f"{name!r}: no such model folder; give a local folder or a hub id")
         try:
             _refuse_unsupported(AutoConfig.from_pretrained(name), name)
             model = AutoModelForCausalLM.from_pretrained(
                 name, dtype=dtype, attn_implementation=FLAT_ATTENTION, device_map={"": device}
             )
-        except (OSError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+            AssertionError,
+            NotImplementedError,
+            SafetensorError,
+        ) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{name}: cannot be loaded on {device} ({reason})") from error
+            raise ModelError(
+                f"{name}: cannot be loaded on {device} ({reason}); check model and device"
+            ) from error
+        if model.device.type == "meta":
+            raise ModelError(f"{name}: device {device!r} computes nothing; name a real one")
         return cls(model, folder=folder)
 
     @property

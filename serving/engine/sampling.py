@@ -12,6 +12,9 @@ from torch import Tensor
 
 from planner.config import StrictModel
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below are greedy, as in vLLM: dividing by them would overflow."""
+
 
 class SamplingParams(StrictModel):
     """How tokens are chosen. Processors apply in the order temperature, top-k, top-p."""
@@ -30,7 +33,7 @@ class SamplingParams(StrictModel):
     @property
     def is_greedy(self) -> bool:
         """Whether the output is a function of the logits alone."""
-        return self.temperature == 0
+        return self.temperature < GREEDY_BELOW
 
 
 class Purpose(enum.IntEnum):

@@ -34,7 +34,7 @@ def test_each_subcommand_has_help(subcommand, capsys):
         (["plan", "fleet", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["route", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["finetune", "run", "nowhere.yaml"], "nowhere.yaml: no such file"),
-        (["serve", "./nowhere", "--port", "0"], "./nowhere: no such model folder"),
+        (["serve", "./nowhere", "--port", "0"], "'./nowhere': no such model folder"),
         (["serve", "m", "--dtype", "int3"], "int3"),
         (["serve", "m", "--adapter", "x"], "NAME=FOLDER"),
         (["serve", "m", "--kv-memory", "much"], "much"),
@@ -54,3 +54,23 @@ def test_a_broken_pipe_is_no_failure():
     command = f"{sys.executable} -m motley plan --help | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_command_says_so(monkeypatch, capsys):
+    """Ctrl-C inside a command ends with one line and exit code 130, not with success."""
+    import planner.documents
+
+    def interrupt(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(planner.documents, "read_document", interrupt)
+    monkeypatch.setattr("planner.fleet_config.read_document", interrupt, raising=False)
+    assert motley.main(["route", "any.yaml"]) == 130
+    assert capsys.readouterr().err.strip().endswith("motley: error: interrupted")
+
+
+def test_a_device_is_never_replaced(capsys):
+    """An output that is no regular file is refused before anything is written."""
+    words = ["plan", "fleet", "configs/fleet/melange-example.yaml", "--output", "/dev/zero"]
+    assert motley.main(words) == 2
+    assert "no regular file" in capsys.readouterr().err

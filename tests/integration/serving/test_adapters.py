@@ -132,3 +132,43 @@ def test_truncated_weights_are_refused(base, model, tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(AdapterError, match="cannot be read"):
         model.read_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"r": 99}, "its configuration says 99"), ({"lora_alpha": float("nan")}, "finite")],
+    ids=str,
+)
+def test_a_configuration_that_belies_the_weights_is_refused(base, model, tmp_path, change, words):
+    """Rank and alpha are held against the tensors before anything is served."""
+    folder = make_adapter(base, tmp_path / "adapter")
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(AdapterError, match=words):
+        model.read_adapter(folder)
+
+
+def test_weights_that_are_no_numbers_are_refused(base, model, tmp_path):
+    """An adapter with a NaN would answer garbage with status 200."""
+    from safetensors.torch import load_file, save_file
+
+    folder = make_adapter(base, tmp_path / "adapter")
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(AdapterError, match="finite"):
+        model.read_adapter(folder)
+
+
+def test_a_truncated_model_is_one_line(base, tmp_path):
+    """A model file cut short ends in a ModelError that names the model."""
+    import shutil
+
+    from serving.errors import ModelError
+
+    folder = shutil.copytree(base, tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        FlatModel.load(str(folder), device="cpu", dtype=torch.float32)

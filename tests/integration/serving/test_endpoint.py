@@ -263,3 +263,80 @@ async def test_an_adapter_answers_under_its_own_name(client, tiny_family, tmp_pa
     unload = {"lora_name": "mine"}
     assert (await client.post("/v1/unload_lora_adapter", json=unload)).status_code == 200
     assert (await client.get("/v1/models/mine")).status_code == 404
+
+
+async def test_two_requests_of_one_id_do_not_mix(client):
+    """Clients may repeat a request id; each still gets its own answer."""
+    bodies = [completion(prompt=prompt, max_tokens=20) for prompt in ("import os\n", "class A")]
+    alone = [(await client.post("/v1/completions", json=body)).json() for body in bodies]
+    together = await asyncio.gather(
+        *(client.post("/v1/completions", json=b, headers={"x-request-id": "same"}) for b in bodies)
+    )
+    for one, other in zip(alone, together, strict=True):
+        assert other.json()["choices"] == one["choices"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        rb'{"model": "tiny", "prompt": "\ud800"}',
+        b'{"model": "tiny", "prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}",
+        b'{"model": "tiny", "prompt": "a", "temperature": NaN}',
+        b'{"model": "tiny", "prompt": "a", "logprobs": 0}',
+    ],
+    ids=["surrogate", "huge integer", "nan", "logprobs of zero"],
+)
+async def test_odd_values_are_bad_requests(client, content):
+    """What JSON or Python allows and the endpoint cannot mean is refused, never a fault."""
+    assert (await client.post("/v1/completions", content=content)).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["a" * 5001, "nul\0byte"])
+async def test_adapter_paths_that_are_none_are_refused(client, path):
+    """A path the file system cannot hold is one clear line."""
+    body = {"lora_name": "x", "lora_path": path}
+    response = await client.post("/v1/load_lora_adapter", json=body)
+    assert response.status_code == 400
+    assert len(response.json()["error"]["message"]) < 400
+
+
+async def test_the_smallest_temperatures_are_greedy(client):
+    """A temperature that would overflow the logits answers as temperature 0 does."""
+    answers = [
+        (await client.post("/v1/completions", json=completion(temperature=value))).json()
+        for value in (0, 1e-38)
+    ]
+    assert answers[0]["choices"] == answers[1]["choices"]
+
+
+async def test_leaving_a_whole_answer_stops_it(runner, tokenizer):
+    """A client that goes away before a non-streamed answer frees its sequence."""
+    app = build_app(AnswerService(runner, tokenizer, model_name="tiny"), runner)
+    body = json.dumps(completion(max_tokens=900, ignore_eos=True)).encode()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> dict:
+        message = next(messages, None)
+        if message is None:
+            while runner.engine.num_running == 0:
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+        return message
+
+    async def send(_message: dict) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/completions",
+        "headers": [],
+        "query_string": b"",
+    }
+    await asyncio.wait_for(app(scope, receive, send), timeout=30)
+    for _ in range(200):
+        if runner.engine.num_running == 0:
+            break
+        await asyncio.sleep(0.05)
+    assert runner.engine.num_running == 0
+    assert runner.engine.counters.generation_tokens < 900

@@ -56,7 +56,7 @@ def test_writing_onto_a_folder_leaves_nothing_behind(tmp_path):
     """A failed write is one line, and its temporary file is gone."""
     target = tmp_path / "folder"
     target.mkdir()
-    with pytest.raises(DocumentError, match="cannot be written"):
+    with pytest.raises(DocumentError, match="is a folder"):
         write_atomically(target, "text")
     with pytest.raises(DocumentError, match="is a folder"):
         check_writable(target)
