@@ -62,7 +62,7 @@ async def test_running_streams_finish_after_a_signal(tmp_path: Path, sent: signa
         httpx.AsyncClient(base_url=url, timeout=30) as client,
     ):
         answer = asyncio.create_task(client.post("/v1/completions", json=STREAM))
-        while not replica.requests:  # noqa: ASYNC110  # the fake has no event for this
+        while not replica.requests:  # the fake has no event for this
             await asyncio.sleep(0.01)
         process.send_signal(sent)
         assert (await answer).content == replica.stream_bytes(with_usage=False)
@@ -80,7 +80,7 @@ async def test_streams_past_the_deadline_end_with_an_error_event(tmp_path: Path)
         httpx.AsyncClient(base_url=url, timeout=30) as client,
     ):
         answer = asyncio.create_task(client.post("/v1/completions", json=STREAM))
-        while not replica.requests:  # noqa: ASYNC110  # the fake has no event for this
+        while not replica.requests:  # the fake has no event for this
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert "the router is stopping" in (await answer).text.split("\n\n")[-2]
