@@ -2,7 +2,7 @@
 
 A draft step is one token through a small model, so its cost is the number of operations rather
 than their size. Here queries, keys and values come from one product, gate and up from another,
-rotations from a table. The target stays with transformers, whose breadth and adapters it needs; at
+norms' weights are folded into the products behind them, rotations come from a table. The target stays with transformers, whose breadth and adapters it needs; at
 the sizes worth verifying its cost is reading weights.
 
 Shape letters: T rows of the batch, N rows whose logits are wanted, V vocabulary, E hidden size,
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -28,12 +28,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One decoder layer's weights, fused."""
+    """One decoder layer's weights: inputs fused with the norm folded in, outputs transposed."""
 
-    attention_norm_E: Tensor
     query_key_value: Tensor
     output: Tensor
-    feed_forward_norm_E: Tensor
     gate_up: Tensor
     down: Tensor
 
@@ -48,8 +46,8 @@ class LeanLlama:
         """
         config = model.config
         self._embedding = model.model.embed_tokens.weight
-        self._head = model.lm_head.weight
-        self._norm = model.model.norm.weight
+        self._head = (model.lm_head.weight * model.model.norm.weight).detach()
+        self._width = (config.hidden_size,)
         self._epsilon = config.rms_norm_eps
         attention = model.model.layers[0].self_attn
         self._head_size = int(attention.head_dim)
@@ -60,8 +58,10 @@ class LeanLlama:
         positions = torch.arange(self.context_tokens, device=model.device)[None]
         with torch.inference_mode():
             cos, sin = model.model.rotary_emb(self._embedding, position_ids=positions)
-        self._cos = cos[0].unsqueeze(1)
-        self._sin = sin[0].unsqueeze(1)
+        # Rotating by halves is a roll whose first half changes sign; the sign lives in the table.
+        half = self._head_size // 2
+        signed = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+        self._rotations = torch.stack((cos[0], signed[0]), dim=1).unsqueeze(2)
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Rows]) -> Tensor:
@@ -79,14 +79,14 @@ class LeanLlama:
             spans.append(Span(rows.cache, start, stop))
         device = self._embedding.device
         index = torch.tensor(positions, device=device)
-        cos, sin = self._cos[index], self._sin[index]
-        hidden_TE = functional.embedding(torch.tensor(tokens, device=device), self._embedding)
+        cos, sin = self._rotations[index].unbind(1)
+        hidden_TE = self._embedding[torch.tensor(tokens, device=device)]
         for number, layer in enumerate(self._layers):
             hidden_TE = self._attention(number, layer, hidden_TE, cos, sin, spans)
             hidden_TE = self._feed_forward(layer, hidden_TE)
         if len(wanted) < len(tokens):
             hidden_TE = hidden_TE[wanted]
-        return functional.linear(self._normalise(hidden_TE, self._norm), self._head)
+        return functional.linear(self._normalise(hidden_TE), self._head)
 
     def _attention(
         self,
@@ -98,12 +98,10 @@ class LeanLlama:
         spans: list[Span],
     ) -> Tensor:
         rows = hidden_TE.shape[0]
-        normed_TE = self._normalise(hidden_TE, layer.attention_norm_E)
-        mixed = functional.linear(normed_TE, layer.query_key_value)
+        mixed = functional.linear(self._normalise(hidden_TE), layer.query_key_value)
         heads = mixed.view(rows, -1, self._head_size)
         plain = heads[:, : self._num_rotated]
-        first, second = plain.chunk(2, dim=-1)
-        rotated = plain * cos + torch.cat((-second, first), dim=-1) * sin
+        rotated = torch.addcmul(plain * cos, plain.roll(self._head_size // 2, -1), sin)
         by_head = rotated.transpose(0, 1).unsqueeze(0)
         attended = attend(
             number,
@@ -113,30 +111,32 @@ class LeanLlama:
             scaling=self._head_size**-0.5,
             spans=spans,
         )
-        return hidden_TE + functional.linear(attended.reshape(rows, -1), layer.output)
+        return torch.addmm(hidden_TE, attended.reshape(rows, -1), layer.output)
 
     def _feed_forward(self, layer: _Layer, hidden_TE: Tensor) -> Tensor:
-        normed_TE = self._normalise(hidden_TE, layer.feed_forward_norm_E)
-        gate, up = functional.linear(normed_TE, layer.gate_up).chunk(2, dim=-1)
-        return hidden_TE + functional.linear(functional.silu(gate) * up, layer.down)
+        gate, up = functional.linear(self._normalise(hidden_TE), layer.gate_up).chunk(2, dim=-1)
+        return torch.addmm(hidden_TE, functional.silu(gate) * up, layer.down)
 
-    def _normalise(self, hidden_TE: Tensor, weight_E: Tensor) -> Tensor:
-        return functional.rms_norm(hidden_TE, weight_E.shape, weight_E, self._epsilon)
+    def _normalise(self, hidden_TE: Tensor) -> Tensor:
+        return functional.rms_norm(hidden_TE, self._width, None, self._epsilon)
 
 
 def _fuse(layer: LlamaDecoderLayer) -> _Layer:
     attention, feed_forward = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     return _Layer(
-        attention_norm_E=layer.input_layernorm.weight.detach(),
-        query_key_value=torch.cat([part.weight.detach() for part in projections]),
-        output=attention.o_proj.weight.detach(),
-        feed_forward_norm_E=layer.post_attention_layernorm.weight.detach(),
-        gate_up=torch.cat(
-            [feed_forward.gate_proj.weight.detach(), feed_forward.up_proj.weight.detach()]
+        query_key_value=_folded(projections, layer.input_layernorm.weight),
+        output=attention.o_proj.weight.detach().T,
+        gate_up=_folded(
+            (feed_forward.gate_proj, feed_forward.up_proj), layer.post_attention_layernorm.weight
         ),
-        down=feed_forward.down_proj.weight.detach(),
+        down=feed_forward.down_proj.weight.detach().T,
     )
+
+
+def _folded(projections: tuple[nn.Linear, ...], norm_E: Tensor) -> Tensor:
+    """Return the projections as one, with the weight of the norm before them multiplied in."""
+    return (torch.cat([part.weight for part in projections]) * norm_E).detach()
 
 
 def is_supported(model: PreTrainedModel) -> TypeGuard[LlamaForCausalLM]:

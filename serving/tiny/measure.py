@@ -34,8 +34,8 @@ def measure_step_costs(target_folder: Path, draft_folder: Path) -> StepCosts:
         draft_seconds: list[float] = []
         target_seconds: dict[int, list[float]] = {rows: [] for rows in ROWS}
         for _ in range(ROUNDS):
+            draft_seconds += [_seconds(lambda: draft(1)) for _ in range(DRAFTS_A_ROUND)]
             for rows in ROWS:
-                draft_seconds += [_seconds(lambda: draft(1)) for _ in range(DRAFTS_A_ROUND)]
                 target_seconds[rows].append(_seconds(lambda rows=rows: target(rows)))  # type: ignore[misc]
     finally:
         torch.set_num_threads(threads)
