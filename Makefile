@@ -37,7 +37,7 @@ check: $(READY) ## ruff, formatting, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## one benchmark: make bench NAME=speculation
+bench: $(READY) ## one benchmark: make bench NAME=drafting
 	$(BIN)/python tests/benchmarks/run.py $(NAME)
 
 clean: ## remove the environment and caches

@@ -21,8 +21,14 @@ EXTRAS = {"serving.cli": "serving", "finetune.cli": "finetune", "planner.demo.cl
 """Which optional dependencies a subcommand's module needs, for the message when one is missing."""
 
 
+_OURS = frozenset({"planner", "serving", "router", "finetune"})
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run `motley` and return the exit code: 0 done, 1 interrupted or failed, 2 bad input."""
+    """Run `motley` and return the exit code.
+
+    0 done, 1 failed, 2 bad input, 3 no plan exists, 4 no plan found in time, 130 interrupted.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
         print(_help())
@@ -42,7 +48,7 @@ def _run(subcommand: str, arguments: list[str]) -> int:
         importlib.import_module(module_name).run(arguments)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(module_name)
-        if extra is None:
+        if extra is None or (error.name or "").partition(".")[0] in _OURS:
             raise
         hint = f"install it with: pip install 'motley[{extra}]'"
         return _fail(f"{subcommand} needs the package {error.name!r}; {hint}", 2)

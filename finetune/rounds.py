@@ -131,9 +131,14 @@ def run_round(
 
 def check(replies: Replies, *, like: Tensors) -> tuple[list[Update], list[Refusal]]:
     """Return the updates fit to aggregate, and every refusal."""
-    accepted, refused = [], list(replies.refusals)
+    accepted: list[Update] = []
+    refused = list(replies.refusals)
+    heard: set[str] = set()
     for update in replies.updates:
         reason = refusal_reason(update, like=like)
+        if update.client in heard:
+            reason = "answered this round already"
+        heard.add(update.client)
         if reason is None:
             accepted.append(update)
         else:

@@ -54,6 +54,13 @@ class Evaluation:
     num_tokens: int
 
 
+MOST_ABSOLUTE_VALUE = 1e3
+"""Largest entry of a LoRA factor that is believed; healthy ones stay below 10."""
+
+MOST_EXAMPLES = 1_000_000_000
+"""Most examples a client is believed to hold; a larger claim would outvote everybody."""
+
+
 def refusal_reason(update: Update, *, like: Tensors) -> str | None:
     """Return why `update` must not be aggregated, or None if it may.
 
@@ -61,8 +68,8 @@ def refusal_reason(update: Update, *, like: Tensors) -> str | None:
         update: What a client sent.
         like: The adapter it was sent: names, shapes and types must be the same.
     """
-    if update.num_examples < 1:
-        return f"claims {update.num_examples} examples, at least 1 is needed"
+    if not 1 <= update.num_examples <= MOST_EXAMPLES:
+        return f"claims {update.num_examples} examples, 1 to {MOST_EXAMPLES} are believed"
     if not math.isfinite(update.loss):
         return f"reports a training loss of {update.loss}"
     missing = sorted(like.keys() - update.tensors.keys())
@@ -79,4 +86,7 @@ def refusal_reason(update: Update, *, like: Tensors) -> str | None:
             return f"{name} has type {tensor.dtype}, not {expected.dtype}"
         if not np.isfinite(tensor).all():
             return f"{name} holds NaN or infinity"
+        largest = float(np.abs(tensor).max(initial=0.0))
+        if largest > MOST_ABSOLUTE_VALUE:
+            return f"{name} holds {largest:.3g}, above {MOST_ABSOLUTE_VALUE:g}"
     return None

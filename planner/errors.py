@@ -4,7 +4,8 @@ PlannerError
 ├── DocumentError     a file that cannot be read, or does not say what its schema asks
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
-└── SolverError       a solver is missing or broke down
+├── SolverError       a solver is missing or broke down
+└── DemoError         a command of the demo failed
 """
 
 from pathlib import Path
@@ -41,5 +42,11 @@ class TimeLimitError(PlannerError):
 
 class SolverError(PlannerError):
     """A solver is missing, broke down, or contradicts itself."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class DemoError(PlannerError):
+    """A command of the demo failed; the message holds its last words and where its log is."""
 
     exit_code: ClassVar[int] = 1

@@ -46,13 +46,25 @@ class AnswerService:
     """Answers completions and chats with one model and its adapters."""
 
     def __init__(
-        self, runner: EngineRunner, tokenizer: PreTrainedTokenizerBase, *, model_name: str
+        self,
+        runner: EngineRunner,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        model_name: str,
+        vocabulary_size: int | None = None,
     ) -> None:
-        """Serve the runner's engine as `model_name`."""
+        """Serve the runner's engine as `model_name`.
+
+        Args:
+            runner: Must have been started.
+            tokenizer: The model's.
+            model_name: What clients ask for.
+            vocabulary_size: Ids a prompt may hold; None is what the tokenizer has.
+        """
         self._runner = runner
         self._tokenizer = tokenizer
         self._model_name = model_name
-        self._vocabulary_size = len(tokenizer)
+        self._vocabulary_size = vocabulary_size or len(tokenizer)
 
     @property
     def model_name(self) -> str:
@@ -172,6 +184,8 @@ class AnswerService:
             raise UnsupportedError(
                 f"model {self._model_name!r} has no chat template; use /v1/completions"
             )
+        for message in body.messages:
+            message.refuse_unsupported()
         messages = [{"role": m.role, "content": m.text()} for m in body.messages]
         try:
             text = self._tokenizer.apply_chat_template(

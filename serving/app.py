@@ -50,6 +50,7 @@ CLIENT_LEFT = 499
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 
 Body = TypeVar("Body", bound=BaseModel)
+Result = TypeVar("Result")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -133,10 +134,13 @@ class _Endpoint:
     async def _generate(self, request: Request, body: GenerateBody) -> Response:
         prepared = self._service.prepare(body, request.state.request_id)
         if not body.stream:
-            return await _while_wanted(request, self._service.answer(body, prepared))
+            answer = await _while_wanted(request, self._service.answer(body, prepared))
+            return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
         events = self._service.stream(body, prepared)
         # The first event decides the status: what is refused before it is no stream yet.
-        first = await anext(events)
+        first = await _while_wanted(request, _first(events))
+        if first is None:
+            return Response(status_code=CLIENT_LEFT)
         return StreamingResponse(_chain(first, events), media_type="text/event-stream")
 
     def _card(self, name: str) -> dict[str, object]:
@@ -150,17 +154,21 @@ class _Endpoint:
         }
 
 
-async def _while_wanted(request: Request, answer: Coroutine[None, None, object]) -> Response:
-    """Return the answer as JSON, or abort it when the client goes away first."""
-    working = asyncio.create_task(answer)
+async def _while_wanted(request: Request, work: Coroutine[None, None, Result]) -> Result | None:
+    """Return the result of `work`, or abort it and return None when the client goes away first."""
+    working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnect(request))
-    await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    leaving.cancel()
-    if not working.done():
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        leaving.cancel()
         working.cancel()
-        await asyncio.wait({working})
-        return Response(status_code=CLIENT_LEFT)
-    return JSONResponse(working.result())
+        await asyncio.wait({working, leaving})
+
+
+async def _first(events: AsyncGenerator[str]) -> str:
+    return await anext(events)
 
 
 async def _disconnect(request: Request) -> None:

@@ -1,6 +1,5 @@
 """The shapes of OpenAI's API that this endpoint reads and writes."""
 
-import logging
 import secrets
 import time
 from typing import Any, Literal
@@ -9,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.engine.sampling import SamplingParams
 from serving.errors import UnsupportedError
-
-logger = logging.getLogger(__name__)
 
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -32,6 +29,20 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
+    "min_tokens": (None, 0),
+    "stop_token_ids": (None, []),
+    "bad_words": (None, []),
+    "include_stop_str_in_output": (None, False),
+    "structured_outputs": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "prompt_logprobs": (None,),
+    "chat_template": (None,),
+    "chat_template_kwargs": (None, {}),
+    "add_generation_prompt": (None, True),
+    "continue_final_message": (None, False),
 }
 """Known fields that are not supported, and the values under which they mean nothing."""
 
@@ -72,7 +83,7 @@ class GenerateBody(BaseModel):
                 )
 
     def stops(self) -> list[str]:
-        """Return the stop strings, at most any number, none of them empty."""
+        """Return the stop strings, empty ones left out."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [stop for stop in stops if stop]
 
@@ -122,6 +133,18 @@ class ChatMessage(BaseModel):
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
+
+    def refuse_unsupported(self) -> None:
+        """Raise where the message carries more than text.
+
+        Raises:
+            UnsupportedError: Names the field.
+        """
+        for name in ("tool_calls", "function_call", "audio"):
+            if (self.model_extra or {}).get(name):
+                raise UnsupportedError(
+                    f"a message holds {name}, which is not supported; send text", param="messages"
+                )
 
 
 class ChatBody(GenerateBody):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 import uvicorn
+from fastapi import FastAPI
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from planner import listening
 from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
@@ -40,17 +42,22 @@ def serve(config: ServeConfig, adapters: dict[str, Path]) -> None:
     # Both libraries tell of each retry in paragraphs; our one line says what failed.
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    with _listen(config.host, config.port) as listener:
+    with _bind(config.host, config.port) as listener:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         engine, tokenizer = build_engine(config)
         for name, folder in adapters.items():
+            if name == config.served_model_name:
+                raise ModelError(f"--adapter {name!r} is the model's own name; choose another")
             engine.load_adapter(name, folder)
         runner = EngineRunner(engine)
         runner.start()
-        service = AnswerService(runner, tokenizer, model_name=config.served_model_name)
-        host, port = listener.getsockname()[:2]
-        logger.info("listening url=http://%s:%d model=%s", host, port, config.served_model_name)
+        service = AnswerService(
+            runner,
+            tokenizer,
+            model_name=config.served_model_name,
+            vocabulary_size=min(len(tokenizer), engine.vocabulary_size),
+        )
         try:
             _run_until_stopped(build_app(service, runner), listener)
         finally:
@@ -68,8 +75,8 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     drafter = None
     if config.draft is not None:
         draft = _load(config.draft, config.draft_device, config.dtype)
-        _check_pair(target, draft, config, tokenizer)
-        drafter = Drafter(leanest(draft))
+        _check_pair(config, tokenizer)
+        drafter = Drafter(leanest(draft), vocabulary_size=target.config.vocab_size)
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
         max_sequences=config.max_sequences,
@@ -113,15 +120,9 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _check_pair(
-    target: FlatModel, draft: FlatModel, config: ServeConfig, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def _check_pair(config: ServeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     assert config.draft is not None, "called with a draft"
-    if target.config.vocab_size != draft.config.vocab_size:
-        raise ModelError(
-            f"{config.draft}: has {draft.config.vocab_size} vocabulary entries, the target has "
-            f"{target.config.vocab_size}; draft and target must share a tokenizer"
-        )
+    # Embeddings may be padded to different widths; the tokenizer is what must be shared.
     if _load_tokenizer(config.draft).get_vocab() != tokenizer.get_vocab():
         raise ModelError(
             f"{config.draft}: its tokenizer differs from the target's; name a draft that shares it"
@@ -137,23 +138,17 @@ def _eos_ids(target: FlatModel) -> frozenset[int]:
     return frozenset([ids] if isinstance(ids, int) else ids)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return listening.bind(host, port)
     except OSError as error:
         raise AddressError(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port"
         ) from None
 
 
-def _run_until_stopped(app: object, listener: socket.socket) -> None:
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,  # type: ignore[arg-type]
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-        )
+def _run_until_stopped(app: FastAPI, listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=_DRAIN_SECONDS
     )
-    server.run(sockets=[listener])
+    listening.GracefulServer(config).run(sockets=[listener])

@@ -20,6 +20,7 @@ class TableModel:
     def __init__(self, logits: torch.Tensor) -> None:
         """Take the table. Shape: (vocabulary, vocabulary)."""
         self._logits = logits
+        self.vocabulary_size = logits.shape[-1]
         self._seen: dict[int, list[int]] = {}
 
     def forward(self, batch: Sequence[Rows]) -> torch.Tensor:

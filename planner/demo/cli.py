@@ -1,5 +1,6 @@
 """`motley demo`: the whole of Motley on one machine, in under four minutes."""
 
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated
 import typer
 
 from planner.console import output, run_app
+from planner.errors import DemoError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,14 +37,22 @@ def demo(
     from planner.demo.tour import Tour
 
     # Children have sessions of their own: a demo that is ended must end them first.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     family = check_models(models) if models else shipped_models()
     if folder is not None:
         _make(folder)
         Tour(family, folder, output()).run(keep=keep)
         return
-    with tempfile.TemporaryDirectory(prefix="motley-demo-") as temporary:
-        Tour(family, Path(temporary), output()).run(keep=keep)
+    temporary = Path(tempfile.mkdtemp(prefix="motley-demo-"))
+    try:
+        Tour(family, temporary, output()).run(keep=keep)
+    except DemoError:
+        raise  # the message names a log in the folder
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(temporary)
 
 
 def _make(folder: Path) -> None:

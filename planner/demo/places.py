@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from planner.demo.processes import DemoError
+from planner.errors import DemoError
 
 
 def shipped_models() -> Path:

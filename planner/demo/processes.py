@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
-from planner.errors import PlannerError
+from planner.errors import DemoError
 
 _LISTENING = re.compile(r"listening url=(\S+)")
 _POLL_SECONDS = 0.1
@@ -24,12 +24,6 @@ _ENVIRONMENT = {
     "NO_PROXY": "127.0.0.1,localhost",
     "no_proxy": "127.0.0.1,localhost",
 }
-
-
-class DemoError(PlannerError):
-    """A command of the demo failed; the message holds its last words."""
-
-    exit_code = 1
 
 
 def motley_command(arguments: list[str]) -> list[str]:

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from planner.demo.measure import Speed, loopback_client, single_stream_speed
 from planner.demo.places import example_configurations
-from planner.demo.processes import DemoError, Server, run_to_end
+from planner.demo.processes import Server, run_to_end
 from planner.demo.summary import Summary, show
+from planner.errors import DemoError
 
 MODEL = "tiny"
 ADAPTER = "tiny-federated"
@@ -23,6 +24,7 @@ QUESTION = "Return the sum of the values in the list."
 _START_SECONDS = 120.0
 _PLAN_SECONDS = 60.0
 _TRAINING_SECONDS = 600.0
+_PUBLISH_SECONDS = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class Tour:
         adapter = str(self._folder / "run" / "adapter")
         words = ["finetune", "publish", adapter, "--endpoint", router_url, "--name", ADAPTER]
         with self._step(f"publish: {ADAPTER} on every replica, no restart"):
-            run_to_end(words, log=self._folder / "publish.log", timeout_seconds=_PLAN_SECONDS)
+            run_to_end(words, log=self._folder / "publish.log", timeout_seconds=_PUBLISH_SECONDS)
 
     def _wait(self, router_url: str) -> None:
         self._console.print(f"{router_url}/v1 stays up until Ctrl-C")

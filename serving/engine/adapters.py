@@ -5,8 +5,10 @@ Shape letters: R rank, I input width, O output width, T rows of the flat batch.
 Source: Hu et al. 2021, section 4.1: h = W x + (alpha / r) B A x; rsLoRA divides by sqrt(r).
 """
 
+import logging
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 from planner.documents import read_document
 from planner.errors import PlannerError
 from serving.errors import AdapterError
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "base_model.model."
 _MANIFEST_VERSION = 1
@@ -39,6 +43,8 @@ class _AdapterConfig(BaseModel):
     alpha_pattern: dict[str, float] = {}
     rank_pattern: dict[str, float] = {}
     lora_bias: bool = False
+    init_lora_weights: bool | str = True
+    layer_replication: list[list[int]] | None = None
 
 
 class _Manifest(BaseModel):
@@ -67,14 +73,17 @@ Adapter = dict[str, LowRank]
 """Updates by module name, such as `model.layers.0.self_attn.q_proj`."""
 
 
-def read_adapter(folder: Path, model: nn.Module, *, base_sha256: str | None) -> Adapter:
+def read_adapter(
+    folder: Path, model: nn.Module, *, base_sha256: Callable[[], str | None]
+) -> Adapter:
     """Read a PEFT LoRA folder and check that it fits `model`.
 
     Args:
         folder: Holds `adapter_config.json` and `adapter_model.safetensors`; a `motley.json`
             manifest, where present, must name this base model's weights.
         model: The base model; decides device and dtype.
-        base_sha256: Digest of the base weights; None where they are not local files.
+        base_sha256: Returns the digest of the base weights, or None where they are no local
+            files; asked only for folders with a manifest, since it reads all weights.
 
     Raises:
         AdapterError: If a file is missing or malformed, a feature is not supported, or a tensor
@@ -141,6 +150,8 @@ def _read_config(folder: Path) -> _AdapterConfig:
         f"bias {config.bias!r}": config.bias != "none" or config.lora_bias,
         "fan_in_fan_out": config.fan_in_fan_out,
         "modules_to_save": bool(config.modules_to_save),
+        "layer_replication": bool(config.layer_replication),
+        f"initialisation {config.init_lora_weights!r}": _changes_base(config.init_lora_weights),
     }
     for feature, is_used in unsupported.items():
         if is_used:
@@ -148,9 +159,15 @@ def _read_config(folder: Path) -> _AdapterConfig:
     return config
 
 
-def _check_manifest(folder: Path, base_sha256: str | None) -> None:
+def _changes_base(initialisation: bool | str) -> bool:
+    """Whether PEFT changed the base weights when it made the adapter, as PiSSA and others do."""
+    changing = ("pissa", "olora", "corda", "loftq")
+    return isinstance(initialisation, str) and initialisation.lower().startswith(changing)
+
+
+def _check_manifest(folder: Path, base_sha256: Callable[[], str | None]) -> None:
     path = folder / "motley.json"
-    if not path.exists() or base_sha256 is None:
+    if not path.exists():
         return
     try:
         manifest = read_document(path, _Manifest)
@@ -161,10 +178,13 @@ def _check_manifest(folder: Path, base_sha256: str | None) -> None:
             f"{path}: schema_version {manifest.schema_version} is unknown; "
             f"this version reads {_MANIFEST_VERSION}"
         )
-    if manifest.base_weights_sha256 != base_sha256:
+    served = base_sha256()
+    if served is None:
+        logger.warning("adapter not checked against the base model folder=%s", folder)
+    elif manifest.base_weights_sha256 != served:
         raise AdapterError(
             f"{folder}: was trained on base weights {manifest.base_weights_sha256[:12]}..., this "
-            f"endpoint serves {base_sha256[:12]}...; {_REMEDY}"
+            f"endpoint serves {served[:12]}...; {_REMEDY}"
         )
 
 
@@ -193,8 +213,11 @@ def _read_pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
 def _by_pattern(pattern: dict[str, float], name: str, default: float) -> float:
     """Return a module's value; pattern keys match as in PEFT, a suffix that starts at a dot."""
     for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", name):
-            return value
+        try:
+            if re.match(rf"(.*\.)?({key})$", name):
+                return value
+        except re.error as error:
+            raise AdapterError(f"pattern {key!r} of the adapter is malformed ({error})") from None
     return default
 
 

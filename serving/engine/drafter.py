@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from serving.engine.acceptance import draw
 from serving.engine.model import Rows, TokenModel
 from serving.engine.sampling import Purpose, distribution
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
+
+MOST_CATCH_UP_ROWS = 512
+"""Known tokens a sequence feeds to the draft in one step."""
 
 
 @dataclass(slots=True)
@@ -29,9 +33,16 @@ class Draft:
 class Drafter:
     """Proposes a chain for every decoding sequence, all sequences side by side in the batch."""
 
-    def __init__(self, model: TokenModel) -> None:
-        """Draft with `model`, which must share the target's vocabulary."""
+    def __init__(self, model: TokenModel, *, vocabulary_size: int | None = None) -> None:
+        """Draft with `model`, which must share the target's tokenizer.
+
+        Args:
+            model: The drafting model.
+            vocabulary_size: Width of the target's logits; embeddings of one tokenizer may be padded
+                to different widths, and the draft's is cut or filled to this one. None: the same.
+        """
         self._model = model
+        self._vocabulary_size = vocabulary_size
 
     @property
     def model(self) -> TokenModel:
@@ -45,11 +56,11 @@ class Drafter:
         it until `settle` says which of them came true.
         """
         drafts = [Draft() for _ in step]
-        depth = max((part.num_drafts for part in step), default=0)
-        for level in range(depth):
-            active = [i for i, part in enumerate(step) if part.num_drafts > level]
+        wanted = [0 if self._catches_up(part) else part.num_drafts for part in step]
+        for level in range(max(wanted, default=0)):
+            active = [i for i, count in enumerate(wanted) if count > level]
             batch = [self._rows(step[i].sequence, drafts[i]) for i in active]
-            logits_NV = self._model.forward(batch)
+            logits_NV = self._fit(self._model.forward(batch))
             for rows in batch:
                 rows.cache.commit(len(rows.tokens))
             self._extend([(step[i].sequence, drafts[i]) for i in active], logits_NV)
@@ -60,6 +71,28 @@ class Drafter:
         """Keep the draft cache's rows of the first `num_true` tokens and forget rejected ones."""
         cache = sequence.draft_cache
         cache.roll_back(min(cache.length, num_true))
+
+    def _catches_up(self, part: Scheduled) -> bool:
+        """Whether the draft is far behind, and this step only feeds it a chunk of what it missed.
+
+        A long prompt then delays drafting for its own sequence, and no other sequence.
+        """
+        sequence, cache = part.sequence, part.sequence.draft_cache
+        missed = len(sequence.tokens) - cache.length
+        if part.num_drafts == 0 or missed <= MOST_CATCH_UP_ROWS:
+            return False
+        chunk = sequence.tokens[cache.length : cache.length + MOST_CATCH_UP_ROWS]
+        self._model.forward([Rows(chunk, cache)])
+        cache.commit(len(chunk))
+        return True
+
+    def _fit(self, logits_NV: Tensor) -> Tensor:
+        """Cut or fill the logits to the target's width; filled ids are never drafted."""
+        width = self._vocabulary_size
+        if width is None or logits_NV.shape[-1] == width:
+            return logits_NV
+        missing = max(width - logits_NV.shape[-1], 0)
+        return functional.pad(logits_NV[:, :width], (0, missing), value=-torch.inf)
 
     def _rows(self, sequence: Sequence, draft: Draft) -> Rows:
         known = sequence.tokens + draft.tokens

@@ -109,9 +109,13 @@ class Engine:
     @property
     def context_tokens(self) -> int:
         """Longest sequence a request may reach."""
-        draft = self._drafter.model.context_tokens if self._drafter else None
-        target = self._target.context_tokens
-        return target if draft is None else min(target, draft)
+        longest = min(self._target.context_tokens, self._kv_tokens)
+        return min(longest, self._drafter.model.context_tokens) if self._drafter else longest
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids the target knows."""
+        return self._target.vocabulary_size
 
     @property
     def num_running(self) -> int:
@@ -177,7 +181,8 @@ class Engine:
                     f"no adapter {request.adapter_name!r} is loaded; loaded: {self.adapter_names}",
                     param="model",
                 )
-        if self.num_waiting >= self._limits.max_waiting:
+        num_admissible = max(0, self._limits.max_sequences - self.num_running)
+        if self.num_waiting >= self._limits.max_waiting + num_admissible:
             raise OverloadedError(f"{self.num_waiting} requests are waiting already; retry later")
         caches = SequenceCache(capacity), SequenceCache(capacity)
         self._scheduler.add(Sequence(request, adapter, *caches))
@@ -204,13 +209,7 @@ class Engine:
             raise ContextLengthError(
                 f"the prompt has {len(request.prompt)} tokens and max_tokens is "
                 f"{request.params.max_tokens}, together above the context of "
-                f"{self.context_tokens}; shorten one of them",
-                param="max_tokens",
-            )
-        if total > self._kv_tokens:
-            raise ContextLengthError(
-                f"prompt and max_tokens make {total} tokens, the KV memory holds "
-                f"{self._kv_tokens}; shorten them or start with more --kv-memory",
+                f"{self.context_tokens} (KV memory holds {self._kv_tokens}); shorten one of them",
                 param="max_tokens",
             )
         return total
@@ -243,10 +242,13 @@ class Engine:
         sequence.target_cache.roll_back(num_before + accepted)
         if draft.tokens:
             Drafter.settle(sequence, num_before + accepted)
+        output = self._emit(sequence, [*draft.tokens[:accepted], following])
+        if draft.tokens:
             self.counters.drafts += 1
             self.counters.draft_tokens += len(draft.tokens)
-            self.counters.accepted_tokens += accepted
-        return self._emit(sequence, [*draft.tokens[:accepted], following])
+            # What stands behind an end of text was accepted and never emitted.
+            self.counters.accepted_tokens += min(accepted, len(output.tokens))
+        return output
 
     @staticmethod
     def _choose(sequence: Sequence, draft: Draft, logits_NV: Tensor) -> tuple[int, int]:

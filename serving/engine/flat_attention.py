@@ -22,6 +22,10 @@ NAME = "motley_flat"
 """Name of the attention implementation in transformers' registry."""
 
 
+_OTHER_KINDS = ("softcap", "s_aux", "position_bias", "alibi", "block_mask", "cu_seq_lens_q")
+"""Keywords by which models ask for more than plain attention."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Rows `start` to `stop` of the flat batch continue the sequence that `cache` holds."""
@@ -41,7 +45,7 @@ def flat_attention(
     scaling: float,
     spans: list[Span],
     sliding_window: int | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each span, to its cached past and causally to its own rows.
 
@@ -54,10 +58,17 @@ def flat_attention(
         scaling: Factor on the scores.
         spans: The sequences of the batch, covering all T rows in order.
         sliding_window: How many tokens a row sees, itself included; None is all.
+        others: What transformers passes besides.
 
     Returns:
         Mixed values and no weights. Shape: (1, T, H, D).
+
+    Raises:
+        ValueError: If a model asks for a kind of attention this function has not.
     """
+    unmet = sorted(name for name in _OTHER_KINDS if others.get(name) is not None)
+    if unmet:
+        raise ValueError(f"attention with {unmet[0]} is not supported")
     layer: int = module.layer_idx  # type: ignore[assignment]
     mixed = attend(
         layer, query, key, value, scaling=scaling, spans=spans, sliding_window=sliding_window

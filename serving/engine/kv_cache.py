@@ -44,6 +44,11 @@ class SequenceCache:
         self._values[layer][:, self.length : stop] = values_HND
         return self._keys[layer][:, :stop], self._values[layer][:, :stop]
 
+    @property
+    def num_layers(self) -> int:
+        """Layers that have written so far."""
+        return len(self._keys)
+
     def commit(self, num_tokens: int) -> None:
         """Make the first `num_tokens` provisional rows final."""
         self.length += num_tokens

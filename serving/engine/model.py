@@ -31,6 +31,13 @@ from serving.errors import ModelError
 logger = logging.getLogger(__name__)
 
 
+_CHECK_TOKENS = 12
+_CHECK_FRACTION = 1e-3
+_COARSE_CHECK_FRACTION = 0.1
+"""How far logits may be off at the start-up check, in their standard deviations: in float32, and in
+the coarser types."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """New tokens of one sequence: they continue what `cache` holds.
@@ -59,6 +66,10 @@ class TargetModel(TokenModel, Protocol):
     """What the engine asks of the model it serves."""
 
     @property
+    def vocabulary_size(self) -> int:
+        """Token ids the model knows, padding of its embedding included."""
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Memory one cached token takes over all layers, in bytes."""
 
@@ -76,6 +87,7 @@ class FlatModel:
         self.device = model.device
         self.config: PretrainedConfig = model.config
         self._folder = folder
+        self._digest: str | None = None
         self._current = AdapterRows([])
 
     @classmethod
@@ -109,12 +121,65 @@ class FlatModel:
             ) from error
         if model.device.type == "meta":
             raise ModelError(f"{name}: device {device!r} computes nothing; name a real one")
-        return cls(model, folder=folder)
+        flat = cls(model, folder=folder)
+        flat.check(name)
+        return flat
+
+    def check(self, name: str) -> None:
+        """Check on a few tokens that flat attention computes what the model's own does.
+
+        A model with recurrent state, attention biases or sinks loads like any other and would
+        answer nonsense.
+
+        Raises:
+            ModelError: If logits differ, whole or in two chunks, or the model cannot run.
+        """
+        tokens = [index % self.vocabulary_size for index in range(3, 3 + _CHECK_TOKENS)]
+        try:
+            own_NV = self._own_logits(tokens)
+            whole_NV = self.forward([Rows(tokens, SequenceCache(_CHECK_TOKENS), len(tokens))])
+            cache = SequenceCache(_CHECK_TOKENS)
+            half = _CHECK_TOKENS // 2
+            first_NV = self.forward([Rows(tokens[:half], cache, half)])
+            cache.commit(half)
+            rest_NV = self.forward([Rows(tokens[half:], cache, len(tokens) - half)])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ModelError(f"{name}: this engine cannot run it ({reason})") from error
+        if cache.num_layers != self.config.num_hidden_layers:
+            raise ModelError(
+                f"{name}: only {cache.num_layers} of its {self.config.num_hidden_layers} layers are "
+                f"attention this engine can run ({self.config.model_type}); use another engine"
+            )
+        fraction = _CHECK_FRACTION if self.model.dtype == torch.float32 else _COARSE_CHECK_FRACTION
+        tolerance = fraction * float(own_NV.float().std())
+        for flat_NV in (whole_NV, torch.cat([first_NV, rest_NV])):
+            difference = float((flat_NV.float() - own_NV.float()).abs().max())
+            if not difference <= tolerance:
+                raise ModelError(
+                    f"{name}: this engine cannot run {self.config.model_type} models (logits are "
+                    f"off by {difference:.2g}); serve it with another engine"
+                )
+
+    @torch.inference_mode()
+    def _own_logits(self, tokens: list[int]) -> Tensor:
+        self.model.set_attn_implementation("eager")
+        try:
+            ids = torch.tensor([tokens], device=self.device)
+            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
+        finally:
+            self.model.set_attn_implementation(FLAT_ATTENTION)
+        return logits
 
     @property
     def context_tokens(self) -> int:
         """Longest sequence the model was made for."""
         return int(self.config.max_position_embeddings)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids the model knows, padding of its embedding included."""
+        return int(self.config.vocab_size)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -167,7 +232,7 @@ class FlatModel:
         Raises:
             AdapterError: If the adapter does not fit.
         """
-        adapter = read_adapter(folder, self.model, base_sha256=self._weights_sha256())
+        adapter = read_adapter(folder, self.model, base_sha256=self._weights_sha256)
         linears = adaptable_linears(self.model)
         for name in adapter:
             if not isinstance(self.model.get_submodule(name), AdaptedLinear):
@@ -179,12 +244,13 @@ class FlatModel:
         setattr(self.model.get_submodule(parent), child, module)
 
     def _weights_sha256(self) -> str | None:
-        if self._folder is None:
-            return None
-        try:
-            return weights_sha256(self._folder)
-        except DocumentError:
-            return None  # weights in another format than safetensors have no digest
+        """Return the digest of the base weights, computed once; None where there is none."""
+        if self._digest is None and self._folder is not None:
+            try:
+                self._digest = weights_sha256(self._folder)
+            except DocumentError as error:
+                logger.warning("adapters are not checked against the base model: %s", error)
+        return self._digest
 
 
 def _refuse_unsupported(config: PretrainedConfig, name: str) -> None:

@@ -20,7 +20,7 @@ class SamplingParams(StrictModel):
     """How tokens are chosen. Processors apply in the order temperature, top-k, top-p."""
 
     temperature: float = Field(default=1.0, ge=0, le=2)
-    """0 is greedy: the likeliest token, the lowest id among equals."""
+    """0, and anything below 1e-5, is greedy: the likeliest token, the lowest id among equals."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Keep the likeliest tokens whose probabilities reach this sum; 1 keeps all."""
     top_k: int = Field(default=0, ge=0)

@@ -55,9 +55,10 @@ def _load(folder: Path) -> FlatModel:
 
 def _stepper(model: TokenModel) -> Callable[[int], object]:
     """Return a function that runs so many new rows behind a fixed past."""
-    cache = SequenceCache(PAST_TOKENS + max(ROWS))
-    model.forward([Rows([5] * PAST_TOKENS, cache)])
-    cache.commit(PAST_TOKENS)
+    past = min(PAST_TOKENS, model.context_tokens - max(ROWS))
+    cache = SequenceCache(past + max(ROWS))
+    model.forward([Rows([5] * past, cache)])
+    cache.commit(past)
     return lambda rows: model.forward([Rows([7] * rows, cache, rows)])
 
 

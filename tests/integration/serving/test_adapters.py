@@ -96,9 +96,16 @@ def test_a_manifest_of_another_base_model_is_refused(base, model, tmp_path):
         model.read_adapter(folder)
 
 
-def test_shapes_that_do_not_fit_are_refused_by_name(base, model, tmp_path, tiny_family):
-    """An adapter of the draft does not fit the target; the first misfit is named."""
-    folder = make_adapter(tiny_family / "draft", tmp_path / "adapter", target_modules=["down_proj"])
+def test_shapes_that_do_not_fit_are_refused_by_name(base, model, tmp_path):
+    """An adapter of a narrower model does not fit; the first misfit is named with both shapes."""
+    from safetensors.torch import load_file, save_file
+
+    folder = make_adapter(base, tmp_path / "adapter", target_modules=["down_proj"])
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
+    tensors[name] = tensors[name][:, :100].contiguous()
+    save_file(tensors, path)
     with pytest.raises(AdapterError, match=r"shapes of 'model.layers.0.mlp.down_proj' are"):
         model.read_adapter(folder)
 

@@ -1,6 +1,5 @@
 """The whole road of the tiny family's trainer, on a nano recipe and a few files."""
 
-import json
 import random
 from pathlib import Path
 
@@ -11,10 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from planner.documents import read_document
 from planner.errors import DocumentError
 from serving.tiny.card import FamilyCard
-from serving.tiny.cli import default_work_folder, run
+from serving.tiny.cli import default_work_folder
 from serving.tiny.corpus import Corpus, SourceFile, split
 from serving.tiny.costs import StepCosts
 from serving.tiny.family import Stage, make_family
+from serving.tiny.measure import measure_step_costs
 from serving.tiny.recipe import ModelShape, Recipe, Schedule
 from serving.tiny.work import WorkFolder
 
@@ -41,6 +41,7 @@ RECIPE = Recipe(
     draft=nano_shape(1),
     target_schedule=SCHEDULE,
     draft_schedule=SCHEDULE,
+    draft_start_layers=(1,),
 )
 
 
@@ -164,12 +165,12 @@ def test_foreign_files_are_not_replaced(tmp_path: Path, corpus: Corpus) -> None:
     assert not (tmp_path / "work").exists()
 
 
-def test_command_line_reports_bad_step_costs(tmp_path: Path) -> None:
-    """A malformed document of step costs is refused before torch is imported."""
-    costs = tmp_path / "costs.json"
-    costs.write_text(json.dumps({"draft_seconds": 1}))
-    with pytest.raises(DocumentError, match=r"costs\.json: target_seconds_by_rows"):
-        run(["--output", str(tmp_path / "family"), "--step-costs", str(costs)])
+def test_step_costs_are_measured_in_the_engine(made: Path) -> None:
+    """A real measurement has a positive time for a draft step and for every row count."""
+    costs = measure_step_costs(made / "family" / "target", made / "family" / "draft")
+    assert costs.draft_seconds > 0
+    assert min(costs.target_seconds_by_rows.values()) > 0
+    assert 1 in costs.target_seconds_by_rows
 
 
 def test_work_folder_honours_the_users_cache(

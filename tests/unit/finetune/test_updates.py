@@ -27,7 +27,9 @@ def test_a_sound_update_is_accepted():
         (update({"a": np.ones((3, 2), np.float32)}), "shape (3, 2), not (2, 3)"),
         (update({"a": np.ones((2, 3), np.float64)}), "type float64, not float32"),
         (update({"c": np.ones(1, np.float32)}), "1 unknown tensors, first c"),
+        (update({"a": np.full((2, 3), 3e38, np.float32)}), "a holds 3e+38, above 1000"),
         (update(num_examples=0), "claims 0 examples"),
+        (update(num_examples=10**18), "claims 1000000000000000000 examples"),
         (update(loss=float("nan")), "training loss of nan"),
     ],
 )

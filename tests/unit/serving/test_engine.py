@@ -114,7 +114,7 @@ def test_abort_frees_memory_at_once():
 
 def test_what_can_never_fit_is_refused_with_the_numbers():
     """Context and KV memory are checked when the request arrives."""
-    with pytest.raises(ContextLengthError, match="KV memory holds 1000"):
+    with pytest.raises(ContextLengthError, match=r"context of 1000 \(KV memory holds 1000"):
         make_engine().add(request(max_tokens=999))
     with pytest.raises(ContextLengthError, match="context of 4096"):
         make_engine(kv_tokens=10_000).add(request(max_tokens=4095))
@@ -122,11 +122,20 @@ def test_what_can_never_fit_is_refused_with_the_numbers():
 
 def test_a_full_queue_is_refused():
     """One request more than the queue holds is refused at once."""
-    engine = make_engine(max_waiting=2)
-    engine.add(request("a"))
-    engine.add(request("b"))
+    engine = make_engine(max_waiting=1, max_sequences=2)
+    for name in ("runs", "runs too", "waits"):
+        engine.add(request(name))
     with pytest.raises(OverloadedError):
-        engine.add(request("c"))
+        engine.add(request("one too many"))
+
+
+def test_an_idle_engine_without_a_queue_takes_what_it_can_run():
+    """With no places to wait, requests are still taken up to what runs at once."""
+    engine = make_engine(max_waiting=0, max_sequences=1)
+    engine.add(request("runs"))
+    with pytest.raises(OverloadedError):
+        engine.add(request("waits"))
+    assert set(finish(engine)) == {"runs"}
 
 
 def test_an_unknown_adapter_is_refused():

@@ -55,7 +55,7 @@ def test_same_recipe_may_resume(work: WorkFolder) -> None:
     ("recipe", "text", "named"),
     [
         (changed(seed=1), TEXT, "seed 20, not 1"),
-        (changed(target=RECIPE.draft), TEXT, r"target\.num_layers 12, not 1"),
+        (changed(target=RECIPE.draft), TEXT, r"target\.num_layers 12, not 3"),
         (RECIPE, "1" * 64, "training text 0+, not 1+"),
     ],
 )

@@ -1,0 +1,71 @@
+"""Which decoders the engine runs, and that it refuses by name what it would answer wrongly."""
+
+import pytest
+import torch
+from transformers import (
+    BloomConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    T5Config,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as DECODERS
+from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
+
+from serving.engine.model import FlatModel
+from serving.errors import ModelError
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+
+
+def save(config, folder) -> str:
+    torch.manual_seed(0)
+    kind = T5ForConditionalGeneration if isinstance(config, T5Config) else DECODERS[type(config)]
+    kind(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZES),
+        Qwen2Config(**SIZES),
+        Qwen3Config(**SIZES),
+        MistralConfig(**SIZES, sliding_window=5),
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_decoders_of_the_attention_interface_run(config, tmp_path):
+    """Their flat logits were checked against their own attention when they loaded."""
+    model = FlatModel.load(save(config, tmp_path), device="cpu", dtype=torch.float32)
+    assert model.vocabulary_size == 64
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4),
+        BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3),
+        T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_what_the_engine_would_get_wrong_is_refused(config, tmp_path):
+    """Recurrent state, attention biases and encoder-decoders end in one line at start."""
+    with pytest.raises(ModelError) as caught:
+        FlatModel.load(save(config, tmp_path), device="cpu", dtype=torch.float32)
+    assert "\n" not in str(caught.value)
