@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from planner.loopback import ensure_loopback
+
+# With the network cut off (`unshare -n`) even loopback is off until somebody switches it on.
+ensure_loopback()
 # Tests speak to loopback only; a proxy of the machine must not come between.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 

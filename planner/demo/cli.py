@@ -10,6 +10,7 @@ import typer
 
 from planner.console import output, run_app
 from planner.errors import DemoError
+from planner.loopback import ensure_loopback
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,6 +37,7 @@ def demo(
     from planner.demo.places import check_models, shipped_models
     from planner.demo.tour import Tour
 
+    ensure_loopback()
     # Children have sessions of their own: a demo that is ended must end them first.
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
