@@ -71,9 +71,8 @@ def draw(weights_V: Tensor, uniform: float) -> int:
     Inversion of the cumulative sum in float64; an index of weight zero is never returned.
     """
     cumulative_V = weights_V.double().cumsum(0)
-    threshold = uniform * cumulative_V[-1]
-    return int(
-        torch.searchsorted(cumulative_V, threshold, right=True).clamp_max(
-            int(weights_V.nonzero()[-1])
-        )
-    )
+    index = int(torch.searchsorted(cumulative_V, uniform * cumulative_V[-1], right=True))
+    if index < len(weights_V):
+        return index
+    # The product was rounded up to the whole sum.
+    return int(weights_V.nonzero()[-1])

@@ -81,4 +81,4 @@ def uniform(seed: int, position: int, purpose: Purpose) -> float:
         purpose: What the draw decides.
     """
     bits = np.random.Philox(key=seed % 2**64, counter=[position, int(purpose), 0, 0])
-    return float(np.random.Generator(bits).random())
+    return (int(bits.random_raw()) >> 11) * 2.0**-53

@@ -48,8 +48,10 @@ class Scheduler:
 
     def remove(self, request_id: str) -> None:
         """Forget a sequence wherever it is; its memory is free at once."""
-        self.running = [s for s in self.running if s.request.request_id != request_id]
-        self.waiting = deque(s for s in self.waiting if s.request.request_id != request_id)
+        running = [s for s in self.running if s.request.request_id != request_id]
+        if len(running) == len(self.running):
+            self.waiting = deque(s for s in self.waiting if s.request.request_id != request_id)
+        self.running = running
 
     def schedule(self, num_drafts: int) -> list[Scheduled]:
         """Admit what fits and return the step's work.
