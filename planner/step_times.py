@@ -6,15 +6,15 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """What one step of continuous batching computes."""
+    """What one step of continuous batching computes; averages over steps may be fractions."""
 
-    prefill_tokens: int
+    prefill_tokens: float
     """Prompt tokens computed in this step, all chunks together."""
     prefill_pairs: float
     """Query-key pairs of the chunks: sum of new_tokens * (past_tokens + (new_tokens + 1) / 2)."""
-    decode_sequences: int
+    decode_sequences: float
     """Sequences that get their next token in this step."""
-    decode_context_tokens: int
+    decode_context_tokens: float
     """Sum of the contexts of the decoding sequences."""
 
 
