@@ -110,9 +110,7 @@ class RooflineStepTimes:
         design = self._design
         head = design.model.vocabulary_parameters * 2.0
         traffic = design.model.weight_traffic_bytes(design.weight_dtype, max(1.0, tokens))
-        return (
-            (traffic - head) * design.stage_fraction + head
-        ) / self._peak_bytes_per_second
+        return ((traffic - head) * design.stage_fraction + head) / self._peak_bytes_per_second
 
     def _kv_seconds_of_token(self) -> float:
         """Return the time one token of context takes: to read it, or to compute with it."""

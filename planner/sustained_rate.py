@@ -154,9 +154,7 @@ def _length_obstacle(speed: ReplicaSpeed, tokens: int) -> Obstacle | None:
     return None
 
 
-def _latency_obstacle(
-    broken: Latency, alone: SteadyState, limits: LatencyLimits
-) -> Obstacle:
+def _latency_obstacle(broken: Latency, alone: SteadyState, limits: LatencyLimits) -> Obstacle:
     best, limit = getattr(alone, f"{broken}_seconds"), getattr(limits, f"{broken}_seconds")
     return Obstacle(
         broken,
