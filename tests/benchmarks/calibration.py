@@ -20,8 +20,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from calibration_cells import Cell, plausible, predict, read_cells
-from calibration_fit import GROWTHS, PRIORS, Form, Row, fit, relative_errors, rows_of
+from benchmarks.calibration_cells import Cell, plausible, predict, read_cells
+from benchmarks.calibration_fit import GROWTHS, PRIORS, Form, Row, fit, relative_errors, rows_of
 from rich.console import Console
 from rich.table import Table
 

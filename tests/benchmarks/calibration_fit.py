@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from calibration_cells import Cell, design_of
+from benchmarks.calibration_cells import Cell, design_of
 from scipy.optimize import nnls
 
 from planner.coefficients import Coefficients

@@ -24,8 +24,8 @@ def main(words: list[str]) -> int:
         for name, text in BENCHMARKS.items():
             print(f"  {name:<16} {text}")
         return 2
-    sys.path.insert(0, str(Path(__file__).parent))
-    figures = importlib.import_module(words[0].replace("-", "_")).run()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    figures = importlib.import_module(f"benchmarks.{words[0].replace('-', '_')}").run()
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{words[0]}-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps({"environment": environment(), "figures": figures}, indent=1))

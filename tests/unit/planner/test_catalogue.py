@@ -43,7 +43,7 @@ def test_peaks_rise_as_formats_narrow(gpu):
 def test_the_prices_of_the_paper():
     """The four prices of the Melange paper stand in the list."""
     prices = {p.gpu: p.usd_per_hour for p in CATALOGUE.prices if p.region == "melange-paper"}
-    assert prices == {"L4": 0.70, "A10G": 1.01, "A100-80GB": 3.67, "H100-SXM": 7.516}
+    assert prices == {"L4": 0.70, "A10G": 1.01, "A100-80GB-PCIe": 3.67, "H100-SXM": 7.516}
 
 
 def test_prices_have_both_markets_and_name_known_devices():
