@@ -5,9 +5,12 @@ PlannerError
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
 ├── SolverError       a solver is missing or broke down
+├── UnknownNameError  a device, model or set of coefficients that no catalogue lists
 └── DemoError         a command of the demo failed
 """
 
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -44,6 +47,29 @@ class SolverError(PlannerError):
     """A solver is missing, broke down, or contradicts itself."""
 
     exit_code: ClassVar[int] = 1
+
+
+class UnknownNameError(PlannerError):
+    """A name stands in no catalogue; the message lists the nearest that do."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], remedy: str) -> None:
+        """Name what was asked for, the nearest known names, and what to do."""
+        self.kind = kind
+        self.name = name
+        self.near = nearest(name, tuple(known))
+        super().__init__(f"no {kind} is called {name}; near: {', '.join(self.near)}; {remedy}")
+
+
+def nearest(name: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Return up to five known names closest to `name`, or every one where none is close."""
+    plain = {_plain(candidate): candidate for candidate in known}
+    close = difflib.get_close_matches(_plain(name), plain, n=5, cutoff=0.5)
+    inside = [text for text in plain if _plain(name) in text and text not in close]
+    return tuple(plain[text] for text in [*close, *inside][:5]) or tuple(known)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 class DemoError(PlannerError):

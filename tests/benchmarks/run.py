@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 BENCHMARKS = {
+    "calibration": "the step model against measured A100 times; needs DATA=path",
     "draft-start": "which of the target's layers the tiny draft should start as",
     "drafting": "one stream through the engine, with and without drafting",
+    "melange-bands": "the best mix against the best single type, Llama-2-7B on four GPU types",
 }
 RESULTS = Path("runs") / "benchmarks"
 
@@ -20,10 +22,10 @@ def main(words: list[str]) -> int:
     if len(words) != 1 or words[0] not in BENCHMARKS:
         print("usage: make bench NAME=..., with one of:")
         for name, text in BENCHMARKS.items():
-            print(f"  {name:<12} {text}")
+            print(f"  {name:<16} {text}")
         return 2
-    sys.path.insert(0, str(Path(__file__).parent))
-    figures = importlib.import_module(words[0].replace("-", "_")).run()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    figures = importlib.import_module(f"benchmarks.{words[0].replace('-', '_')}").run()
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{words[0]}-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps({"environment": environment(), "figures": figures}, indent=1))

@@ -120,6 +120,9 @@ def test_the_wheel_holds_the_five_names_and_their_data(tmp_path):
         "planner/demo/configs/fleet/melange-example.yaml",
         "serving/models/tiny/target/model.safetensors",
         "serving/models/tiny/draft/model.safetensors",
+        "planner/catalogues/gpus.yaml",
+        "planner/catalogues/models.yaml",
+        "planner/catalogues/prices.yaml",
         "planner/py.typed",
     ):
         assert needed in names
