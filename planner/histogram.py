@@ -12,7 +12,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -26,6 +27,7 @@ FIRST_INPUT_END = 64
 FIRST_OUTPUT_END = 16
 """The same of outputs."""
 
+Value = TypeVar("Value")
 Matrix = tuple[tuple[float, ...], ...]
 
 
@@ -129,31 +131,43 @@ def _counted(
         input_sums[cell] += weight * kept_input
         output_sums[cell] += weight * kept_output
 
-    def rows(flat: list[float]) -> Matrix:
-        return tuple(
-            tuple(flat[start : start + num_columns]) for start in range(0, len(flat), num_columns)
-        )
+    def rows(flat: list[Value]) -> tuple[tuple[Value, ...], ...]:
+        starts = range(0, len(flat), num_columns)
+        return tuple(tuple(flat[start : start + num_columns]) for start in starts)
 
-    def means(sums: list[float], ends: Sequence[int]) -> tuple[tuple[float | None, ...], ...]:
-        # Rounding of the weights must not lift a mean over its range.
-        return tuple(
-            tuple(
-                min(total / count, ends[cell]) if count else None
-                for cell, (total, count) in enumerate(zip(row, row_counts, strict=True))
-            )
-            for row, row_counts in zip(rows(sums), rows(counts), strict=True)
-        )
-
-    input_means = tuple(
-        tuple(None if mean is None else min(mean, end) for mean in row)
-        for end, row in zip(inputs, means(input_sums, [inputs[-1]] * num_columns), strict=True)
-    )
+    # Rounding of the weights must not lift a mean over its range, hence the least of both.
+    sizes = list(product(inputs, outputs))
+    input_means = [
+        min(total / count, size[0]) if count else None
+        for size, count, total in zip(sizes, counts, input_sums, strict=True)
+    ]
+    output_means = [
+        min(total / count, size[1]) if count else None
+        for size, count, total in zip(sizes, counts, output_sums, strict=True)
+    ]
     return Histogram(
         input_tokens_up_to=inputs,
         output_tokens_up_to=outputs,
         num_requests=trace.num_requests,
         counts=rows(counts),
-        mean_input_tokens=input_means,
-        mean_output_tokens=means(output_sums, outputs),
+        mean_input_tokens=rows(input_means),
+        mean_output_tokens=rows(output_means),
         notes=notes,
     )
+
+
+def _outside(name: str, tokens: Sequence[int], end: int) -> str:
+    """Say how many requests are longer than the grid; empty where none is."""
+    longer = [value for value in tokens if value > end]
+    if not longer:
+        return ""
+    return (
+        f"{len(longer):,} of {len(tokens):,} requests ({len(longer) / len(tokens):.2%}) are longer "
+        f"than the last {name} range, {end:,} tokens; the longest has {max(longer):,}"
+    )
+
+
+def _check_rising(name: str, ends: Sequence[int]) -> None:
+    for before, after in pairwise((0, *ends)):
+        if after <= before:
+            raise ValueError(f"{name} ranges end at {after} after {before}; let them rise from 1")

@@ -47,9 +47,7 @@ _MEASURED = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1)
 
 MIXES = {
     "chat": Mix(
-        LengthLaw(
-            _MEASURED, (2, 29, 181, 207, 396, 1020, 1189, 2735, 4083, 4142, 6179, 14_050)
-        ),
+        LengthLaw(_MEASURED, (2, 29, 181, 207, 396, 1020, 1189, 2735, 4083, 4142, 6179, 14_050)),
         LengthLaw(_MEASURED, (7, 16, 41, 54, 85, 129, 395, 424, 451, 601, 954, 1000)),
         source="quantiles of the Azure LLM inference conversation trace of 2023 (CC-BY-4.0)",
     ),
