@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 BENCHMARKS = {
+    "draft-start": "which of the target's layers the tiny draft should start as",
     "drafting": "one stream through the engine, with and without drafting",
 }
 RESULTS = Path("runs") / "benchmarks"
@@ -22,7 +23,7 @@ def main(words: list[str]) -> int:
             print(f"  {name:<12} {text}")
         return 2
     sys.path.insert(0, str(Path(__file__).parent))
-    figures = importlib.import_module(words[0]).run()
+    figures = importlib.import_module(words[0].replace("-", "_")).run()
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{words[0]}-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps({"environment": environment(), "figures": figures}, indent=1))
