@@ -26,7 +26,7 @@ def workload_figure(report: WorkloadReport, arrival_seconds: Sequence[float]) ->
     """
     figure = new_figure(width_inches=12, height_inches=5)
     sizes, times = figure.subplots(1, 2, width_ratios=(3, 2))
-    figure.suptitle(report.source, wrap=True)
+    figure.suptitle(report.source, wrap=True, parse_math=False)
     fractions = report.workload.histogram_fraction
     assert fractions is not None
     _draw_sizes(sizes, report.traced.histogram.grid, fractions)
