@@ -28,7 +28,7 @@ def configure_logging(*, verbose: bool = False) -> None:
         stream=sys.stderr,
         force=True,
     )
-    for chatty in ("httpx", "httpcore", "urllib3", "asyncio"):
+    for chatty in ("httpx", "httpcore", "urllib3", "asyncio", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
