@@ -10,6 +10,7 @@ from pathlib import Path
 
 BENCHMARKS = {
     "drafting": "one stream through the engine, with and without drafting",
+    "fleet-simulator": "requests a second of the fleet simulator, from 10^4 to 10^6 requests",
 }
 RESULTS = Path("runs") / "benchmarks"
 
@@ -19,10 +20,10 @@ def main(words: list[str]) -> int:
     if len(words) != 1 or words[0] not in BENCHMARKS:
         print("usage: make bench NAME=..., with one of:")
         for name, text in BENCHMARKS.items():
-            print(f"  {name:<12} {text}")
+            print(f"  {name:<16} {text}")
         return 2
     sys.path.insert(0, str(Path(__file__).parent))
-    figures = importlib.import_module(words[0]).run()
+    figures = importlib.import_module(words[0].replace("-", "_")).run()
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{words[0]}-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps({"environment": environment(), "figures": figures}, indent=1))
