@@ -2,8 +2,9 @@
 
 A draft step is one token through a small model, so its cost is the number of operations rather
 than their size. Here queries, keys and values come from one product, gate and up from another,
-norms' weights are folded into the products behind them, rotations come from a table. The target stays with transformers, whose breadth and adapters it needs; at
-the sizes worth verifying its cost is reading weights.
+norms' weights are folded into the products behind them, rotations come from a table. The target
+stays with transformers, whose breadth and adapters it needs; at the sizes worth verifying its cost
+is reading weights.
 
 Shape letters: T rows of the batch, N rows whose logits are wanted, V vocabulary, E hidden size,
 H query heads, G key-value heads, D head size, I intermediate size.
@@ -21,7 +22,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from serving.engine.flat_attention import Span, attend
-from serving.engine.model import FlatModel, Rows, TokenModel
+from serving.engine.model import FlatModel, Rows, TokenModel, lay_flat
 
 logger = logging.getLogger(__name__)
 
@@ -66,26 +67,16 @@ class LeanLlama:
     @torch.inference_mode()
     def forward(self, batch: Sequence[Rows]) -> Tensor:
         """Return logits of the wanted rows, as `FlatModel.forward` does. Shape: (N, V)."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        wanted: list[int] = []
-        spans: list[Span] = []
-        for rows in batch:
-            start, past = len(tokens), rows.cache.length
-            tokens.extend(rows.tokens)
-            stop = len(tokens)
-            positions.extend(range(past, past + stop - start))
-            wanted.extend(range(stop - rows.num_logits, stop))
-            spans.append(Span(rows.cache, start, stop))
+        flat = lay_flat(batch)
         device = self._embedding.device
-        index = torch.tensor(positions, device=device)
+        index = torch.tensor(flat.positions, device=device)
         cos, sin = self._rotations[index].unbind(1)
-        hidden_TE = self._embedding[torch.tensor(tokens, device=device)]
+        hidden_TE = self._embedding[torch.tensor(flat.tokens, device=device)]
         for number, layer in enumerate(self._layers):
-            hidden_TE = self._attention(number, layer, hidden_TE, cos, sin, spans)
+            hidden_TE = self._attention(number, layer, hidden_TE, cos, sin, flat.spans)
             hidden_TE = self._feed_forward(layer, hidden_TE)
-        if len(wanted) < len(tokens):
-            hidden_TE = hidden_TE[wanted]
+        if not flat.wants_all:
+            hidden_TE = hidden_TE[flat.wanted]
         return functional.linear(self._normalise(hidden_TE), self._head)
 
     def _attention(

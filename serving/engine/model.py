@@ -51,6 +51,37 @@ class Rows:
     adapter: Adapter | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FlatRows:
+    """The rows of a batch on one token axis."""
+
+    tokens: list[int]
+    positions: list[int]
+    """Place of each token in its own sequence."""
+    wanted: list[int]
+    """Rows whose logits are wanted."""
+    spans: list[Span]
+    """Where each sequence's rows are."""
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether every row's logits are wanted."""
+        return len(self.wanted) == len(self.tokens)
+
+
+def lay_flat(batch: Sequence_[Rows]) -> FlatRows:
+    """Put the rows of all sequences one behind the other."""
+    flat = FlatRows([], [], [], [])
+    for rows in batch:
+        start, past = len(flat.tokens), rows.cache.length
+        flat.tokens.extend(rows.tokens)
+        stop = len(flat.tokens)
+        flat.positions.extend(range(past, past + stop - start))
+        flat.wanted.extend(range(stop - rows.num_logits, stop))
+        flat.spans.append(Span(rows.cache, start, stop))
+    return flat
+
+
 class TokenModel(Protocol):
     """What a drafter asks of a model; tests put tables of probabilities behind it."""
 
@@ -201,27 +232,18 @@ class FlatModel:
         Returns:
             Logits of the wanted rows, in order. Shape: (N, V).
         """
-        tokens: list[int] = []
-        positions: list[int] = []
-        wanted: list[int] = []
-        spans: list[Span] = []
-        self._current.rows.clear()
-        for rows in batch:
-            start = len(tokens)
-            tokens.extend(rows.tokens)
-            stop = len(tokens)
-            positions.extend(range(rows.cache.length, rows.cache.length + stop - start))
-            wanted.extend(range(stop - rows.num_logits, stop))
-            spans.append(Span(rows.cache, start, stop))
-            if rows.adapter is not None:
-                self._current.rows.append((slice(start, stop), rows.adapter))
-        wants_all = len(wanted) == len(tokens)
+        flat = lay_flat(batch)
+        self._current.rows[:] = [
+            (slice(span.start, span.stop), rows.adapter)
+            for rows, span in zip(batch, flat.spans, strict=True)
+            if rows.adapter is not None
+        ]
         output = self.model(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
+            input_ids=torch.tensor([flat.tokens], device=self.device),
+            position_ids=torch.tensor([flat.positions], device=self.device),
             use_cache=False,
-            logits_to_keep=0 if wants_all else torch.tensor(wanted, device=self.device),
-            spans=spans,
+            logits_to_keep=0 if flat.wants_all else torch.tensor(flat.wanted, device=self.device),
+            spans=flat.spans,
         )
         logits: Tensor = output.logits[0]
         return logits

@@ -14,7 +14,9 @@ class StepCosts(StrictModel):
     target_seconds_by_rows: dict[int, float]
     """Time of one target step, by the tokens it takes in at once; 1 must be among them."""
     draft_seconds: float = Field(gt=0)
-    """Time of one draft step at one token."""
+    """Time of one draft step at one token, a round's mean."""
+    draft_fraction_range: tuple[float, float]
+    """Lowest and highest cost of a draft step, in target steps at one row, over repeated runs."""
     hardware: str
     """Where it was measured: processor, threads, number format."""
 

@@ -6,41 +6,9 @@ Shape legend: B sequences; T tokens a sequence; V vocabulary.
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from serving.tiny.trainer import LossFunction
-
-
-def start_draft(
-    draft: LlamaForCausalLM, target: LlamaForCausalLM, *, layers: tuple[int, ...]
-) -> None:
-    """Make `draft` a shortened target, in place: its embedding, last norm, and some of its layers.
-
-    Layers taken from the target know at once what a fresh shallow model learns late, such as
-    copying what followed an earlier occurrence. Source: Sanh et al., "DistilBERT" (2019), section 3.
-
-    Args:
-        draft: As many layers as `layers` names, each of the target's shape.
-        target: The trained model.
-        layers: Index of the target's layer for each of the draft's.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
-    same = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "head_dim")
-    for name in (*same, "num_key_value_heads"):
-        ours, theirs = getattr(draft.config, name), getattr(target.config, name)
-        if ours != theirs:
-            raise ValueError(f"draft has {name} {ours}, the target {theirs}; give both one shape")
-    if len(draft.model.layers) != len(layers):
-        raise ValueError(
-            f"draft has {len(draft.model.layers)} layers and starts from {len(layers)} of the "
-            "target's; name one for each"
-        )
-    for ours, index in zip(draft.model.layers, layers, strict=True):
-        ours.load_state_dict(target.model.layers[index].state_dict())
-    draft.model.embed_tokens.load_state_dict(target.model.embed_tokens.state_dict())
-    draft.model.norm.load_state_dict(target.model.norm.state_dict())
 
 
 def distillation(

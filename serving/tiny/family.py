@@ -14,15 +14,20 @@ from planner.errors import DocumentError
 from serving.tiny.batches import Batches
 from serving.tiny.corpus import Corpus
 from serving.tiny.costs import Measure
-from serving.tiny.distill import distillation, start_draft
+from serving.tiny.distill import distillation
 from serving.tiny.recipe import ModelShape, Recipe
 from serving.tiny.release import FamilySources, refuse_foreign, write_family
+from serving.tiny.shrink import start_draft
 from serving.tiny.text import TokenizedText, tokenize
 from serving.tiny.trainer import Progress, initialise, train
 from serving.tiny.work import Role, WorkFolder, schedule_of
 
 FamilyProgress = Callable[[str, int, int, float], None]
 """Called after each training step with the role, the steps done, the steps in all and the loss."""
+
+
+SAMPLE_STEPS = 4
+"""Batches on which the draft's start finds the target's main directions."""
 
 
 class Stage(StrEnum):
@@ -114,9 +119,8 @@ def train_draft(
         return
     target = finished_model(recipe, "target", work=work)
     torch.manual_seed(recipe.seed + 1)
-    draft = _new_model(recipe.draft, recipe)
-    start_draft(draft, target, layers=recipe.draft_start_layers)
     batches = Batches(text.training_stream(recipe), seed=recipe.seed + 1)
+    draft = new_draft(recipe, target, batches)
     with work.timed("draft") as tick:
         train(
             draft,
@@ -126,6 +130,17 @@ def train_draft(
             checkpoint=work.checkpoint("draft"),
             progress=_reporting("draft", progress, tick),
         )
+
+
+def new_draft(recipe: Recipe, target: LlamaForCausalLM, batches: Batches) -> LlamaForCausalLM:
+    """Return the draft before its distillation: `target` made small, judged by the first batches."""
+    draft = _new_model(recipe.draft, recipe)
+    sample = [
+        batches.at(step, recipe.draft_schedule, long_tokens=recipe.context_tokens)
+        for step in range(SAMPLE_STEPS)
+    ]
+    start_draft(draft, target, layers=recipe.draft_start_layers, sample_BT=torch.cat(sample))
+    return draft
 
 
 def _reporting(role: Role, progress: FamilyProgress, tick: Callable[[], None]) -> Progress:

@@ -102,7 +102,8 @@ def _shape(shape: ModelShape) -> str:
 def _training(facts: ModelFacts) -> str:
     return (
         f"{facts.num_steps:,} steps, {facts.num_training_tokens / 1e6:.1f} M tokens, "
-        f"{facts.training.seconds / 60:.0f} minutes on {facts.training.num_threads} CPU threads"
+        f"{facts.training.seconds / 60:.0f} minutes on {facts.training.num_threads} CPU "
+        f"thread{'s' * (facts.training.num_threads > 1)}"
     )
 
 
@@ -128,9 +129,10 @@ def _speed(card: FamilyCard) -> str:
         return "## Speed\n\nNo step costs were measured for this build.\n"
     accepted = card.agreement_fraction
     count = costs.best_draft_tokens(acceptance_fraction=accepted)
+    lowest, highest = costs.draft_fraction_range
     cost = (
         f"## Speed\n\nOne draft step costs **{costs.draft_fraction:.3f}** of a target step at one "
-        f"row ({costs.hardware})."
+        f"row (repeated runs: {lowest:.3f} to {highest:.3f}; {costs.hardware})."
     )
     if count == 0:
         return f"{cost} At the agreement above no measured draft length pays there.\n"

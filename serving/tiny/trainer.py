@@ -100,9 +100,10 @@ def _update(
 
 
 def _optimisers(model: PreTrainedModel, schedule: Schedule) -> Optimisers:
-    embedding = model.get_input_embeddings().weight
-    hidden = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
-    others = [p for p in model.parameters() if p.ndim != 2 or p is embedding]
+    both = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[no-untyped-call]
+    ends = {id(module.weight) for module in both}
+    hidden = [p for p in model.parameters() if p.ndim == 2 and id(p) not in ends]
+    others = [p for p in model.parameters() if p.ndim != 2 or id(p) in ends]
     muon = torch.optim.Muon(
         hidden,
         lr=schedule.matrix_rate,

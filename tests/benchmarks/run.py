@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 BENCHMARKS = {
+    "draft-start": "which of the target's layers the tiny draft should start as",
     "drafting": "one stream through the engine, with and without drafting",
     "fleet-simulator": "requests a second of the fleet simulator, from 10^4 to 10^6 requests",
 }

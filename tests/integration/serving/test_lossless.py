@@ -1,12 +1,14 @@
 """Drafting changes the speed, never the tokens; rolling back leaves no trace."""
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.kv_cache import SequenceCache
-from serving.engine.model import FlatModel, Rows
+from serving.engine.lean_llama import leanest
+from serving.engine.model import FlatModel, Rows, TokenModel
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 
@@ -15,7 +17,7 @@ NEW_TOKENS = 32
 
 def generate(
     target: FlatModel,
-    draft: FlatModel | None,
+    draft: TokenModel | None,
     prompts: list[list[int]],
     *,
     num_draft_tokens: int = 4,
@@ -111,3 +113,15 @@ def test_draft_and_target_may_differ_in_dtype(target, tiny_family, prompts):
     plain, _ = generate(target, None, prompts[:6])
     drafted, _ = generate(target, coarse, prompts[:6], max_sequences=3)
     assert drafted == plain
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_draft_on_a_gpu_changes_no_token(target, tiny_family, prompts, dtype):
+    """The draft on CUDA and the target on the processor give the target's own tokens."""
+    model = FlatModel.load(str(tiny_family / "draft"), device="cuda:0", dtype=dtype)
+    plain, _ = generate(target, None, prompts)
+    drafted, engine = generate(target, leanest(model), prompts, max_sequences=8)
+    assert drafted == plain
+    assert engine.counters.accepted_tokens > 0

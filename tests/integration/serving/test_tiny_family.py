@@ -19,6 +19,8 @@ from serving.tiny.export import load_model, shipped_files
 MAX_SHIPPED_BYTES = 25_000_000
 MIN_GAIN_NATS = 0.3
 MIN_AGREEMENT_FRACTION = 0.5
+MAX_DRAFT_FRACTION = 0.15
+"""Cost of a draft step in target steps at one row."""
 MIN_MATCHING_FILES = 5
 QUICK_TOKENS = 40_000
 """Tokens that two slow cores judge in well under a minute; the slow test takes all."""
@@ -146,6 +148,8 @@ def test_card_states_a_target_worth_having(card: FamilyCard) -> None:
     """The stated target is well below the bigram, and the draft often agrees with it."""
     assert card.target_nats_per_token <= card.bigram_nats_per_token - MIN_GAIN_NATS
     assert card.agreement_fraction >= MIN_AGREEMENT_FRACTION
+    assert card.step_costs is not None
+    assert card.step_costs.draft_fraction <= MAX_DRAFT_FRACTION
 
 
 def test_shipped_files_are_the_cards(family: Path, card: FamilyCard) -> None:

@@ -1,17 +1,16 @@
-import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from serving.tiny.distill import distillation, hard_loss, soft_loss, start_draft
+from serving.tiny.distill import distillation, hard_loss, soft_loss
 from serving.tiny.recipe import ModelShape
 
 
-def nano_model(seed: int, *, num_layers: int = 1, hidden_size: int = 16) -> LlamaForCausalLM:
+def nano_model(seed: int, *, num_layers: int = 1) -> LlamaForCausalLM:
     """Return a random model over 40 tokens."""
     torch.manual_seed(seed)
     shape = ModelShape(
         num_layers=num_layers,
-        hidden_size=hidden_size,
+        hidden_size=16,
         intermediate_size=16,
         num_heads=2,
         num_key_value_heads=2,
@@ -36,27 +35,6 @@ def test_hard_loss_is_the_surprise_at_the_likeliest_token() -> None:
     theirs = torch.tensor([[[1.0, 2.0], [3.0, 0.0]]])
     expected = -(torch.tensor(0.75).log() + torch.tensor(0.5).log()) / 2
     torch.testing.assert_close(hard_loss(ours, theirs), expected)
-
-
-def test_draft_starts_as_a_shortened_target() -> None:
-    """Embedding, last norm and the named layers are copied, not shared."""
-    target, draft = nano_model(1, num_layers=3), nano_model(2)
-    start_draft(draft, target, layers=(2,))
-    copied = draft.get_input_embeddings().weight
-    torch.testing.assert_close(copied, target.get_input_embeddings().weight)
-    assert copied.data_ptr() != target.get_input_embeddings().weight.data_ptr()
-    assert draft.lm_head.weight is copied
-    ours, theirs = draft.model.layers[0].mlp.up_proj, target.model.layers[2].mlp.up_proj
-    torch.testing.assert_close(ours.weight, theirs.weight)
-    assert ours.weight.data_ptr() != theirs.weight.data_ptr()
-
-
-def test_draft_of_another_shape_is_refused() -> None:
-    """The first size that differs is named with both values, and so is a missing layer."""
-    with pytest.raises(ValueError, match="hidden_size 32, the target 16"):
-        start_draft(nano_model(1, hidden_size=32), nano_model(2), layers=(0,))
-    with pytest.raises(ValueError, match="has 1 layers and starts from 2"):
-        start_draft(nano_model(1), nano_model(2, num_layers=2), layers=(0, 1))
 
 
 def test_only_the_draft_learns() -> None:

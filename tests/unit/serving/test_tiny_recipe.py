@@ -27,7 +27,11 @@ def test_recipe_survives_json() -> None:
 
 
 def test_draft_fits_the_target() -> None:
-    """The draft is a quarter as deep and of one shape with the target, to start from its layers."""
+    """The draft starts from distinct layers of the target, with its heads and at most its sizes."""
     recipe = Recipe()
-    assert 4 * recipe.draft.num_layers == recipe.target.num_layers
-    assert recipe.draft == recipe.target.model_copy(update={"num_layers": 3})
+    assert len(set(recipe.draft_start_layers)) == recipe.draft.num_layers
+    assert max(recipe.draft_start_layers) < recipe.target.num_layers
+    assert recipe.draft.hidden_size <= recipe.target.hidden_size
+    assert recipe.draft.intermediate_size <= recipe.target.intermediate_size
+    heads = ("num_heads", "num_key_value_heads", "head_size")
+    assert all(getattr(recipe.draft, name) == getattr(recipe.target, name) for name in heads)
