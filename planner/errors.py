@@ -2,6 +2,7 @@
 
 PlannerError
 ├── DocumentError     a file that cannot be read, or does not say what its schema asks
+├── WorkloadError     a trace or a mix that gives no workload, or not on the grid asked for
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
 ├── SolverError       a solver is missing or broke down
@@ -26,6 +27,10 @@ class DocumentError(PlannerError):
         super().__init__(f"{path}: {problem}")
         self.path = path
         self.problem = problem
+
+
+class WorkloadError(PlannerError):
+    """A trace or a mix gives no workload: no rate, no such requests, or sizes outside the grid."""
 
 
 class InfeasibleError(PlannerError):

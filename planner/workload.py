@@ -1,16 +1,20 @@
 """What is asked of a fleet: how many requests a second of which input and output size."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise, product, repeat
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from planner.config import StrictModel
-from planner.units import Positive, Rates, Tokens
+from planner.units import Number, Positive, Rates, Tokens
 
 HISTOGRAM_TOLERANCE = 1e-6
 """How far a histogram's sum may lie from 1."""
+
+Means = Annotated[tuple[tuple[Number | None, ...], ...], Field(min_length=1)]
+"""A matrix of mean token counts; nothing where there are no requests."""
 
 Axis = Annotated[tuple[Tokens, ...], Field(min_length=1)]
 
@@ -24,6 +28,10 @@ class RequestSize:
     output_tokens_over: int
     output_tokens_up_to: int
     rate_requests_per_second: float
+    mean_input_tokens: float | None = None
+    """Mean input of its requests; nothing where it is not known."""
+    mean_output_tokens: float | None = None
+    """The same of outputs."""
 
     def __str__(self) -> str:
         return (
@@ -45,6 +53,10 @@ class Workload(StrictModel):
     """Share of each size in all requests, summing to 1; needs `requests_per_second`."""
     requests_per_second: Positive | None = None
     """Total rate, given with a histogram only."""
+    mean_input_tokens: Means | None = None
+    """Mean input of each size, within its range; nothing: not known."""
+    mean_output_tokens: Means | None = None
+    """The same of outputs."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -54,6 +66,7 @@ class Workload(StrictModel):
             self._check_rates(self.rates_requests_per_second)
         else:
             self._check_histogram()
+        self._check_means()
         return self
 
     def _check_rates(self, rates: tuple[tuple[float, ...], ...]) -> None:
@@ -82,7 +95,17 @@ class Workload(StrictModel):
                 "correct the shares, or give rates_requests_per_second"
             )
 
-    def check_shape(self, name: str, matrix: tuple[tuple[float, ...], ...]) -> None:
+    def _check_means(self) -> None:
+        for name in ("mean_input_tokens", "mean_output_tokens"):
+            if getattr(self, name) is not None:
+                self.check_shape(name, getattr(self, name))
+        for size in self.sizes():
+            inputs = (size.input_tokens_over, size.input_tokens_up_to)
+            _check_mean("mean_input_tokens", size, size.mean_input_tokens, *inputs)
+            outputs = (size.output_tokens_over, size.output_tokens_up_to)
+            _check_mean("mean_output_tokens", size, size.mean_output_tokens, *outputs)
+
+    def check_shape(self, name: str, matrix: Sequence[Sequence[object]]) -> None:
         """Check that `matrix` has a row for each input range, a column for each output range.
 
         Raises:
@@ -109,11 +132,18 @@ class Workload(StrictModel):
             assert self.histogram_fraction is not None
             assert self.requests_per_second is not None
             rates, scale = self.histogram_fraction, self.requests_per_second
+        ranges = product(_ranges(self.input_tokens_up_to), _ranges(self.output_tokens_up_to))
+        columns = (chain.from_iterable(rates), self._flat(self.mean_input_tokens))
+        cells = zip(ranges, *columns, self._flat(self.mean_output_tokens), strict=True)
         return tuple(
-            RequestSize(*input_range, *output_range, rate_requests_per_second=rate * scale)
-            for input_range, row in zip(_ranges(self.input_tokens_up_to), rates, strict=True)
-            for output_range, rate in zip(_ranges(self.output_tokens_up_to), row, strict=True)
+            RequestSize(*inputs, *outputs, rate * scale, mean_input, mean_output)
+            for (inputs, outputs), rate, mean_input, mean_output in cells
         )
+
+    def _flat(self, means: Sequence[Sequence[float | None]] | None) -> Iterable[float | None]:
+        if means is None:
+            return repeat(None, len(self.input_tokens_up_to) * len(self.output_tokens_up_to))
+        return chain.from_iterable(means)
 
 
 def _ranges(ends: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -124,3 +154,10 @@ def _check_rising(name: str, ends: tuple[int, ...]) -> None:
     for before, after in pairwise(ends):
         if after <= before:
             raise ValueError(f"{name} does not rise: {after} follows {before}; sort the ranges")
+
+
+def _check_mean(name: str, size: RequestSize, mean: float | None, over: int, up_to: int) -> None:
+    if mean is not None and not over < mean <= up_to:
+        raise ValueError(
+            f"{name} of {size} is {mean:g}, outside its range; correct it or leave it empty"
+        )
