@@ -13,6 +13,8 @@ from planner.step_times import StepBatch
 class SlowRequest:
     """A request and every instant at which a token of it came out."""
 
+    number: int
+    model: str
     arrival: float
     prompt: int
     answer: int
@@ -21,6 +23,8 @@ class SlowRequest:
     target: int = 0
     token_times: list[float] = field(default_factory=list)
     evictions: int = 0
+    restarts: int = 0
+    lost_token_times: list[list[float]] = field(default_factory=list)
 
     @property
     def decodes(self):
@@ -96,28 +100,63 @@ class SlowReplica:
         self.start_step(self.until)
 
 
-def simulate_step_by_step(fleet, trace, seed):
+class SlowFleet:
+    """Replicas pool by pool, the router, and how often it has picked."""
+
+    def __init__(self, fleet, seed):
+        self.draws = random.Random(seed)
+        self.pools = [[SlowReplica(pool) for _ in range(pool.num_replicas)] for pool in fleet.pools]
+        self.shares = fleet.shares
+        self.turn = 0
+
+    def route(self, request, now):
+        """Queue a request at a replica by (R1) and (R2)."""
+        pool = _pool_of(self.shares[request.model], request.prompt, self.draws.random())
+        members = self.pools[pool]
+        replica = min(members, key=lambda each: (each.outstanding, each.last_pick))
+        self.turn += 1
+        request.place = (pool, members.index(replica))
+        replica.outstanding += 1
+        replica.last_pick = self.turn
+        replica.queue.append(request)
+        if replica.until is None:
+            replica.start_step(now)
+
+    def lose(self, loss):
+        """Take replicas away by (L1)."""
+        gone = []
+        for index, pool in enumerate(loss.left.pools):
+            gone += self.pools[index][pool.num_replicas :]
+            self.pools[index] = self.pools[index][: pool.num_replicas]
+        self.shares = loss.left.shares
+        stranded = [request for each in gone for request in each.members + each.queue]
+        for request in sorted(stranded, key=lambda each: each.number):
+            request.lost_token_times.append(request.token_times)
+            request.restarts += 1
+            request.computed, request.target, request.token_times = 0, 0, []
+            self.route(request, loss.at_seconds)
+
+
+def simulate_step_by_step(fleet, trace, seed, losses=()):
     """Return the requests of a trace, served."""
-    draws = random.Random(seed)
-    pools = [[SlowReplica(pool) for _ in range(pool.num_replicas)] for pool in fleet.pools]
+    slow = SlowFleet(fleet, seed)
     requests = [
         SlowRequest(*columns)
         for columns in zip(
-            trace.arrival_seconds, trace.input_tokens, trace.output_tokens, strict=True
+            range(trace.num_requests),
+            trace.models or [next(iter(fleet.shares))] * trace.num_requests,
+            trace.arrival_seconds,
+            trace.input_tokens,
+            trace.output_tokens,
+            strict=True,
         )
     ]
-    models = trace.models or [next(iter(fleet.shares))] * len(requests)
-    for turn, (request, model) in enumerate(zip(requests, models, strict=True), start=1):
-        _run_until(pools, request.arrival)
-        pool = _pool_of(fleet.shares[model], request.prompt, draws.random())
-        replica = min(pools[pool], key=lambda each: (each.outstanding, each.last_pick))
-        request.place = (pool, pools[pool].index(replica))
-        replica.outstanding += 1
-        replica.last_pick = turn
-        replica.queue.append(request)
-        if replica.until is None:
-            replica.start_step(request.arrival)
-    _run_until(pools, float("inf"))
+    events = [(loss.at_seconds, 0, slow.lose, (loss,)) for loss in losses]
+    events += [(each.arrival, 1, slow.route, (each, each.arrival)) for each in requests]
+    for now, _, happen, what in sorted(events, key=lambda event: event[:2]):
+        _run_until(slow.pools, now)
+        happen(*what)
+    _run_until(slow.pools, float("inf"))
     return requests
 
 

@@ -38,31 +38,40 @@ A sequence holds p + g tokens of KV memory from the end of its prefill, where g 
 token emitted last, as that one is not computed yet. So p + n - 1 tokens are the most it ever needs;
 a request that needs more than its replica has is the caller's mistake.
 
+Losses
+    (L1) At an instant replicas may vanish, the last of their pools first: after steps have ended and
+         the next have started, before requests arrive. The step they compute is lost. Their requests
+         are routed anew by the weights of what is left, in the order of the trace, and start anew
+         with no token out; they count as outstanding from then on.
+
 Time to first token: from arrival to the end of the step that emits it. Time per output token: from
-the first token to the last, over n - 1; a request of one token has none.
+the first token to the last, over n - 1; a request of one token has none. After a loss the answer
+that completes counts, and the time still runs from the arrival. Time between tokens: one gap for
+each token after the first of an answer, those of a lost answer included.
 """
 
 from planner.simulator.events import simulate
-from planner.simulator.fleet import (
-    ReplicaPool,
-    ServingFleet,
-    SizeShares,
-    without_market,
-    without_replica,
-)
-from planner.simulator.replications import LatencyEstimates, batch_means, replicate
+from planner.simulator.fleet import ReplicaPool, ServingFleet, SizeShares
+from planner.simulator.intervals import Estimate
+from planner.simulator.judgement import PoolOutcome, TargetOutcome, judge
+from planner.simulator.losses import Loss, without_market, without_replica
 from planner.simulator.result import ReplicaUse, SimulationResult
-from planner.simulator.trace import Trace
+from planner.simulator.samples import LatencySamples
+from planner.simulator.sampling import batches_of, replicate
 
 __all__ = [
-    "LatencyEstimates",
+    "Estimate",
+    "LatencySamples",
+    "Loss",
+    "PoolOutcome",
     "ReplicaPool",
     "ReplicaUse",
     "ServingFleet",
     "SimulationResult",
     "SizeShares",
-    "Trace",
-    "batch_means",
+    "TargetOutcome",
+    "batches_of",
+    "judge",
     "replicate",
     "simulate",
     "without_market",

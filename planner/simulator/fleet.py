@@ -1,8 +1,8 @@
-"""The fleet under simulation, and what is left of it when a replica or a market goes."""
+"""The fleet under simulation."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from planner.step_times import StepTimes
 
@@ -70,7 +70,8 @@ class ServingFleet:
     """Pools of replicas, and the router's weights over them.
 
     Raises:
-        ValueError: If a row of shares does not fit the pools, or gives work to an empty one.
+        ValueError: If two pools have one name, or a row of shares does not fit the pools or gives
+            work to an empty one.
     """
 
     pools: tuple[ReplicaPool, ...]
@@ -78,6 +79,9 @@ class ServingFleet:
     """By model."""
 
     def __post_init__(self) -> None:
+        names = [pool.name for pool in self.pools]
+        if len(set(names)) < len(names):
+            raise ValueError(f"pools are named {', '.join(names)}; give each a name of its own")
         if not self.shares:
             raise ValueError("the fleet serves no model; give shares for at least one")
         for model, sizes in self.shares.items():
@@ -89,70 +93,3 @@ class ServingFleet:
                         raise ValueError(
                             f"{model}: a share of {share} for {pool.name}, which is empty"
                         )
-
-
-def without_replica(fleet: ServingFleet, pool: int) -> ServingFleet:
-    """Return the fleet with one replica of a pool gone from the start.
-
-    The pool's other replicas take its load; where there are none, the other pools of each size do.
-
-    Raises:
-        ValueError: If the pool is empty, or some size is left with nobody to serve it.
-    """
-    if fleet.pools[pool].num_replicas == 0:
-        raise ValueError(f"{fleet.pools[pool].name} has no replica to remove")
-    return _shrunk(
-        fleet,
-        lambda index, each: each.num_replicas - (index == pool),
-        f"the last replica of {fleet.pools[pool].name}",
-    )
-
-
-def without_market(
-    fleet: ServingFleet, market: str, *, shares: Mapping[str, SizeShares] | None = None
-) -> ServingFleet:
-    """Return the fleet with every replica of a market gone from the start.
-
-    Args:
-        fleet: The fleet.
-        market: Name of the market.
-        shares: The weights planned for this loss; nothing: each size's remaining pools take over in
-            proportion to their shares.
-
-    Raises:
-        ValueError: If no pool is of the market, or some size is left with nobody to serve it.
-    """
-    if all(pool.market != market for pool in fleet.pools):
-        known = sorted({pool.market for pool in fleet.pools})
-        raise ValueError(f"no pool is of market {market}; name one of {', '.join(known)}")
-    if shares is not None:
-        pools = tuple(
-            replace(pool, num_replicas=0) if pool.market == market else pool for pool in fleet.pools
-        )
-        return ServingFleet(pools, shares)
-    return _shrunk(
-        fleet,
-        lambda _, pool: 0 if pool.market == market else pool.num_replicas,
-        f"market {market}",
-    )
-
-
-def _shrunk(
-    fleet: ServingFleet, num_left: Callable[[int, ReplicaPool], int], lost: str
-) -> ServingFleet:
-    pools = tuple(
-        replace(pool, num_replicas=num_left(index, pool)) for index, pool in enumerate(fleet.pools)
-    )
-    shares = {}
-    for model, sizes in fleet.shares.items():
-        rows = []
-        for bound, row in zip(sizes.input_tokens_up_to, sizes.rows, strict=True):
-            kept = [
-                share if pool.num_replicas else 0.0 for pool, share in zip(pools, row, strict=True)
-            ]
-            total = sum(kept)
-            if total == 0:
-                raise ValueError(f"without {lost} nobody serves {model}, inputs up to {bound}")
-            rows.append(tuple(share / total for share in kept))
-        shares[model] = SizeShares(sizes.input_tokens_up_to, tuple(rows))
-    return ServingFleet(pools, shares)

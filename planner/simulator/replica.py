@@ -8,6 +8,7 @@ the sum of an arithmetic progression.
 
 import math
 from collections import deque
+from dataclasses import replace
 from heapq import heappop, heappush
 
 from planner.simulator.fleet import ReplicaPool
@@ -28,7 +29,6 @@ class Replica:
         "_decode_lines",
         "_emerging",
         "_finishes",
-        "_gaps",
         "_kv_tokens",
         "_log",
         "_num_decoding",
@@ -41,15 +41,17 @@ class Replica:
         "_waiting",
         "busy_seconds",
         "event_seconds",
+        "gaps",
         "num_evictions",
         "num_requests",
     )
 
-    def __init__(self, pool: ReplicaPool, log: RequestLog, gaps: TokenGaps) -> None:
-        """Start idle; what happens to requests goes to `log`, the time between tokens to `gaps`."""
+    def __init__(self, pool: ReplicaPool, log: RequestLog) -> None:
+        """Start idle; what happens to requests goes to `log`."""
         self._pool = pool
         self._log = log
-        self._gaps = gaps
+        self.gaps: TokenGaps | None = None
+        """Where the time between tokens goes; nothing: nowhere."""
         self._decode_lines = DecodeLines(pool.step_times)
         self._waiting: deque[int] = deque()
         # Completing step by request, in the order of admission.
@@ -103,7 +105,8 @@ class Replica:
         self.busy_seconds += now - run.start_seconds
         self._step += run.num_steps
         if self._num_decoding:
-            self._gaps.add_run(run, self._num_decoding)
+            if self.gaps is not None:
+                self.gaps.add_run(run, self._num_decoding)
             self._context_tokens += run.num_steps * self._num_decoding
             self._kv_tokens += run.num_steps * self._num_decoding
         num_completed = self._complete(now)
@@ -111,6 +114,17 @@ class Replica:
             num_completed += self._emerge(now)
         self._plan(now)
         return num_completed
+
+    def lose(self, now: float) -> list[int]:
+        """Vanish in the middle of a run; return the requests that were here, in order of arrival."""
+        if self.event_seconds == math.inf:
+            return []
+        self.busy_seconds += now - self._run.start_seconds
+        if self._num_decoding and self.gaps is not None:
+            num_ended = self._run.cut_after(now).num_steps - 1
+            self.gaps.add_run(replace(self._run, num_steps=num_ended), self._num_decoding)
+        self.event_seconds = math.inf
+        return sorted([*self._running, *self._waiting])
 
     def _complete(self, now: float) -> int:
         finishes, running = self._finishes, self._running
@@ -130,7 +144,9 @@ class Replica:
         num_completed = 0
         for request in self._emerging:
             if request in log.paused_seconds:
-                self._gaps.add(now - log.paused_seconds.pop(request), 1)
+                paused = log.paused_seconds.pop(request)
+                if self.gaps is not None:
+                    self.gaps.add(now - paused)
             else:
                 log.first_token_seconds[request] = now
             held = log.prefill_tokens(request)

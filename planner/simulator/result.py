@@ -5,6 +5,14 @@ from dataclasses import dataclass
 
 from planner.simulator.gaps import TokenGaps
 
+NUM_BATCHES = 20
+"""Equal stretches of arrivals into which a trace is cut, for intervals and progress."""
+
+
+def batch_edges(num_requests: int) -> tuple[int, ...]:
+    """Return the first request of every batch, and the number of requests; batches may be empty."""
+    return tuple(num_requests * batch // NUM_BATCHES for batch in range(NUM_BATCHES + 1))
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaUse:
@@ -32,12 +40,23 @@ class SimulationResult:
     """When the last token was out."""
     output_tokens: Sequence[int]
     num_evictions: Sequence[int]
+    num_restarts: Sequence[int]
+    """How often its replica was lost."""
     replica_of: Sequence[int]
-    """Index into `replicas`."""
+    """Index into `replicas`; after a restart, of the last."""
+    pools: tuple[str, ...]
+    """Names, in the order of the fleet."""
     replicas: tuple[ReplicaUse, ...]
     """Pool by pool, in the order of the fleet."""
-    token_gaps: TokenGaps
-    """Time between any two tokens of a request, over all requests: per token, not per request."""
+    token_gaps: tuple[tuple[TokenGaps, ...], ...] | None
+    """Time between any two tokens of a request, by batch and pool: per token, not per request. A gap
+    belongs to the batch of arrivals during which the run of steps that ends it ended. Nothing where
+    tokens were not counted."""
+
+    @property
+    def batch_edges(self) -> tuple[int, ...]:
+        """Return the first request of every batch of arrivals, and the number of requests."""
+        return batch_edges(len(self.arrival_seconds))
 
     def ttft_seconds(self, requests: slice = slice(None)) -> list[float]:
         """Return the time to first token of a range of requests."""

@@ -25,10 +25,7 @@ class ShareRouter:
 
     def __init__(self, fleet: ServingFleet, *, seed: int) -> None:
         self._draw = random.Random(seed).random
-        self._bounds = {
-            model: sizes.input_tokens_up_to[:-1] for model, sizes in fleet.shares.items()
-        }
-        self._wheels = {model: _wheels(sizes) for model, sizes in fleet.shares.items()}
+        self._use_shares(fleet)
         # Ranks are unique but for replicas never picked, so a least rank is least outstanding,
         # then picked longest ago; an index finds the first of the never picked.
         self._ranks = [[0] * pool.num_replicas for pool in fleet.pools]
@@ -48,6 +45,18 @@ class ShareRouter:
     def completed(self, pool: int, replica: int, num_requests: int) -> None:
         """Take note that requests of a replica have ended."""
         self._ranks[pool][replica] -= num_requests * ONE_REQUEST
+
+    def shrink(self, left: ServingFleet) -> None:
+        """Route to what is left of the fleet from now on, by its shares."""
+        self._use_shares(left)
+        for ranks, pool in zip(self._ranks, left.pools, strict=True):
+            del ranks[pool.num_replicas :]
+
+    def _use_shares(self, fleet: ServingFleet) -> None:
+        self._bounds = {
+            model: sizes.input_tokens_up_to[:-1] for model, sizes in fleet.shares.items()
+        }
+        self._wheels = {model: _wheels(sizes) for model, sizes in fleet.shares.items()}
 
 
 def _wheels(sizes: SizeShares) -> list[_Wheel]:

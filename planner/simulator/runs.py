@@ -22,7 +22,6 @@ class StepRun:
     growth_seconds: float
     """By which every step is longer than the one before."""
     num_steps: int
-    """At least 1."""
 
     def end_after(self, num_steps: int) -> float:
         """Return when the first so many steps have ended."""

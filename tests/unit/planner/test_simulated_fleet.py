@@ -1,29 +1,19 @@
-"""Traces and fleets refuse nonsense, and fleets lose replicas and markets."""
+"""Fleets refuse nonsense, and lose replicas and markets."""
 
 import math
 
 import pytest
-from serving_fleets import fleet, pool
+from serving_fleets import LinearStepTimes, fleet, pool
 
-from planner.simulator import ServingFleet, SizeShares, Trace, without_market, without_replica
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        (([], [], []), "empty"),
-        (([0.0], [1, 2], [1]), "1 arrivals, 2 inputs, 1 outputs, 0 models"),
-        (([0.0, 1.0], [1, 2], [1, 1], ["m"]), "1 models"),
-        (([1.0, 0.0, 0.5, 0.4], [1] * 4, [1] * 4), "2 requests arrive before"),
-        (([0.0, math.nan], [1, 1], [1, 1]), "not a finite"),
-        (([0.0], [0], [1]), "no input"),
-        (([0.0], [1], [0]), "no input or no output"),
-    ],
+from planner.simulator import (
+    Loss,
+    ServingFleet,
+    SizeShares,
+    simulate,
+    without_market,
+    without_replica,
 )
-def test_broken_traces_are_refused(columns, message):
-    """What is wrong with a trace is said, with the number of rows where they count."""
-    with pytest.raises(ValueError, match=message):
-        Trace(*columns)
+from planner.trace import Trace
 
 
 @pytest.mark.parametrize(
@@ -64,6 +54,8 @@ def test_fleets_whose_shares_do_not_fit_are_refused():
         fleet(pool("a"), pool("b"), row=(1.0,))
     with pytest.raises(ValueError, match=r"a share of 0\.5 for b, which is empty"):
         fleet(pool("a"), pool("b", 0))
+    with pytest.raises(ValueError, match="named a, a"):
+        fleet(pool("a"), pool("a"))
     with pytest.raises(ValueError, match="serves no model"):
         ServingFleet((pool(),), {})
 
@@ -77,6 +69,8 @@ def test_a_lost_replica_leaves_the_shares_alone():
     twice = without_replica(once, 0)
     assert twice.pools[0].num_replicas == 0
     assert twice.shares["m"].rows[0] == pytest.approx((0.0, 0.4, 0.6))
+    planned = {"m": SizeShares((9,), ((0.0, 1.0, 0.0),))}
+    assert without_replica(once, 0, shares=planned).shares == planned
     with pytest.raises(ValueError, match="a has no replica to remove"):
         without_replica(twice, 0)
 
@@ -99,3 +93,58 @@ def test_a_loss_that_leaves_nobody_is_said():
         without_replica(fleet(pool()), 0)
     with pytest.raises(ValueError, match="without market on-demand nobody serves m"):
         without_market(fleet(pool()), "on-demand")
+
+
+def test_requests_of_a_lost_replica_start_anew_elsewhere():
+    """Done by hand: steps of 1 s; at 2.5 s the first replica goes with a request two tokens old.
+
+    A comes to the first replica at 0 with 5 tokens to emit, B to the second at 0.5 with 4. B's
+    tokens come out at 1.5, 2.5, 3.5, 4.5. A starts anew at 2.5, just after B's step began, so its
+    prompt is computed from 3.5 and its tokens come out from 4.5 to 8.5.
+    """
+    times = LinearStepTimes(1.0, 0.0, 0.0, 0.0, 0.0)
+    whole = fleet(pool("a", market="spot", step_times=times), pool("b", step_times=times))
+    whole = ServingFleet(whole.pools, {"m": SizeShares((5, 9), ((1.0, 0.0), (0.0, 1.0)))})
+    rest = {"m": SizeShares((9,), ((0.0, 1.0),))}
+    loss = Loss(2.5, without_market(whole, "spot", shares=rest))
+    result = simulate(whole, Trace([0.0, 0.5], [5, 9], [5, 4]), seed=0, losses=[loss])
+    assert result.first_token_seconds == pytest.approx([4.5, 1.5])
+    assert result.completion_seconds == pytest.approx([8.5, 4.5])
+    assert result.num_restarts == [1, 0]
+    assert result.replica_of == [1, 1]
+    assert result.replicas[0].busy_fraction == pytest.approx(2.5 / 8.5)
+
+
+def test_a_loss_before_the_first_request_is_one_from_the_start():
+    """A replica that goes at 0 s leaves the same times as a fleet that never had it."""
+    whole = fleet(pool("a", 3), pool("b"))
+    left = without_replica(whole, 0)
+    trace = Trace([0.3 * i for i in range(60)], [40] * 60, [50] * 60)
+    lost = simulate(whole, trace, seed=1, losses=[Loss(0.0, left)])
+    assert lost.completion_seconds == simulate(left, trace, seed=1).completion_seconds
+    assert sum(lost.num_restarts) == 0
+
+
+def test_a_loss_after_the_last_arrival_still_counts():
+    """Requests in service when nothing arrives any more are moved all the same."""
+    whole = fleet(pool("a", 2))
+    trace = Trace([0.0, 0.0], [40] * 2, [500] * 2)
+    result = simulate(whole, trace, seed=0, losses=[Loss(1.0, without_replica(whole, 0))])
+    assert result.num_restarts == [0, 1]
+    assert result.replica_of == [0, 0]
+
+
+def test_losses_that_are_none_are_refused():
+    """A loss takes replicas of the same pools, later than the loss before it."""
+    whole, trace = fleet(pool("a", 3)), Trace([0.0], [1], [1])
+    left = without_replica(whole, 0)
+    for losses, message in (
+        ([Loss(-1.0, left)], r"a loss at -1\.0 s"),
+        ([Loss(math.nan, left)], "a loss at nan s"),
+        ([Loss(2.0, left), Loss(1.0, without_replica(left, 0))], r"at 1\.0 s after 2\.0 s"),
+        ([Loss(1.0, fleet(pool("a", 4)))], "more replicas"),
+        ([Loss(1.0, fleet(pool("b", 1)))], "other pools"),
+        ([Loss(1.0, ServingFleet(left.pools, {"n": left.shares["m"]}))], "serves n; give shares"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            simulate(whole, trace, seed=0, losses=losses)

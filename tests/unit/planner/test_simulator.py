@@ -10,16 +10,18 @@ from hypothesis import strategies as st
 from serving_fleets import LinearStepTimes, fleet, pool
 
 import planner.simulator
-from planner.simulator import ServingFleet, SizeShares, Trace, simulate, without_replica
+from planner.simulator import ServingFleet, SizeShares, batches_of, simulate, without_replica
 from planner.step_times import StepBatch
+from planner.trace import Trace
 
 SECOND_A_STEP = LinearStepTimes(1.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _poisson(rate, num_requests, seed, *, inputs=(1, 100), outputs=(1, 60)):
     draws = random.Random(seed)
+    gaps = [draws.expovariate(rate) for _ in range(num_requests - 1)]
     return Trace(
-        list(accumulate(draws.expovariate(rate) for _ in range(num_requests))),
+        list(accumulate(gaps, initial=0.0)),
         [draws.randint(*inputs) for _ in range(num_requests)],
         [draws.randint(*outputs) for _ in range(num_requests)],
     )
@@ -28,14 +30,18 @@ def _poisson(rate, num_requests, seed, *, inputs=(1, 100), outputs=(1, 60)):
 def test_public_names_are_pinned_and_sorted():
     """The package exports what a caller needs, in order."""
     assert planner.simulator.__all__ == [
-        "LatencyEstimates",
+        "Estimate",
+        "LatencySamples",
+        "Loss",
+        "PoolOutcome",
         "ReplicaPool",
         "ReplicaUse",
         "ServingFleet",
         "SimulationResult",
         "SizeShares",
-        "Trace",
-        "batch_means",
+        "TargetOutcome",
+        "batches_of",
+        "judge",
         "replicate",
         "simulate",
         "without_market",
@@ -73,12 +79,14 @@ def test_an_eviction_by_hand():
     the step from 4 and bring its third token; it ends at 6.
     """
     one = fleet(pool(step_times=SECOND_A_STEP, kv_capacity_tokens=10))
-    result = simulate(one, Trace([0.0, 0.0], [3, 4], [4, 4]), seed=0)
+    result = simulate(one, Trace([0.0, 0.0], [3, 4], [4, 4]), seed=0, count_tokens=True)
     assert result.first_token_seconds == pytest.approx([1.0, 2.0])
     assert result.completion_seconds == pytest.approx([4.0, 6.0])
     assert result.num_evictions == [0, 1]
-    assert len(result.token_gaps) == 6
-    assert result.token_gaps.percentile(1.0) == pytest.approx(2.0, rel=0.005)
+    gaps = batches_of(result)
+    assert gaps.num_values("token gap") == 6
+    assert gaps.num_late("token gap", 1.0) == 1
+    assert gaps.estimates("token gap")["p99"].value == pytest.approx(2.0)
 
 
 def test_nobody_overtakes_a_head_that_waits_for_memory():
@@ -141,6 +149,15 @@ def test_models_keep_to_their_own_pools():
         simulate(both, Trace(*columns, ["y", "z", "y"]), seed=0)
     with pytest.raises(ValueError, match="give the trace's models"):
         simulate(both, Trace(*columns), seed=0)
+
+
+def test_progress_rises_to_one_and_changes_nothing():
+    """The caller hears of every twentieth of the arrivals, and of the end once all is served."""
+    trace, heard = _poisson(6.0, 500, seed=2), []
+    result = simulate(fleet(pool()), trace, seed=0, on_progress=heard.append)
+    assert heard == pytest.approx([part / 20 for part in range(1, 21)])
+    quiet = simulate(fleet(pool()), trace, seed=0, count_tokens=True)
+    assert result.completion_seconds == quiet.completion_seconds
 
 
 def test_the_same_seed_gives_the_same_times():

@@ -1,4 +1,4 @@
-"""The statistics a latency target may name, and how sure a simulation is of them."""
+"""How sure a simulation is of a statistic."""
 
 import math
 import statistics
@@ -11,46 +11,23 @@ CONFIDENCE_FRACTION = 0.95
 FEWEST_SAMPLES = 10
 """Replications or batches an interval may rest on."""
 
-_PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-
-STATISTICS = ("mean", *_PERCENTILES)
-"""Names of the statistics."""
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A value and the half-width of its 95 % confidence interval."""
 
     value: float
-    half_width: float
+    half_width: float | None
+    """Nothing where fewer than ten samples have a value: the interval is not known."""
 
 
-def summarise(values: Sequence[float]) -> dict[str, float]:
-    """Return every statistic of the values; percentiles interpolate between neighbours.
-
-    Raises:
-        ValueError: If there is no value.
-    """
-    if not values:
-        raise ValueError("no request to take a statistic of; give a longer trace")
-    ordered = sorted(values)
-    summary = {"mean": math.fsum(ordered) / len(ordered)}
-    for name, fraction in _PERCENTILES.items():
-        rank = fraction * (len(ordered) - 1)
-        below = math.floor(rank)
-        above = min(below + 1, len(ordered) - 1)
-        summary[name] = ordered[below] + (rank - below) * (ordered[above] - ordered[below])
-    return summary
-
-
-def half_width(samples: Sequence[float]) -> float:
+def half_width(samples: Sequence[float]) -> float | None:
     """Return the half-width of the interval for the mean of independent, roughly normal samples.
 
-    Raises:
-        ValueError: If there are fewer than ten.
+    Nothing where there are fewer than ten.
     """
     if len(samples) < FEWEST_SAMPLES:
-        raise ValueError(f"{len(samples)} samples; an interval takes at least {FEWEST_SAMPLES}")
+        return None
     quantile = student_quantile(len(samples) - 1)
     return quantile * statistics.stdev(samples) / math.sqrt(len(samples))
 
