@@ -1,0 +1,127 @@
+"""Whether a simulated fleet meets a target, and who is to blame where it does not."""
+
+import random
+import statistics
+from itertools import accumulate
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving_fleets import LinearStepTimes, fleet, pool
+
+from planner.simulator import batches_of, judge, replicate, simulate
+from planner.simulator.gaps import TokenGaps
+from planner.simulator.request_times import RequestTimes
+from planner.simulator.samples import LatencySample, LatencySamples
+from planner.slo import Slo
+from planner.trace import Trace
+
+UNEQUAL = fleet(
+    pool("fast", 2, step_times=LinearStepTimes(step=0.005)),
+    pool("slow", 2, step_times=LinearStepTimes(step=0.02)),
+    row=(0.7, 0.3),
+)
+
+
+def _trace(seed, num_requests=1000):
+    draws = random.Random(seed)
+    gaps = [draws.expovariate(8.0) for _ in range(num_requests - 1)]
+    return Trace(
+        list(accumulate(gaps, initial=0.0)),
+        [draws.randint(1, 60) for _ in range(num_requests)],
+        [draws.randint(1, 40) for _ in range(num_requests)],
+    )
+
+
+def _samples(ttft):
+    """Twelve equal samples with these seconds by pool."""
+    sample = LatencySample({pool: RequestTimes(times) for pool, times in ttft.items()}, {}, None)
+    return LatencySamples(tuple(ttft), (sample,) * 12)
+
+
+def test_the_pool_with_the_late_requests_is_named():
+    """Two of a's 4 requests and none of b's are above the limit, twelve times over."""
+    samples = _samples({"a": [1.0, 2.0, 8.0, 9.0], "b": [1.0, 1.0], "idle": []})
+    (outcome,) = judge(Slo(ttft_seconds=5.0, ttft_statistic="p90"), samples)
+    assert outcome.target == "TTFT p90"
+    assert not outcome.is_met
+    assert outcome.is_certain
+    assert [(each.pool, each.num_values, each.num_late) for each in outcome.pools] == [
+        ("a", 48, 24),
+        ("b", 24, 0),
+    ]
+    assert [each.pool for each in outcome.missing_pools] == ["a"]
+
+
+def test_an_outcome_is_certain_only_when_its_interval_clears_the_limit():
+    """A value inside its interval of the limit may be on either side in truth."""
+    parts = tuple(
+        LatencySample({"a": RequestTimes([1.0 + 0.01 * i])}, {}, None) for i in range(-10, 11)
+    )
+    samples = LatencySamples(("a",), parts)
+    for limit, is_met, is_certain in ((0.9, False, True), (1.01, True, False), (1.5, True, True)):
+        (outcome,) = judge(Slo(ttft_seconds=limit, ttft_statistic="mean"), samples)
+        assert (outcome.is_met, outcome.is_certain) == (is_met, is_certain)
+    (few,) = judge(Slo(ttft_seconds=0.1), LatencySamples(("a",), parts[:9]))
+    assert not few.is_met
+    assert not few.is_certain
+
+
+def test_every_limit_of_a_target_is_judged_by_its_own_statistic():
+    """TTFT and TPOT, per request and per token, agree with the result they come from."""
+    result = simulate(UNEQUAL, _trace(1), seed=0, count_tokens=True)
+    samples = batches_of(result)
+    slo = Slo(ttft_seconds=0.1, ttft_statistic="mean", tpot_seconds=0.05, tpot_statistic="p50")
+    ttft, tpot = judge(slo, samples)
+    assert ttft.estimate.value == pytest.approx(statistics.mean(result.ttft_seconds()))
+    assert (tpot.target, tpot.limit_seconds) == ("TPOT p50 per request", 0.05)
+    assert tpot.estimate.value == pytest.approx(statistics.median(result.tpot_seconds()))
+    assert sum(each.num_late for each in ttft.pools) == sum(
+        seconds > 0.1 for seconds in result.ttft_seconds()
+    )
+    (token,) = judge(Slo(tpot_seconds=0.02, tpot_statistic="mean", tpot_per="token"), samples)
+    assert token.target == "TPOT mean per token"
+    answers = zip(
+        result.first_token_seconds, result.completion_seconds, result.output_tokens, strict=True
+    )
+    spans = [(last - first, tokens - 1) for first, last, tokens in answers]
+    exact = sum(span for span, _ in spans) / sum(tokens for _, tokens in spans)
+    assert token.estimate.value == pytest.approx(exact, rel=1e-9)
+    assert [each.pool for each in token.missing_pools] == ["slow"]
+
+
+def test_a_target_can_be_about_some_pools_alone():
+    """The pools of one model are judged as if the others were not there."""
+    samples = replicate(UNEQUAL, lambda seed: _trace(seed, 200))
+    slo = Slo(tpot_seconds=0.02, tpot_statistic="p50")
+    (fast,) = judge(slo, samples, pools=("fast",))
+    (slow,) = judge(slo, samples, pools=("slow",))
+    assert (fast.is_met, slow.is_met) == (True, False)
+    assert [each.pool for each in fast.pools] == ["fast"]
+    assert fast.estimate == fast.pools[0].estimate
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from("abc"), st.lists(st.floats(0.01, 10), max_size=30), min_size=1
+    ).filter(lambda ttft: any(ttft.values())),
+    st.floats(0.01, 10),
+    st.sampled_from(["mean", "p50", "p90", "p95", "p99"]),
+)
+def test_a_miss_always_names_a_pool(ttft, limit, statistic):
+    """Where the fleet misses, some pool is to blame, and the one with the most late values is first."""
+    (outcome,) = judge(Slo(ttft_seconds=limit, ttft_statistic=statistic), _samples(ttft))
+    if not outcome.is_met:
+        assert outcome.missing_pools
+    late = [each.num_late for each in outcome.missing_pools]
+    assert late == sorted(late, reverse=True)
+
+
+def test_gaps_are_kept_in_little_memory():
+    """A million gaps of a spread of ten take a few hundred bins."""
+    gaps = TokenGaps()
+    for step in range(1000):
+        gaps.add(0.01 * 10 ** (step / 1000))
+    assert len(gaps) == 1000
+    assert len(gaps._counts) <= 470
