@@ -1,30 +1,68 @@
-"""The plan of a fleet: the document that renderers, the router and serving read."""
+"""The plan of a fleet: the document that renderers, the simulator, the router and serving read."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from planner.catalogue import Market
+from planner.coefficients import Coefficients
 from planner.config import StrictModel
-from planner.units import Count, Name, Number, Utilisation
+from planner.gpu_spec import DType, GpuSpec
+from planner.model_spec import ModelSpec
+from planner.slo import Slo
+from planner.units import Count, Name, Number, Tokens, Utilisation
+from planner.verification import VerificationReport
+from planner.workload import Workload
+
+SCHEMA_VERSION = 2
+"""Version of the plan's layout; a plan of another version is refused."""
 
 LATENCY_NOT_VERIFIED = "latency not verified"
 """What a plan says of its latency while nothing has replayed it."""
 
+WEIGHT_SUM = 1000
+"""What the integer weights of one input range sum to."""
+
 Amount = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
+Replicas = Annotated[int, Field(ge=1)]
+Weight = Annotated[int, Field(ge=0, le=WEIGHT_SUM)]
+
+
+class PlannedModel(StrictModel):
+    """A served model and what is promised for it."""
+
+    name: Name
+    """Name that requests ask for."""
+    source: Name | None
+    """Hub id or folder of the weights; null: every throughput was measured, none is known."""
+    slo: Slo | None
+    """Latency target; null: none was stated."""
+    workload: Workload
+    """Planned rate of each request size."""
 
 
 class PlannedReplicas(StrictModel):
-    """Replicas of one offer; offers without replicas are left out."""
+    """The replicas of one offer that serve one model; what has none is left out."""
 
     model: Name
     """Served model."""
     offer: Name
-    """Name of the offer in the planned file."""
-    replicas: Annotated[int, Field(ge=1)]
+    """Unique name of the offer, such as `2xL4/spot/aws-us-east-1`."""
+    gpu: Name | None
+    """Device, as the catalogue calls it; null: the offer names none."""
+    tensor_parallel: Replicas = 1
+    """Devices that share every layer."""
+    pipeline_parallel: Replicas = 1
+    """Groups of layers, one after another."""
+    market: Market = "on-demand"
+    """How the devices are had."""
+    region: Name | None = None
+    """Where; null: not stated."""
+    replicas: Replicas
     """How many to run."""
-    max_replicas: Count | None
-    """Cap the plan kept to; null: none."""
+    max_replicas: Count | None = None
+    """Cap of the offer alone; null: none."""
     price_usd_per_hour: Amount
     """Price of one replica."""
     cost_usd_per_hour: Amount
@@ -35,28 +73,60 @@ class PlannedReplicas(StrictModel):
     """Planned load of each replica."""
     utilisation_limit_fraction: Utilisation
     """Limit the load was planned under."""
-    engine_arguments: tuple[str, ...]
-    """Arguments for the engine of each replica."""
+    speed: Literal["stated", "profile", "modelled"]
+    """Where the throughput comes from: the planned file, a measured profile, the model."""
+    coefficients: Name | None = None
+    """Set of coefficients of a modelled speed."""
+    weight_dtype: DType | None = None
+    """Format of the weights; null: not stated."""
+    kv_dtype: DType | None = None
+    """Format of the cache; null: not stated."""
+    max_context_tokens: Tokens | None = None
+    """Longest sequence to serve; null: the engine's default."""
+    memory_fraction: Utilisation = 0.9
+    """Share of the memory that the engine may use."""
+    max_sequences: Tokens = 256
+    """Sequences that run at once."""
+    max_batched_tokens: Tokens = 2048
+    """Tokens of one step."""
+    engine_arguments: tuple[str, ...] = ()
+    """Further arguments for the engine of each replica, word by word."""
+
+    @property
+    def devices_per_replica(self) -> int:
+        """Devices of one replica."""
+        return self.tensor_parallel * self.pipeline_parallel
 
 
-class PlannedSize(StrictModel):
-    """Where requests of one size go."""
+class PlannedWeights(StrictModel):
+    """Where the requests of one model and input range go: what the router reads."""
 
     model: Name
-    """Served model."""
+    """Requested model."""
     input_tokens_over: Annotated[int, Field(ge=0)]
-    """The size holds inputs longer than this,"""
-    input_tokens_up_to: Annotated[int, Field(gt=0)]
-    """and up to this."""
-    output_tokens_over: Annotated[int, Field(ge=0)]
-    """The size holds outputs longer than this,"""
-    output_tokens_up_to: Annotated[int, Field(gt=0)]
+    """The range holds inputs longer than this,"""
+    input_tokens_up_to: Tokens
+    """and up to this; longer inputs than any range's go where those of the last range go."""
+    output_tokens_over: Annotated[int, Field(ge=0)] | None = None
+    """Set in the oracle form alone, which no router can follow: outputs longer than this,"""
+    output_tokens_up_to: Tokens | None = None
     """and up to this."""
     rate_requests_per_second: Amount
     """Planned rate."""
     shares_fraction: dict[Name, Share]
     """Offer to its share of these requests, summing to 1; empty where the rate is 0, for which
     nothing was planned."""
+    weights: dict[Name, Weight]
+    """The same rounded by largest remainder to integers that sum to 1000; no share becomes 0."""
+
+
+class MarketLoss(StrictModel):
+    """Where requests go while a market is lost."""
+
+    market: Market
+    """The lost one."""
+    weights: tuple[PlannedWeights, ...]
+    """As in the plan."""
 
 
 class SingleTypeFleet(StrictModel):
@@ -77,7 +147,7 @@ class SingleTypeFleet(StrictModel):
 class FleetPlan(StrictModel):
     """How many replicas of which offer, which share of which request size, at what cost."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     """Version of this document's layout."""
     kind: Literal["fleet-plan"] = "fleet-plan"
     """What this document is."""
@@ -89,25 +159,72 @@ class FleetPlan(StrictModel):
     """No fleet that serves the workload within the limits costs less."""
     gap_fraction: Share
     """(cost - bound) / cost."""
+    oracle_cost_usd_per_hour: Amount | None = None
+    """Price of the fleet that a router which knows every output length would need, or of the plan
+    itself in that form; null: not computed."""
+    oracle_shares: bool = False
+    """Whether shares depend on output lengths, which no router knows."""
+    survives: tuple[Literal["one-replica", "one-market"], ...] = ()
+    """Losses after which everything is still served."""
     solver: str
     """Solver that found the counts."""
-    solver_fallbacks: int
+    solver_fallbacks: Count
     """How often a solver broke down and the next one answered."""
     solve_seconds: Amount
     """Time from the numbers to the plan, building the programs included."""
-    latency_verified: bool
-    """Whether the latency was replayed on this plan."""
-    latency: str
-    """The same in words."""
+    verification: VerificationReport | None = None
+    """Latencies replayed on this plan; null: none were."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know: extrapolated requests, estimated numbers, rounding."""
+    models: tuple[PlannedModel, ...]
+    """Served models, in the file's order."""
     replicas: tuple[PlannedReplicas, ...]
-    """By offer, in the file's order."""
-    sizes: tuple[PlannedSize, ...]
-    """Row by row of the workload's grid."""
-    single_type: tuple[SingleTypeFleet, ...]
-    """What each offer alone would cost, in the file's order."""
+    """By model, then offer, in the file's order."""
+    weights: tuple[PlannedWeights, ...]
+    """By model, then input range, rising."""
+    market_losses: tuple[MarketLoss, ...] = ()
+    """Weights for the loss of each market, where the plan survives it."""
+    single_type: tuple[SingleTypeFleet, ...] = ()
+    """What each offer alone would cost, by model, then in the file's order."""
+    gpus: tuple[GpuSpec, ...] = ()
+    """The devices that modelled speeds rest on."""
+    model_specs: dict[Name, ModelSpec] = {}
+    """Sizes of the models that modelled speeds rest on, by `PlannedModel.name`."""
+    coefficients: tuple[Coefficients, ...] = ()
+    """The sets of coefficients that modelled speeds rest on."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        models = {model.name for model in self.models}
+        pools = {(row.model, row.offer) for row in self.replicas}
+        if len(models) < len(self.models) or len(pools) < len(self.replicas):
+            raise ValueError("a model, or an offer of one, is there twice; plan again")
+        for row in self.weights:
+            if row.model not in models:
+                raise ValueError(f"weights are for {row.model}, which is no model of the plan")
+            for offer in row.shares_fraction.keys() | row.weights.keys():
+                if (row.model, offer) not in pools:
+                    raise ValueError(f"weights of {row.model} name {offer}, which has no replica")
+            if row.weights and sum(row.weights.values()) != WEIGHT_SUM:
+                raise ValueError(f"weights of {row.model} do not sum to {WEIGHT_SUM}; plan again")
+        return self
+
+    @property
+    def is_verified(self) -> bool:
+        """Tell whether the latency was replayed on this plan."""
+        return self.verification is not None
+
+    @property
+    def latency(self) -> str:
+        """The state of the latency in words."""
+        if self.verification is None:
+            return LATENCY_NOT_VERIFIED
+        return self.verification.in_words
 
     @property
     def cheapest_single_type(self) -> SingleTypeFleet | None:
-        """The cheapest fleet of one offer, or nothing where no offer can do it alone."""
+        """The cheapest fleet of one offer, or nothing where several models or no offer can."""
         fleets = [fleet for fleet in self.single_type if fleet.cost_usd_per_hour is not None]
+        if len(self.models) > 1:
+            return None
         return min(fleets, key=lambda fleet: fleet.cost_usd_per_hour or 0.0, default=None)

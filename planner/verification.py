@@ -1,0 +1,63 @@
+"""What replaying a trace on a plan found: part of the plan's document."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from planner.config import StrictModel
+from planner.units import Count, Name, Number
+
+Amount = Annotated[Number, Field(ge=0)]
+
+
+class VerifiedTarget(StrictModel):
+    """One latency limit against its simulated value."""
+
+    model: Name
+    """Served model."""
+    target: str
+    """In words, such as `TTFT p95` or `TPOT p90 per token`."""
+    limit_seconds: Amount
+    """What was promised."""
+    value_seconds: Amount
+    """Mean over replications."""
+    half_width_seconds: Amount | None
+    """Half of the 95 % confidence interval; null: not known."""
+
+    @property
+    def is_met(self) -> bool:
+        """Tell whether the value is at most the limit."""
+        return self.value_seconds <= self.limit_seconds
+
+
+class VerificationReport(StrictModel):
+    """How the plan held up when requests were replayed on it."""
+
+    status: Literal["met", "best attained"]
+    """`best attained`: some target is missed and tightening further did not help."""
+    replayed: str
+    """What was replayed, such as a trace's name, rate and length."""
+    num_requests: Count
+    """Requests of one replication."""
+    num_replications: Count
+    """Independent replications, or batches of one trace."""
+    num_rounds: Count
+    """Programs solved: 1 where the first plan held."""
+    cost_before_usd_per_hour: Amount
+    """Cost of the first plan, before any tightening."""
+    savings: tuple[str, ...] = ()
+    """Replicas that simulation found superfluous and the plan gave up."""
+    targets: tuple[VerifiedTarget, ...]
+    """Every limit of every model."""
+
+    @property
+    def in_words(self) -> str:
+        """The outcome in one line."""
+        missed = [row for row in self.targets if not row.is_met]
+        if not missed:
+            return f"latency verified: every target met in {self.num_replications} replications"
+        worst = max(missed, key=lambda row: row.value_seconds / row.limit_seconds)
+        return (
+            f"latency target missed, best attained: {worst.model} {worst.target} "
+            f"{worst.value_seconds:.4g} s of {worst.limit_seconds:.4g} s"
+        )
