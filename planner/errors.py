@@ -3,6 +3,7 @@
 PlannerError
 ├── DocumentError     a file that cannot be read, or does not say what its schema asks
 ├── WorkloadError     a trace or a mix that gives no workload, or not on the grid asked for
+├── PriceError        a device has no price, or several
 ├── PlotError         a plot was asked for and cannot be drawn here
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
@@ -35,6 +36,10 @@ class DocumentError(PlannerError):
 
 class WorkloadError(PlannerError):
     """A trace or a mix gives no workload: no rate, no such requests, or sizes outside the grid."""
+
+
+class PriceError(PlannerError):
+    """An offer's price is neither given nor to be found, or several are found."""
 
 
 class PlotError(PlannerError):
