@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import time
+from pathlib import Path
 
 import httpx
 
@@ -49,6 +51,16 @@ async def load(url: str, kill) -> list[tuple[str, bool]]:
         return await asyncio.gather(*(one(client, index) for index in range(NUM_REQUESTS)))
 
 
+def traffic_lines(file: Path) -> list[dict]:
+    """Return the log once every request has its line: the last is written after the body ends."""
+    deadline = time.monotonic() + 10
+    while True:
+        lines = file.read_text().splitlines()
+        if len(lines) >= NUM_REQUESTS or time.monotonic() > deadline:
+            return [json.loads(line) for line in lines]
+        time.sleep(0.05)
+
+
 def test_no_request_fails_that_had_not_begun_to_stream(start_replica, start_router, tmp_path):
     """After a SIGKILL only streams under way on the dead replica break, each with an error event."""
     victim, victim_url = start_replica("victim")
@@ -59,7 +71,7 @@ def test_no_request_fails_that_had_not_begun_to_stream(start_replica, start_rout
     assert all(had_begun for text, had_begun in results if text != "ok")
     assert all('"error"' in text for text in broken)
     assert len(broken) <= 8
-    log = [json.loads(line) for line in (tmp_path / "traffic.jsonl").read_text().splitlines()]
+    log = traffic_lines(tmp_path / "traffic.jsonl")
     assert len(log) == NUM_REQUESTS
     assert sum(line["status"] == 200 for line in log) == NUM_REQUESTS - len(broken)
     assert all(line["completion_tokens"] for line in log if line["status"] == 200)
