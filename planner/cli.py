@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from planner.console import configure_logging, output, run_app
+from planner.workload_cli import workload
 
 app = typer.Typer(add_completion=False, help="Choose hardware.")
 
@@ -64,3 +65,6 @@ def fleet(
     if output_file is not None:
         write_atomically(output_file, outcome.plan.model_dump_json(indent=2) + "\n")
         print(f"plan written to {output_file}")
+
+
+app.command()(workload)

@@ -3,6 +3,7 @@
 PlannerError
 ├── DocumentError     a file that cannot be read, or does not say what its schema asks
 ├── WorkloadError     a trace or a mix that gives no workload, or not on the grid asked for
+├── PlotError         a plot was asked for and cannot be drawn here
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
 ├── SolverError       a solver is missing or broke down
@@ -31,6 +32,10 @@ class DocumentError(PlannerError):
 
 class WorkloadError(PlannerError):
     """A trace or a mix gives no workload: no rate, no such requests, or sizes outside the grid."""
+
+
+class PlotError(PlannerError):
+    """A plot was asked for and the package that draws it is not installed."""
 
 
 class InfeasibleError(PlannerError):

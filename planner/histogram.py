@@ -1,55 +1,54 @@
-"""From a trace to the workload's grid, losing no request on the way.
+"""From a trace to a grid of request sizes, losing no request on the way.
 
-The default grid doubles from range to range until it covers the whole trace. A grid of the caller's
-own may end below the longest requests; these are refused or extrapolated, never cut to the grid's
-end, which would understate the load. A request is extrapolated in proportion to its tokens: one of
-3,000 input tokens, where the last range ends at 2,000, counts as 1.5 requests of 2,000; one that is
-too long in both counts the product. That conserves the tokens of inputs (or outputs) that alone are
-too long; attention, whose cost grows faster, is still understated.
+A chosen grid holds the whole trace. A grid of the caller's own may end below the longest requests;
+these are refused or extrapolated, never cut to the grid's end, which would understate the load. A
+request is extrapolated in proportion to its tokens: one of 3,000 input tokens, where the last range
+ends at 2,000, counts as 1.5 requests of 2,000; one that is too long in both counts the product.
+That conserves the tokens of inputs (or outputs) that alone are too long; attention, whose cost
+grows faster, is still understated.
 """
 
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from planner.documents import describe
 from planner.errors import WorkloadError
+from planner.grid import Grid
 from planner.trace import Trace
 from planner.workload import Workload
 
-FIRST_INPUT_END = 64
-"""Shortest input range of the default grid ends here: shorter inputs cost alike."""
-FIRST_OUTPUT_END = 16
-"""The same of outputs."""
-
 Value = TypeVar("Value")
-Matrix = tuple[tuple[float, ...], ...]
+Matrix = tuple[tuple[Value, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
     """Requests counted by size; a row an input range, a column an output range."""
 
-    input_tokens_up_to: tuple[int, ...]
-    output_tokens_up_to: tuple[int, ...]
+    grid: Grid
     num_requests: int
     """Requests of the trace."""
-    counts: Matrix
+    counts: Matrix[float]
     """Requests by size; those beyond the grid count for more than 1, in proportion."""
-    mean_input_tokens: tuple[tuple[float | None, ...], ...]
+    mean_input_tokens: Matrix[float | None]
     """Mean input of each size; nothing where the count is 0."""
-    mean_output_tokens: tuple[tuple[float | None, ...], ...]
+    mean_output_tokens: Matrix[float | None]
     """The same of outputs."""
     notes: tuple[str, ...]
     """What was extrapolated, a sentence each."""
 
     def workload(self, *, requests_per_second: float) -> Workload:
-        """Return the workload of this histogram at a rate of arrivals of the trace's requests.
+        """Return the workload of this histogram.
+
+        Args:
+            requests_per_second: Rate at which requests such as the trace's arrive. The workload's
+                is higher where requests beyond the grid count for more than 1.
 
         Raises:
             WorkloadError: If the rate is none that a workload can have.
@@ -57,8 +56,8 @@ class Histogram:
         total = math.fsum(map(math.fsum, self.counts))
         try:
             return Workload(
-                input_tokens_up_to=self.input_tokens_up_to,
-                output_tokens_up_to=self.output_tokens_up_to,
+                input_tokens_up_to=self.grid.input_tokens_up_to,
+                output_tokens_up_to=self.grid.output_tokens_up_to,
                 requests_per_second=requests_per_second * total / self.num_requests,
                 histogram_fraction=tuple(
                     tuple(count / total for count in row) for row in self.counts
@@ -70,57 +69,34 @@ class Histogram:
             raise WorkloadError(f"the trace gives no workload: {describe(error)}") from None
 
 
-def histogram_of(
-    trace: Trace,
-    *,
-    input_tokens_up_to: Sequence[int] | None = None,
-    output_tokens_up_to: Sequence[int] | None = None,
-    extrapolates: bool = False,
-) -> Histogram:
+def histogram_of(trace: Trace, grid: Grid, *, extrapolates: bool = False) -> Histogram:
     """Return the trace counted by size.
 
     Args:
         trace: Requests to count.
-        input_tokens_up_to: Rising upper ends of the input ranges; by default a doubling grid.
-        output_tokens_up_to: The same of outputs.
+        grid: Sizes to tell apart.
         extrapolates: Count requests beyond the grid in proportion instead of refusing them.
 
     Raises:
         WorkloadError: If requests lie beyond the grid and are not to be extrapolated.
-        ValueError: If the ends do not rise from at least 1.
     """
-    inputs = tuple(input_tokens_up_to or default_ends(trace.input_tokens, first=FIRST_INPUT_END))
-    outputs = tuple(
-        output_tokens_up_to or default_ends(trace.output_tokens, first=FIRST_OUTPUT_END)
-    )
     notes = []
     for name, tokens, ends in (
-        ("input", trace.input_tokens, inputs),
-        ("output", trace.output_tokens, outputs),
+        ("input", trace.input_tokens, grid.input_tokens_up_to),
+        ("output", trace.output_tokens, grid.output_tokens_up_to),
     ):
-        _check_rising(name, ends)
         outside = _outside(name, tokens, ends[-1])
         if outside and not extrapolates:
             raise WorkloadError(f"{outside}; widen the grid, or allow it with --extrapolate")
         if outside:
-            rule = f"each counts as its {name} tokens ÷ {ends[-1]:,} requests of that range"
+            rule = f"extrapolated: each counts as its {name} tokens ÷ {ends[-1]:,} requests of that range"
             notes.append(f"{outside}; {rule}")
-    return _counted(trace, inputs, outputs, tuple(notes))
+    return _counted(trace, grid, tuple(notes))
 
 
-def default_ends(tokens: Sequence[int], *, first: int) -> tuple[int, ...]:
-    """Return powers of two, from the least that holds a value (at least `first`) to cover all."""
-    exponent = math.ceil(math.log2(max(first, min(tokens))))
-    ends = [1 << exponent]
-    while ends[-1] < max(tokens):
-        ends.append(2 * ends[-1])
-    return tuple(ends)
-
-
-def _counted(
-    trace: Trace, inputs: tuple[int, ...], outputs: tuple[int, ...], notes: tuple[str, ...]
-) -> Histogram:
+def _counted(trace: Trace, grid: Grid, notes: tuple[str, ...]) -> Histogram:
     """Sum requests, input tokens and output tokens of every size."""
+    inputs, outputs = grid.input_tokens_up_to, grid.output_tokens_up_to
     num_columns = len(outputs)
     counts, input_sums, output_sums = ([0.0] * (len(inputs) * num_columns) for _ in range(3))
     for long_input, long_output in zip(trace.input_tokens, trace.output_tokens, strict=True):
@@ -131,7 +107,7 @@ def _counted(
         input_sums[cell] += weight * kept_input
         output_sums[cell] += weight * kept_output
 
-    def rows(flat: list[Value]) -> tuple[tuple[Value, ...], ...]:
+    def rows(flat: list[Value]) -> Matrix[Value]:
         starts = range(0, len(flat), num_columns)
         return tuple(tuple(flat[start : start + num_columns]) for start in starts)
 
@@ -146,8 +122,7 @@ def _counted(
         for size, count, total in zip(sizes, counts, output_sums, strict=True)
     ]
     return Histogram(
-        input_tokens_up_to=inputs,
-        output_tokens_up_to=outputs,
+        grid=grid,
         num_requests=trace.num_requests,
         counts=rows(counts),
         mean_input_tokens=rows(input_means),
@@ -165,9 +140,3 @@ def _outside(name: str, tokens: Sequence[int], end: int) -> str:
         f"{len(longer):,} of {len(tokens):,} requests ({len(longer) / len(tokens):.2%}) are longer "
         f"than the last {name} range, {end:,} tokens; the longest has {max(longer):,}"
     )
-
-
-def _check_rising(name: str, ends: Sequence[int]) -> None:
-    for before, after in pairwise((0, *ends)):
-        if after <= before:
-            raise ValueError(f"{name} ranges end at {after} after {before}; let them rise from 1")

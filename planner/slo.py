@@ -97,7 +97,7 @@ def statistic_of(name: str, values: Sequence[float], statistic: Statistic) -> fl
     Raises:
         ValueError: If there are none, or one of them is negative or not finite.
     """
-    if not values:
+    if len(values) == 0:
         raise ValueError(f"no {name} was measured; a limit on it cannot be judged")
     for value in values:
         if not 0 <= value < math.inf:

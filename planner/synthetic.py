@@ -1,70 +1,14 @@
-"""Synthetic traces: named mixes of request sizes, and arrivals of a chosen burstiness.
-
-Input and output of a request are drawn independently. In the Azure conversation trace of 2023 their
-rank correlation is 0.07.
-"""
+"""Synthetic traces: requests of a named mix, and arrivals of a chosen burstiness."""
 
 import math
-from bisect import bisect_right
-from dataclasses import dataclass
 from random import Random
 
 from planner.errors import WorkloadError
+from planner.mixes import MIXES
 from planner.trace import Trace
 
 MOST_REQUESTS = 10_000_000
 """Largest expected number of requests that is drawn; it takes about a minute and 1 GB."""
-
-
-@dataclass(frozen=True, slots=True)
-class LengthLaw:
-    """Token counts known by some of their quantiles, log-linear in between."""
-
-    fractions: tuple[float, ...]
-    """Rising from 0 to 1."""
-    tokens: tuple[int, ...]
-    """The quantile at each fraction, never falling, at least 1."""
-
-    def tokens_at(self, fraction: float) -> int:
-        """Return the quantile at a fraction from 0 up to 1, as a whole number of tokens."""
-        above = min(bisect_right(self.fractions, fraction), len(self.fractions) - 1)
-        start, end = self.fractions[above - 1], self.fractions[above]
-        low, high = math.log(self.tokens[above - 1]), math.log(self.tokens[above])
-        return round(math.exp(low + (high - low) * (fraction - start) / (end - start)))
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """A kind of traffic: how long its inputs and outputs are."""
-
-    input_tokens: LengthLaw
-    output_tokens: LengthLaw
-    source: str
-    """Where the quantiles are from."""
-
-
-_MEASURED = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1)
-
-MIXES = {
-    "chat": Mix(
-        LengthLaw(_MEASURED, (2, 29, 181, 207, 396, 1020, 1189, 2735, 4083, 4142, 6179, 14_050)),
-        LengthLaw(_MEASURED, (7, 16, 41, 54, 85, 129, 395, 424, 451, 601, 954, 1000)),
-        source="quantiles of the Azure LLM inference conversation trace of 2023 (CC-BY-4.0)",
-    ),
-    # The published 50th, 90th and 99th percentile; nothing is known above. The least value is the
-    # one at which the mean comes out as published (2047.8 in, 27.9 out) within 2 %.
-    "code": Mix(
-        LengthLaw((0, 0.5, 0.9, 0.99, 1), (75, 1469, 5194, 7436, 7436)),
-        LengthLaw((0, 0.5, 0.9, 0.99, 1), (1, 13, 55, 252, 252)),
-        source="percentiles of the Azure LLM inference code trace of 2023 (CC-BY-4.0)",
-    ),
-    "documents": Mix(
-        LengthLaw((0, 0.5, 0.9, 0.99, 1), (2000, 8000, 24_000, 60_000, 120_000)),
-        LengthLaw((0, 0.5, 0.9, 0.99, 1), (20, 200, 500, 1000, 2000)),
-        source="invented: summaries of and questions about long documents",
-    ),
-}
-"""Every mix by name."""
 
 
 def synthetic_trace(
@@ -104,12 +48,8 @@ def synthetic_trace(
             f"requests, above {MOST_REQUESTS:,}; shorten the duration"
         )
     arrivals = _arrivals(requests_per_second, duration_seconds, gap_scv, generator)
-    mix = MIXES[mix_name]
-    return Trace(
-        arrival_seconds=tuple(arrivals),
-        input_tokens=tuple(mix.input_tokens.tokens_at(generator.random()) for _ in arrivals),
-        output_tokens=tuple(mix.output_tokens.tokens_at(generator.random()) for _ in arrivals),
-    )
+    inputs, outputs = MIXES[mix_name].draw(len(arrivals), generator)
+    return Trace(tuple(arrivals), tuple(inputs), tuple(outputs))
 
 
 def _arrivals(

@@ -24,7 +24,7 @@ class Trace:
     output_tokens: tuple[int, ...]
     """At least 1: a request without an answer has no place in a trace."""
     models: tuple[str, ...] | None = None
-    """Model asked for; nothing where the source names none."""
+    """Model asked for, empty for a request that names none; nothing where the source has none."""
     max_tokens: tuple[int | None, ...] | None = None
     """Limit the client set on the output, where it set one; nothing where no limit is known."""
 
@@ -85,8 +85,30 @@ class Trace:
         """
         if not 0 < requests_per_second < math.inf:
             raise ValueError(f"rate is {requests_per_second}; give a finite number above 0")
+        if self.duration_seconds == 0:
+            raise WorkloadError(
+                f"all requests of the trace ({self.num_requests}) arrive at once; there are no "
+                "gaps to stretch to another rate"
+            )
         factor = self.rate_requests_per_second / requests_per_second
         return replace(self, arrival_seconds=tuple(at * factor for at in self.arrival_seconds))
+
+    def with_unnamed(self, model: str | None) -> Self:
+        """Return the same requests where those that name no model ask for this one.
+
+        Raises:
+            WorkloadError: If some name none and `model` is nothing.
+        """
+        num_unnamed = self.num_requests if self.models is None else self.models.count("")
+        if num_unnamed == 0:
+            return self
+        if not model:
+            raise WorkloadError(
+                f"{num_unnamed:,} of {self.num_requests:,} requests of the trace name no model; "
+                "say which model they are for"
+            )
+        names = ("",) * self.num_requests if self.models is None else self.models
+        return replace(self, models=tuple(name or model for name in names))
 
     def of_model(self, model: str) -> Self:
         """Return the requests of one model; time starts at the first of them.
@@ -96,7 +118,7 @@ class Trace:
         """
         keep = [name == model for name in self.models or ()]
         if not any(keep):
-            known = ", ".join(self.num_requests_by_model) or "none at all"
+            known = ", ".join(filter(None, self.num_requests_by_model)) or "none at all"
             raise WorkloadError(f"no request of the trace is for {model!r}; it names {known}")
         arrivals = list(compress(self.arrival_seconds, keep))
         assert self.models is not None

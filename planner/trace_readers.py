@@ -7,32 +7,25 @@ is written as answers end) and refused elsewhere unless the caller asks for sort
 trace is in order, so disorder there means joined or damaged files.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from planner.errors import DocumentError
 from planner.trace import Trace
 from planner.trace_formats import FORMATS, BrokenRowError, Row, TraceFormat
 from planner.trace_lines import TraceLines, recognised
+from planner.trace_rows import RowCounts, Tally
+
+OpenFile = Callable[[Path], AbstractContextManager[TextIO]]
 
 
-@dataclass(frozen=True, slots=True)
-class RowCounts:
-    """What became of the rows of a file."""
-
-    num_rows: int
-    """Lines that are neither blank nor the header."""
-    num_broken: int
-    first_broken: str
-    """Line number and reason of the first broken row; empty where none is."""
-    num_unanswered: Mapping[str, int]
-    """Rows of requests that were not answered, by reason."""
-    num_out_of_order: int
-    """Rows that arrive before some row above them."""
-    first_out_of_order: int
-    """Line number of the first of them; 0 where none is."""
+def open_text(path: Path) -> TextIO:
+    """Return the file as UTF-8 text, without the mark some programs put at its start."""
+    return path.open(encoding="utf-8-sig")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +45,7 @@ def read_trace(
     format_name: str | None = None,
     broken_rows_fraction: float = 0.0,
     sort_rows: bool = False,
+    open_file: OpenFile = open_text,
 ) -> TraceReading:
     """Return the requests of the file at `path`, the earliest at 0 seconds.
 
@@ -60,6 +54,7 @@ def read_trace(
         format_name: A key of `FORMATS`; by default the first line with content tells.
         broken_rows_fraction: How many of the rows may be broken before the file is refused, 0-1.
         sort_rows: Sort a file whose format promises the order of arrival but is not in it.
+        open_file: Opens the path for reading, such as with a display of progress.
 
     Raises:
         DocumentError: If the file is missing, of no known format, has more broken rows than
@@ -69,7 +64,7 @@ def read_trace(
     if format_name is not None and format_name not in FORMATS:
         raise ValueError(f"format is {format_name!r}; use one of: {', '.join(FORMATS)}")
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_file(path) as file:
             lines = recognised(path, file, format_name)
             rows, counts = _collect(lines)
     except FileNotFoundError:
@@ -80,35 +75,30 @@ def read_trace(
     _check(path, lines.file_format, counts, broken_rows_fraction, sort_rows=sort_rows)
     if not rows:
         raise DocumentError(path, _nothing_left(counts))
-    notes = tuple(_notes(lines.file_format, counts))
+    notes = tuple(counts.notes(lines.file_format))
     return TraceReading(_trace_of(rows), lines.file_format.name, counts, notes)
 
 
 def _collect(lines: TraceLines) -> tuple[list[Row], RowCounts]:
     """Return the answered requests in the file's order, and what became of all rows."""
     rows: list[Row] = []
-    num_rows = num_broken = num_out_of_order = first_out_of_order = 0
-    first_broken, unanswered, latest = "", Counter[str](), float("-inf")
+    broken, out_of_order, unanswered = Tally(), Tally(), defaultdict[str, Tally](Tally)
+    num_rows, latest = 0, float("-inf")
     for number, text in lines.numbered:
         num_rows += 1
         try:
             row = lines.parse(text)
         except BrokenRowError as error:
-            num_broken += 1
-            first_broken = first_broken or f"line {number}: {error}"
+            broken.add(number, str(error))
             continue
         if row.unanswered:
-            unanswered[row.unanswered] += 1
+            unanswered[row.unanswered].add(number)
             continue
         if row.at_seconds < latest:
-            num_out_of_order += 1
-            first_out_of_order = first_out_of_order or number
+            out_of_order.add(number)
         latest = max(latest, row.at_seconds)
         rows.append(row)
-    counts = RowCounts(
-        num_rows, num_broken, first_broken, unanswered, num_out_of_order, first_out_of_order
-    )
-    return rows, counts
+    return rows, RowCounts(num_rows, broken, dict(unanswered), out_of_order)
 
 
 def _trace_of(rows: list[Row]) -> Trace:
@@ -134,19 +124,16 @@ def _check(
     *,
     sort_rows: bool,
 ) -> None:
-    if counts.num_broken > broken_rows_fraction * counts.num_rows:
+    num_broken = counts.broken.count
+    if not num_broken <= broken_rows_fraction * counts.num_rows:
         raise DocumentError(
             path,
-            f"{counts.num_broken:,} of {counts.num_rows:,} rows are broken, {counts.first_broken}; "
-            "correct them, or leave them out with --broken-rows-fraction "
-            f"{_at_least(counts.num_broken / counts.num_rows)}",
+            f"{counts.broken_sentence()}; correct them, or leave them out with "
+            f"--broken-rows-fraction {_at_least(num_broken / counts.num_rows)}",
         )
-    if counts.num_out_of_order and file_format.is_in_order and not sort_rows:
-        raise DocumentError(
-            path,
-            f"{counts.num_out_of_order:,} of {counts.num_rows:,} rows arrive before a row above them, the "
-            f"first in line {counts.first_out_of_order}; check the file, or sort with --sort-rows",
-        )
+    if counts.out_of_order.count and file_format.is_in_order and not sort_rows:
+        problem = f"{counts.unsorted_sentence()}; check the file, or sort with --sort-rows"
+        raise DocumentError(path, problem)
 
 
 def _at_least(fraction: float) -> str:
@@ -155,31 +142,8 @@ def _at_least(fraction: float) -> str:
 
 
 def _nothing_left(counts: RowCounts) -> str:
-    reasons = [f"{number:,} with {reason}" for reason, number in counts.num_unanswered.items()]
-    if counts.num_broken:
-        reasons.append(f"{counts.num_broken:,} broken, {counts.first_broken}")
-    told = f" ({'; '.join(reasons)})" if reasons else ""
-    return (
-        f"holds no answered request in {counts.num_rows:,} rows{told}; a trace needs at least one"
-    )
-
-
-def _notes(file_format: TraceFormat, counts: RowCounts) -> Iterator[str]:
-    if counts.num_broken:
-        yield (
-            f"{counts.num_broken:,} of {counts.num_rows:,} rows are broken and left out, "
-            f"{counts.first_broken}"
-        )
-    if counts.num_unanswered:
-        reasons = ", ".join(
-            f"{number:,} {reason}" for reason, number in counts.num_unanswered.items()
-        )
-        yield (
-            f"{sum(counts.num_unanswered.values()):,} of {counts.num_rows:,} requests were not answered and are "
-            f"left out ({reasons})"
-        )
-    if counts.num_out_of_order:
-        reason = "" if file_format.is_in_order else ", as lines are written when answers end"
-        yield f"{counts.num_out_of_order:,} rows were sorted by their arrival{reason}"
-    if file_format.note:
-        yield file_format.note
+    told = [counts.unanswered_sentence()] if counts.unanswered else []
+    if counts.broken.count:
+        told.append(counts.broken_sentence())
+    reasons = f": {'; '.join(told)}" if told else ""
+    return f"holds no answered request in {counts.num_rows:,} rows{reasons}; a trace needs at least one"

@@ -14,11 +14,12 @@ _MINUTE_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class LengthSummary:
-    """Token counts in five numbers."""
+    """Token counts in a few numbers."""
 
     mean: float
     p50: float
     p90: float
+    p95: float
     p99: float
     max: int
 
@@ -73,5 +74,5 @@ def _busiest_minute(arrivals: Sequence[float]) -> float | None:
 
 def _lengths(tokens: Sequence[int]) -> LengthSummary:
     rising = sorted(tokens)
-    p50, p90, p99 = (quantile(rising, fraction) for fraction in (0.5, 0.9, 0.99))
-    return LengthSummary(fmean(rising), p50, p90, p99, rising[-1])
+    p50, p90, p95, p99 = (quantile(rising, fraction) for fraction in (0.5, 0.9, 0.95, 0.99))
+    return LengthSummary(fmean(rising), p50, p90, p95, p99, rising[-1])

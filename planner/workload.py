@@ -21,7 +21,15 @@ Axis = Annotated[tuple[Tokens, ...], Field(min_length=1)]
 
 @dataclass(frozen=True, slots=True)
 class RequestSize:
-    """One cell of the workload's grid; a range holds lengths over its start, up to its end."""
+    """One cell of the workload's grid; a range holds lengths over its start, up to its end.
+
+    Performance is best evaluated at the mean sizes. The load of a cell is the sum over its requests
+    of what each costs, and a request's cost is nearly linear in its tokens (a forward pass over
+    every input token, one step and one read of the cache for every output token), so the sum is the
+    number of requests times the cost of the mean request. The range's end would overstate the load
+    by up to the range's width. What the mean understates is attention, quadratic in the input; the
+    error is its curvature times the variance inside the range and shrinks with its width squared.
+    """
 
     input_tokens_over: int
     input_tokens_up_to: int

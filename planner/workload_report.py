@@ -1,14 +1,13 @@
-"""A trace and its histogram as tables for the terminal and as a file for `motley plan fleet`."""
+"""A trace and its histogram as tables for the terminal."""
 
-import textwrap
 from dataclasses import dataclass
 
-import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from planner.histogram import Histogram
 from planner.trace_summary import LengthSummary, TraceSummary
+from planner.trace_workloads import TracedWorkload
 from planner.workload import Workload
 
 
@@ -19,12 +18,25 @@ class WorkloadReport:
     source: str
     """File or mix, and its format."""
     summary: TraceSummary
-    histogram: Histogram
-    workload: Workload
     requests_by_model: dict[str, int]
     """Empty where the source names no model."""
+    traced: TracedWorkload
     notes: tuple[str, ...]
     """What the user must know, a sentence each."""
+
+    @property
+    def workload(self) -> Workload:
+        """The workload alone."""
+        return self.traced.workload
+
+    def comments(self) -> list[str]:
+        """Return what a file that holds the workload says of its making, a sentence each."""
+        summary = self.summary
+        return [
+            f"{summary.num_requests:,} requests in {summary.duration_seconds:,.0f} s of {self.source}.",
+            "Written by `motley plan workload`; a section of the file `motley plan fleet` reads.",
+            *(f"Note: {note}." for note in self.notes),
+        ]
 
 
 def print_workload(report: WorkloadReport, console: Console) -> None:
@@ -34,20 +46,6 @@ def print_workload(report: WorkloadReport, console: Console) -> None:
     console.print(_histogram_table(report))
     for note in report.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-
-
-def workload_yaml(report: WorkloadReport) -> str:
-    """Return the section `workload` of a fleet file, with the notes as comments."""
-    summary = report.summary
-    told = [
-        f"{summary.num_requests:,} requests in {summary.duration_seconds:,.0f} s of {report.source}.",
-        "Written by `motley plan workload`; a section of the file `motley plan fleet` reads.",
-        *(f"Note: {note}" for note in report.notes),
-    ]
-    lines = [line for text in told for line in textwrap.wrap(text, width=96)]
-    section = {"workload": report.workload.model_dump(mode="json", exclude_none=True)}
-    body = yaml.safe_dump(section, sort_keys=False, default_flow_style=None, width=2**31)
-    return "".join(f"# {line}\n" for line in lines) + body
 
 
 def _summary_table(report: WorkloadReport) -> Table:
@@ -61,8 +59,8 @@ def _summary_table(report: WorkloadReport) -> Table:
         "requests/s of the workload": _number(report.workload.requests_per_second),
     }
     for model, count in report.requests_by_model.items():
-        rows[f"requests of {model or 'no named model'}"] = f"{count:,}"
-    table = Table(title=report.source, title_justify="left", show_header=False)
+        rows[f"requests of {escape(model) or 'no named model'}"] = f"{count:,}"
+    table = Table(title=escape(report.source), title_justify="left", show_header=False)
     table.add_column("", overflow="fold")
     table.add_column("", justify="right")
     for name, value in rows.items():
@@ -72,7 +70,7 @@ def _summary_table(report: WorkloadReport) -> Table:
 
 def _lengths_table(summary: TraceSummary) -> Table:
     table = Table(title="tokens a request")
-    for title in ("", "mean", "p50", "p90", "p99", "max"):
+    for title in ("", "mean", "p50", "p90", "p95", "p99", "max"):
         table.add_column(title, justify="right" if title else "left")
     for name, tokens in (("input", summary.input_tokens), ("output", summary.output_tokens)):
         table.add_row(name, *_length_cells(tokens))
@@ -80,18 +78,18 @@ def _lengths_table(summary: TraceSummary) -> Table:
 
 
 def _length_cells(tokens: LengthSummary) -> list[str]:
-    rounded = (f"{value:,.0f}" for value in (tokens.p50, tokens.p90, tokens.p99, tokens.max))
-    return [f"{tokens.mean:,.1f}", *rounded]
+    percentiles = (tokens.p50, tokens.p90, tokens.p95, tokens.p99, tokens.max)
+    return [f"{tokens.mean:,.1f}", *(f"{value:,.1f}".removesuffix(".0") for value in percentiles)]
 
 
 def _histogram_table(report: WorkloadReport) -> Table:
-    histogram = report.histogram
+    grid = report.traced.histogram.grid
     table = Table(title="% of requests by size; a row an input range, a column an output range")
     table.add_column("tokens up to", justify="right")
-    for end in histogram.output_tokens_up_to:
+    for end in grid.output_tokens_up_to:
         table.add_column(f"{end:,}", justify="right")
     assert report.workload.histogram_fraction is not None
-    rows = zip(histogram.input_tokens_up_to, report.workload.histogram_fraction, strict=True)
+    rows = zip(grid.input_tokens_up_to, report.workload.histogram_fraction, strict=True)
     for end, fractions in rows:
         table.add_row(f"{end:,}", *(_percent(fraction) for fraction in fractions))
     return table

@@ -53,3 +53,28 @@ def test_ranges_must_rise():
             output_tokens_up_to=[50],
             rates_requests_per_second=[[1], [1]],
         )
+
+
+RATES = {"rates_requests_per_second": [[1], [0]]}
+
+
+def test_mean_sizes_stand_beside_the_rates():
+    """Nothing where no requests are; nothing at all where no means are given."""
+    workload = Workload(**GRID, **RATES, mean_input_tokens=[[70.5], [None]])
+    assert [size.mean_input_tokens for size in workload.sizes()] == [70.5, None]
+    assert [size.mean_output_tokens for size in workload.sizes()] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("means", "message"),
+    [
+        ([[100.5], [None]], "of input 1-100, output 1-50 tokens is 100.5, outside its range"),
+        ([[None], [100]], "of input 101-1000, output 1-50 tokens is 100, outside its range"),
+        ([[float("nan")], [None]], "finite"),
+        ([[50]], "1 rows, the workload 2 input ranges"),
+    ],
+)
+def test_means_outside_their_range_are_refused(means, message):
+    """A mean that its range cannot hold belongs to another size."""
+    with pytest.raises(ValidationError, match=message):
+        Workload(**GRID, **RATES, mean_input_tokens=means)
