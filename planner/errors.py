@@ -5,6 +5,7 @@ PlannerError
 ├── WorkloadError     a trace or a mix that gives no workload, or not on the grid asked for
 ├── PriceError        a device has no price, or several
 ├── PlotError         a plot was asked for and cannot be drawn here
+├── UnverifiableError a latency cannot be replayed: the speeds are not known step by step
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
 ├── SolverError       a solver is missing or broke down
@@ -44,6 +45,10 @@ class PriceError(PlannerError):
 
 class PlotError(PlannerError):
     """A plot was asked for and the package that draws it is not installed."""
+
+
+class UnverifiableError(PlannerError):
+    """A plan's latency cannot be replayed; the message says what is not known."""
 
 
 class InfeasibleError(PlannerError):

@@ -106,17 +106,17 @@ class PlannedWeights(StrictModel):
     input_tokens_over: Annotated[int, Field(ge=0)]
     """The range holds inputs longer than this,"""
     input_tokens_up_to: Tokens
-    """and up to this; longer inputs than any range's go where those of the last range go."""
+    """and up to this. Ranges leave no gap: one without requests belongs to the next. Longer inputs
+    than any range's go where those of the last go."""
     output_tokens_over: Annotated[int, Field(ge=0)] | None = None
     """Set in the oracle form alone, which no router can follow: outputs longer than this,"""
     output_tokens_up_to: Tokens | None = None
     """and up to this."""
     rate_requests_per_second: Amount
     """Planned rate."""
-    shares_fraction: dict[Name, Share]
-    """Offer to its share of these requests, summing to 1; empty where the rate is 0, for which
-    nothing was planned."""
-    weights: dict[Name, Weight]
+    shares_fraction: Annotated[dict[Name, Share], Field(min_length=1)]
+    """Offer to its share of these requests, summing to 1."""
+    weights: Annotated[dict[Name, Weight], Field(min_length=1)]
     """The same rounded by largest remainder to integers that sum to 1000; no share becomes 0."""
 
 
@@ -174,6 +174,8 @@ class FleetPlan(StrictModel):
     """Time from the numbers to the plan, building the programs included."""
     verification: VerificationReport | None = None
     """Latencies replayed on this plan; null: none were."""
+    unverified: str = ""
+    """Why no latency was replayed; empty where one was."""
     notes: tuple[str, ...] = ()
     """What a reader must know: extrapolated requests, estimated numbers, rounding."""
     models: tuple[PlannedModel, ...]
@@ -205,7 +207,7 @@ class FleetPlan(StrictModel):
             for offer in row.shares_fraction.keys() | row.weights.keys():
                 if (row.model, offer) not in pools:
                     raise ValueError(f"weights of {row.model} name {offer}, which has no replica")
-            if row.weights and sum(row.weights.values()) != WEIGHT_SUM:
+            if sum(row.weights.values()) != WEIGHT_SUM:
                 raise ValueError(f"weights of {row.model} do not sum to {WEIGHT_SUM}; plan again")
         return self
 
@@ -217,9 +219,9 @@ class FleetPlan(StrictModel):
     @property
     def latency(self) -> str:
         """The state of the latency in words."""
-        if self.verification is None:
-            return LATENCY_NOT_VERIFIED
-        return self.verification.in_words
+        if self.verification is not None:
+            return self.verification.in_words
+        return LATENCY_NOT_VERIFIED + (f": {self.unverified}" if self.unverified else "")
 
     @property
     def cheapest_single_type(self) -> SingleTypeFleet | None:

@@ -1,0 +1,167 @@
+"""From a solved program to the plan's document."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.catalogue import Market
+from planner.coefficients import built_in_coefficients
+from planner.fleet_config import FleetConfig
+from planner.fleet_models import FleetModel
+from planner.fleet_plan import (
+    WEIGHT_SUM,
+    FleetPlan,
+    MarketLoss,
+    PlannedModel,
+    PlannedReplicas,
+    PlannedWeights,
+)
+from planner.fleet_program.answer import FleetAnswer, Shares
+from planner.fleet_program.problem import FleetProblem
+from planner.fleet_rows import SizeGroup, size_groups
+from planner.replica_kinds import ReplicaKind
+from planner.weights import integer_weights
+
+
+@dataclass(frozen=True, slots=True)
+class FleetInputs:
+    """A planned file with everything looked up."""
+
+    config: FleetConfig
+    models: tuple[FleetModel, ...]
+    kinds: tuple[ReplicaKind, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any plan made of it must know."""
+        notes = [note for model in self.models for note in model.notes]
+        if any(kind.source == "modelled" for kind in self.kinds):
+            notes.append(
+                f"speeds are modelled (coefficients {self.config.coefficients}), not measured; "
+                "`motley plan profile` measures yours"
+            )
+        return tuple(notes)
+
+
+def plan_document(
+    inputs: FleetInputs, problem: FleetProblem, answer: FleetAnswer, *, num_fallbacks: int
+) -> FleetPlan:
+    """Return the document of a solved problem; call it only for an answer with a plan."""
+    knows_outputs = inputs.config.shares == "oracle"
+    groups = size_groups(inputs.models, knows_outputs=knows_outputs)
+    used = [kind for kind, count in zip(inputs.kinds, answer.counts, strict=True) if count]
+    modelled = [kind for kind in used if kind.source == "modelled"]
+    losses = (
+        MarketLoss(market=_market(market), weights=_weights(inputs, groups, shares, knows_outputs))
+        for market, shares in answer.shares_without_market
+    )
+    return FleetPlan(
+        status="optimal" if answer.status == "optimal" else "feasible",
+        cost_usd_per_hour=answer.cost_usd_per_hour,
+        bound_usd_per_hour=answer.bound_usd_per_hour,
+        gap_fraction=answer.gap_fraction,
+        oracle_shares=knows_outputs,
+        survives=inputs.config.survive,
+        solver=answer.solver,
+        solver_fallbacks=num_fallbacks,
+        solve_seconds=answer.seconds,
+        notes=inputs.notes,
+        models=tuple(map(_model, inputs.models)),
+        replicas=_replicas(inputs, problem, answer),
+        weights=_weights(inputs, groups, answer.shares, knows_outputs),
+        market_losses=tuple(losses),
+        gpus=tuple({kind.gpu.name: kind.gpu for kind in modelled if kind.gpu}.values()),
+        model_specs={
+            inputs.models[kind.model].name: spec
+            for kind in modelled
+            if (spec := inputs.models[kind.model].spec) is not None
+        },
+        coefficients=(built_in_coefficients(inputs.config.coefficients),) if modelled else (),
+    )
+
+
+def _market(name: str) -> Market:
+    markets: tuple[Market, ...] = ("on-demand", "spot", "owned")
+    return next(market for market in markets if market == name)
+
+
+def _model(model: FleetModel) -> PlannedModel:
+    return PlannedModel(
+        name=model.name,
+        source=model.config.weights if model.spec is not None else model.config.source,
+        slo=model.config.slo,
+        workload=model.workload,
+    )
+
+
+def _replicas(
+    inputs: FleetInputs, problem: FleetProblem, answer: FleetAnswer
+) -> tuple[PlannedReplicas, ...]:
+    loads = column_loads(problem, answer.shares)
+    rows = []
+    for c, (kind, count) in enumerate(zip(inputs.kinds, answer.counts, strict=True)):
+        if count == 0:
+            continue
+        model = inputs.models[kind.model]
+        rows.append(
+            PlannedReplicas(
+                model=model.name,
+                offer=kind.name,
+                gpu=kind.gpu.name if kind.gpu else None,
+                tensor_parallel=kind.tensor_parallel,
+                pipeline_parallel=kind.pipeline_parallel,
+                market=kind.offer.market,
+                region=kind.offer.region,
+                replicas=count,
+                max_replicas=kind.offer.max_replicas,
+                price_usd_per_hour=kind.price_usd_per_hour,
+                cost_usd_per_hour=count * kind.price_usd_per_hour,
+                load_replicas=loads[c],
+                utilisation_fraction=loads[c] / count,
+                utilisation_limit_fraction=problem.columns[c].utilisation_limit_fraction,
+                speed=kind.source,
+                coefficients=inputs.config.coefficients if kind.source == "modelled" else None,
+                weight_dtype=model.config.weight_dtype if kind.source == "modelled" else None,
+                kv_dtype=model.config.cache_dtype if kind.source == "modelled" else None,
+                max_context_tokens=model.config.max_context_tokens,
+                engine_arguments=kind.offer.engine_arguments,
+            )
+        )
+    return tuple(rows)
+
+
+def column_loads(problem: FleetProblem, shares: Shares) -> list[float]:
+    """Return the replicas, at full load, that the shares take of each column."""
+    loads = [0.0] * len(problem.columns)
+    for model in range(len(problem.models)):
+        for position, r in enumerate(problem.rows_of(model)):
+            for c, share in shares[r]:
+                loads[c] += (problem.columns[c].loads[position] or 0.0) * share
+    return loads
+
+
+def _weights(
+    inputs: FleetInputs, groups: Sequence[SizeGroup], shares: Shares, knows_outputs: bool
+) -> tuple[PlannedWeights, ...]:
+    rows = []
+    last_end: dict[int, int] = {}
+    for group, row in zip(groups, shares, strict=True):
+        model, first = inputs.models[group.model], group.first
+        by_name = {inputs.kinds[c].name: share for c, share in row}
+        over = first.input_tokens_over if knows_outputs else last_end.get(group.model, 0)
+        sizes = model.sizes()
+        rows.append(
+            PlannedWeights(
+                model=model.name,
+                input_tokens_over=over,
+                input_tokens_up_to=first.input_tokens_up_to,
+                output_tokens_over=first.output_tokens_over if knows_outputs else None,
+                output_tokens_up_to=first.output_tokens_up_to if knows_outputs else None,
+                rate_requests_per_second=sum(
+                    sizes[s].rate_requests_per_second for s in group.sizes
+                ),
+                shares_fraction=by_name,
+                weights=integer_weights(by_name, total=WEIGHT_SUM),
+            )
+        )
+        last_end[group.model] = first.input_tokens_up_to
+    return tuple(rows)
