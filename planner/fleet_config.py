@@ -12,7 +12,7 @@ from planner.gpu_spec import DType
 from planner.offers import Offer
 from planner.requests_config import Requests
 from planner.slo import Slo
-from planner.units import Count, Name, Number, Price, Tokens, Utilisation
+from planner.units import Count, Name, NonNegative, Number, Price, Tokens, Utilisation
 from planner.workload import Workload
 
 Loss = Literal["one-replica", "one-market"]
@@ -86,8 +86,10 @@ class Verification(StrictModel):
     """Most programs to solve: the first plan, then tightened ones."""
     replications: Annotated[int, Field(ge=10, le=1000)] = 10
     """Replications, or batches of one trace, behind each interval."""
-    max_requests: Annotated[int, Field(ge=100, le=10_000_000)] = 20_000
+    max_requests: Annotated[int, Field(ge=100, le=10_000_000)] = 50_000
     """Requests of a model that one replication replays at the most; longer traces are cut."""
+    savings_seconds: NonNegative = 60.0
+    """How long to look for replicas that the replay shows to be spare; 0: not at all."""
     seed: Annotated[int, Field(ge=0)] = 0
     """The same seed gives the same draws."""
 

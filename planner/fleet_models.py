@@ -127,9 +127,7 @@ def _grid_notes(model: ServedModel) -> tuple[str, ...]:
     )
 
 
-def _source(
-    model: ServedModel, asked: TraceRequests | MixRequests, folder: Path
-) -> WorkloadSource:
+def _source(model: ServedModel, asked: TraceRequests | MixRequests, folder: Path) -> WorkloadSource:
     if isinstance(asked, MixRequests):
         return requests_of(
             asked.mix,

@@ -159,9 +159,10 @@ class FleetPlan(StrictModel):
     """No fleet that serves the workload within the limits costs less."""
     gap_fraction: Share
     """(cost - bound) / cost."""
+    program_cost_usd_per_hour: Amount
+    """Price of the first program's fleet, before verification tightened or saved anything."""
     oracle_cost_usd_per_hour: Amount | None = None
-    """Price of the fleet that a router which knows every output length would need, or of the plan
-    itself in that form; null: not computed."""
+    """Price of that program's fleet if shares could follow output lengths; null: not computed."""
     oracle_shares: bool = False
     """Whether shares depend on output lengths, which no router knows."""
     survives: tuple[Literal["one-replica", "one-market"], ...] = ()
@@ -224,9 +225,16 @@ class FleetPlan(StrictModel):
         return LATENCY_NOT_VERIFIED + (f": {self.unverified}" if self.unverified else "")
 
     @property
-    def cheapest_single_type(self) -> SingleTypeFleet | None:
-        """The cheapest fleet of one offer, or nothing where several models or no offer can."""
-        fleets = [fleet for fleet in self.single_type if fleet.cost_usd_per_hour is not None]
-        if len(self.models) > 1:
-            return None
-        return min(fleets, key=lambda fleet: fleet.cost_usd_per_hour or 0.0, default=None)
+    def cheapest_single_types(self) -> tuple[SingleTypeFleet, ...] | None:
+        """The cheapest fleet of one type for each model; nothing where some model has none."""
+        cheapest = []
+        for model in self.models:
+            fleets = [
+                fleet
+                for fleet in self.single_type
+                if fleet.model == model.name and fleet.cost_usd_per_hour is not None
+            ]
+            if not fleets:
+                return None
+            cheapest.append(min(fleets, key=lambda fleet: fleet.cost_usd_per_hour or 0.0))
+        return tuple(cheapest)

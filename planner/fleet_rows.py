@@ -30,9 +30,7 @@ class SizeGroup:
         return f"{model}, {inputs}, {outputs} tokens"
 
 
-def size_groups(
-    models: Sequence[FleetModel], *, knows_outputs: bool
-) -> tuple[SizeGroup, ...]:
+def size_groups(models: Sequence[FleetModel], *, knows_outputs: bool) -> tuple[SizeGroup, ...]:
     """Return the groups that share their shares: an input range each, or a size each."""
     groups = []
     for number, model in enumerate(models):

@@ -1,6 +1,6 @@
 """From a solved program to the plan's document."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.catalogue import Market
@@ -29,6 +29,24 @@ class FleetInputs:
     config: FleetConfig
     models: tuple[FleetModel, ...]
     kinds: tuple[ReplicaKind, ...]
+    current_replicas: Mapping[tuple[str, str], int] | None = None
+    """Replicas that run now by model and offer; nothing: the file names no current plan."""
+
+    @property
+    def knows_outputs(self) -> bool:
+        """Tell whether shares may depend on the output: the oracle form."""
+        return self.config.shares == "oracle"
+
+    def groups(self) -> tuple[SizeGroup, ...]:
+        """Return the request sizes behind each row of the program."""
+        return size_groups(self.models, knows_outputs=self.knows_outputs)
+
+    def obstacle(self, column: int, position: int) -> str:
+        """Return why a kind cannot serve the row at this position of its model; empty: it can."""
+        kind = self.kinds[column]
+        group = [group for group in self.groups() if group.model == kind.model][position]
+        reasons = [kind.speed.rates[s].obstacle for s in group.sizes]
+        return next(filter(None, reasons), "")
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -46,12 +64,11 @@ def plan_document(
     inputs: FleetInputs, problem: FleetProblem, answer: FleetAnswer, *, num_fallbacks: int
 ) -> FleetPlan:
     """Return the document of a solved problem; call it only for an answer with a plan."""
-    knows_outputs = inputs.config.shares == "oracle"
-    groups = size_groups(inputs.models, knows_outputs=knows_outputs)
+    groups = inputs.groups()
     used = [kind for kind, count in zip(inputs.kinds, answer.counts, strict=True) if count]
     modelled = [kind for kind in used if kind.source == "modelled"]
     losses = (
-        MarketLoss(market=_market(market), weights=_weights(inputs, groups, shares, knows_outputs))
+        MarketLoss(market=_market(market), weights=_weights(inputs, groups, shares))
         for market, shares in answer.shares_without_market
     )
     return FleetPlan(
@@ -59,7 +76,8 @@ def plan_document(
         cost_usd_per_hour=answer.cost_usd_per_hour,
         bound_usd_per_hour=answer.bound_usd_per_hour,
         gap_fraction=answer.gap_fraction,
-        oracle_shares=knows_outputs,
+        program_cost_usd_per_hour=answer.cost_usd_per_hour,
+        oracle_shares=inputs.knows_outputs,
         survives=inputs.config.survive,
         solver=answer.solver,
         solver_fallbacks=num_fallbacks,
@@ -67,7 +85,7 @@ def plan_document(
         notes=inputs.notes,
         models=tuple(map(_model, inputs.models)),
         replicas=_replicas(inputs, problem, answer),
-        weights=_weights(inputs, groups, answer.shares, knows_outputs),
+        weights=_weights(inputs, groups, answer.shares),
         market_losses=tuple(losses),
         gpus=tuple({kind.gpu.name: kind.gpu for kind in modelled if kind.gpu}.values()),
         model_specs={
@@ -140,9 +158,10 @@ def column_loads(problem: FleetProblem, shares: Shares) -> list[float]:
 
 
 def _weights(
-    inputs: FleetInputs, groups: Sequence[SizeGroup], shares: Shares, knows_outputs: bool
+    inputs: FleetInputs, groups: Sequence[SizeGroup], shares: Shares
 ) -> tuple[PlannedWeights, ...]:
     rows = []
+    knows_outputs = inputs.knows_outputs
     last_end: dict[int, int] = {}
     for group, row in zip(groups, shares, strict=True):
         model, first = inputs.models[group.model], group.first

@@ -67,9 +67,7 @@ def planned_speed(plan: FleetPlan, row: PlannedReplicas) -> ReplicaSpeed:
     context = row.max_context_tokens or spec.max_context_tokens
     design = ReplicaDesign(
         gpu=gpus[row.gpu],
-        model=spec.model_copy(
-            update={"max_context_tokens": min(context, spec.max_context_tokens)}
-        ),
+        model=spec.model_copy(update={"max_context_tokens": min(context, spec.max_context_tokens)}),
         tensor_parallel=row.tensor_parallel,
         pipeline_parallel=row.pipeline_parallel,
         weight_dtype=row.weight_dtype or "bfloat16",

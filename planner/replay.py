@@ -8,6 +8,7 @@ from random import Random
 from typing import Protocol
 
 from planner.simulator import ServingFleet, batches_of, replicate, simulate
+from planner.simulator.result import NUM_BATCHES
 from planner.simulator.samples import LatencySamples
 from planner.trace import Trace
 from planner.workload import RequestSize, Workload
@@ -35,6 +36,11 @@ class Replay(Protocol):
         """Requests of one replication."""
         ...
 
+    @property
+    def num_samples(self) -> int:
+        """Replications or batches that are judged."""
+        ...
+
     def samples(
         self,
         fleet: ServingFleet,
@@ -58,6 +64,11 @@ class RecordedReplay:
     def num_requests(self) -> int:
         """Requests of the trace."""
         return self.trace.num_requests
+
+    @property
+    def num_samples(self) -> int:
+        """Stretches that are judged."""
+        return NUM_BATCHES - WARM_UP_BATCHES
 
     def samples(
         self,
@@ -86,6 +97,11 @@ class DrawnReplay:
     num_requests: int
     num_replications: int = 10
     seed: int = 0
+
+    @property
+    def num_samples(self) -> int:
+        """Replications."""
+        return self.num_replications
 
     def samples(
         self,

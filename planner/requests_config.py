@@ -66,4 +66,3 @@ Requests = Annotated[
     Discriminator(_kind),
 ]
 """`trace` or `mix` names the source; without them the section is a grid of rates."""
-
