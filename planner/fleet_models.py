@@ -87,7 +87,7 @@ def _model(
         spec = find_model(_weights(model, folder), catalogue)
     if isinstance(model.workload, Workload):
         grid = "requests drawn from the grid, Poisson arrivals"
-        return FleetModel(model, spec, model.workload, None, grid, _grid_notes(model))
+        return FleetModel(model, spec, model.workload, None, grid, _grid_notes(model, spec))
     source = _source(model, model.workload, folder)
     trace = source.planned_trace()
     chosen = Grid.chosen(
@@ -117,9 +117,9 @@ def _weights(model: ServedModel, folder: Path) -> str:
     return model.weights
 
 
-def _grid_notes(model: ServedModel) -> tuple[str, ...]:
+def _grid_notes(model: ServedModel, spec: ModelSpec | None) -> tuple[str, ...]:
     assert isinstance(model.workload, Workload)
-    if model.workload.mean_input_tokens and model.workload.mean_output_tokens:
+    if spec is None or (model.workload.mean_input_tokens and model.workload.mean_output_tokens):
         return ()
     return (
         f"{model.name}: the workload states no mean tokens; modelled speeds take every request to "

@@ -175,8 +175,10 @@ class FleetPlan(StrictModel):
     """Time from the numbers to the plan, building the programs included."""
     verification: VerificationReport | None = None
     """Latencies replayed on this plan; null: none were."""
-    unverified: str = ""
-    """Why no latency was replayed; empty where one was."""
+    latency_verified: bool = False
+    """Whether every target was met when requests were replayed on this plan."""
+    latency: str = LATENCY_NOT_VERIFIED
+    """The state of the latency in words."""
     notes: tuple[str, ...] = ()
     """What a reader must know: extrapolated requests, estimated numbers, rounding."""
     models: tuple[PlannedModel, ...]
@@ -191,7 +193,7 @@ class FleetPlan(StrictModel):
     """What each offer alone would cost, by model, then in the file's order."""
     gpus: tuple[GpuSpec, ...] = ()
     """The devices that modelled speeds rest on."""
-    model_specs: dict[Name, ModelSpec] = {}
+    model_specs: dict[Name, ModelSpec] = Field(default_factory=dict)
     """Sizes of the models that modelled speeds rest on, by `PlannedModel.name`."""
     coefficients: tuple[Coefficients, ...] = ()
     """The sets of coefficients that modelled speeds rest on."""
@@ -211,18 +213,6 @@ class FleetPlan(StrictModel):
             if sum(row.weights.values()) != WEIGHT_SUM:
                 raise ValueError(f"weights of {row.model} do not sum to {WEIGHT_SUM}; plan again")
         return self
-
-    @property
-    def is_verified(self) -> bool:
-        """Tell whether the latency was replayed on this plan."""
-        return self.verification is not None
-
-    @property
-    def latency(self) -> str:
-        """The state of the latency in words."""
-        if self.verification is not None:
-            return self.verification.in_words
-        return LATENCY_NOT_VERIFIED + (f": {self.unverified}" if self.unverified else "")
 
     @property
     def cheapest_single_types(self) -> tuple[SingleTypeFleet, ...] | None:

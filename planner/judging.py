@@ -46,16 +46,24 @@ class Judged:
     def targets(self) -> tuple[VerifiedTarget, ...]:
         """Return the outcomes as the plan's document holds them."""
         return tuple(
-            VerifiedTarget(
-                model=model,
-                target=outcome.target,
-                limit_seconds=outcome.limit_seconds,
-                value_seconds=outcome.estimate.value,
-                half_width_seconds=outcome.estimate.half_width,
-            )
+            target
             for model, outcomes in self.outcomes.items()
-            for outcome in outcomes
+            for target in targets_of(model, outcomes)
         )
+
+
+def targets_of(model: str, outcomes: tuple[TargetOutcome, ...]) -> tuple[VerifiedTarget, ...]:
+    """Return the outcomes of a model's targets as documents hold them."""
+    return tuple(
+        VerifiedTarget(
+            model=model,
+            target=outcome.target,
+            limit_seconds=outcome.limit_seconds,
+            value_seconds=outcome.estimate.value,
+            half_width_seconds=outcome.estimate.half_width,
+        )
+        for outcome in outcomes
+    )
 
 
 def worst_ratio(outcomes: tuple[TargetOutcome, ...]) -> float:

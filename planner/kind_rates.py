@@ -12,6 +12,9 @@ from planner.replica_speed import ReplicaSpeed, replica_speed
 from planner.slo import Slo
 from planner.sustained_rate import LatencyLimits, sustained_rate
 
+TAIL_FRACTION = 0.5
+"""Share of the late requests that a percentile allows which planning gives to the longest inputs."""
+
 
 @dataclass(frozen=True, slots=True)
 class KindRate:
@@ -75,17 +78,46 @@ def modelled_speed(
     if isinstance(speed, Obstacle):
         return no_speed(model, speed.text)
     limits = latency_limits(model.config.slo)
-    cells = zip(model.sizes(), model.largest_tokens(), strict=True)
+    untimed = LatencyLimits(tpot_seconds=limits.tpot_seconds)
+    tail = tail_sizes(model)
     rates = []
-    for size, largest in cells:
+    for s, (size, largest) in enumerate(zip(model.sizes(), model.largest_tokens(), strict=True)):
         inputs, outputs = lengths_of(size)
         if largest > min(speed.max_context_tokens, speed.kv_capacity_tokens):
             rates.append(KindRate(0.0, _too_long(largest, speed)))
             continue
-        held = sustained_rate(speed, input_tokens=inputs, output_tokens=outputs, limits=limits)
+        held = sustained_rate(
+            speed,
+            input_tokens=inputs,
+            output_tokens=outputs,
+            limits=untimed if s in tail else limits,
+        )
         reason = held.obstacle.text if held.obstacle else ""
         rates.append(KindRate(held.requests_per_second, reason))
     return KindSpeed(tuple(rates), speed)
+
+
+def tail_sizes(model: FleetModel) -> frozenset[int]:
+    """Return the sizes whose first tokens may come late without the target being missed.
+
+    A percentile lets some requests be late. Those with the longest inputs are the ones that a cheap
+    replica cannot answer in time even alone, so planning lets the longest input ranges be late, up
+    to `TAIL_FRACTION` of what the percentile allows. The replay judges all requests together.
+    """
+    slo = model.config.slo
+    if slo is None or slo.ttft_seconds is None or slo.ttft_statistic == "mean":
+        return frozenset()
+    sizes = model.sizes()
+    total = sum(size.rate_requests_per_second for size in sizes)
+    room = TAIL_FRACTION * (1 - int(slo.ttft_statistic[1:]) / 100) * total
+    tail: set[int] = set()
+    for end in sorted({size.input_tokens_up_to for size in sizes}, reverse=True):
+        members = [s for s, size in enumerate(sizes) if size.input_tokens_up_to == end]
+        room -= sum(sizes[s].rate_requests_per_second for s in members)
+        if room < 0:
+            break
+        tail.update(members)
+    return frozenset(tail)
 
 
 def replica_design(

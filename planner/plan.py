@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from planner.catalogue import load_catalogue
-from planner.documents import read_document
+from planner.errors import InfeasibleError, TimeLimitError
 from planner.fleet_config import FleetConfig
 from planner.fleet_models import fleet_models
-from planner.fleet_plan import FleetPlan
+from planner.fleet_plan import LATENCY_NOT_VERIFIED, FleetPlan
 from planner.fleet_program.answer import FleetAnswer
 from planner.fleet_program.infeasible import why_infeasible
 from planner.fleet_program.problem import FleetProblem
@@ -19,6 +19,7 @@ from planner.fleet_replays import obstacle_to_replay, replays
 from planner.fleet_rows import fleet_problem
 from planner.judging import Judge, OnProgress, Solved
 from planner.plan_document import FleetInputs, plan_document
+from planner.plan_file import read_plan
 from planner.replica_kinds import replica_kinds
 from planner.savings import SavingsSearch
 from planner.single_types import single_type_fleets
@@ -76,6 +77,21 @@ def plan_fleet(
     return FleetPlanner(fleet_inputs(config, folder=folder), search or Search()).run()
 
 
+def demand_plan(config: FleetConfig, *, file: Path, search: Search) -> FleetPlan:
+    """Return the plan of the config in `file`.
+
+    Raises:
+        InfeasibleError: If there is none; the message says why.
+        TimeLimitError: If none was found in time.
+        PlannerError: If an input cannot be read, or no solver works.
+    """
+    outcome = plan_fleet(config, folder=file.parent, search=search)
+    if outcome.plan is None:
+        failure = InfeasibleError if outcome.status == "infeasible" else TimeLimitError
+        raise failure(f"{file}: {outcome.reason}")
+    return outcome.plan
+
+
 def fleet_inputs(config: FleetConfig, *, folder: Path) -> FleetInputs:
     """Return the file with models, prices, speeds and the current plan looked up."""
     catalogue = load_catalogue(folder / file.expanduser() for file in config.catalogues)
@@ -83,7 +99,7 @@ def fleet_inputs(config: FleetConfig, *, folder: Path) -> FleetInputs:
     kinds = replica_kinds(config, models, catalogue, folder=folder)
     current = None
     if config.current_plan is not None:
-        plan = read_document(folder / config.current_plan.expanduser(), FleetPlan)
+        plan = read_plan(folder / config.current_plan.expanduser())
         current = {(row.model, row.offer): row.replicas for row in plan.replicas}
     return FleetInputs(config, models, kinds, current)
 
@@ -156,7 +172,8 @@ class FleetPlanner:
             return first.plan
         obstacle = obstacle_to_replay(self._inputs)
         if obstacle:
-            return first.plan.model_copy(update={"unverified": obstacle})
+            words = f"{LATENCY_NOT_VERIFIED}: {obstacle}"
+            return first.plan.model_copy(update={"latency": words})
         targets = {model.name: model.config.slo for model in self._inputs.models}
         judge = Judge(
             {name: slo for name, slo in targets.items() if slo is not None},

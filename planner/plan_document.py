@@ -18,6 +18,7 @@ from planner.fleet_plan import (
 from planner.fleet_program.answer import FleetAnswer, Shares
 from planner.fleet_program.problem import FleetProblem
 from planner.fleet_rows import SizeGroup, size_groups
+from planner.kind_rates import tail_sizes
 from planner.replica_kinds import ReplicaKind
 from planner.weights import integer_weights
 
@@ -52,12 +53,28 @@ class FleetInputs:
     def notes(self) -> tuple[str, ...]:
         """What a reader of any plan made of it must know."""
         notes = [note for model in self.models for note in model.notes]
-        if any(kind.source == "modelled" for kind in self.kinds):
+        modelled = {kind.model for kind in self.kinds if kind.source == "modelled"}
+        notes += [note for m in sorted(modelled) if (note := _tail_note(self.models[m]))]
+        if modelled:
             notes.append(
                 f"speeds are modelled (coefficients {self.config.coefficients}), not measured; "
                 "`motley plan profile` measures yours"
             )
         return tuple(notes)
+
+
+def _tail_note(model: FleetModel) -> str:
+    """Return which requests may be late by the percentile; empty where none may."""
+    sizes, tail = model.sizes(), tail_sizes(model)
+    if not tail or model.config.slo is None:
+        return ""
+    total = sum(size.rate_requests_per_second for size in sizes)
+    late = sum(sizes[s].rate_requests_per_second for s in tail) / total
+    start = min(sizes[s].input_tokens_over for s in tail)
+    return (
+        f"{model.name}: inputs over {start:,} tokens ({late:.2%} of requests) are planned without the "
+        f"TTFT limit, as its {model.config.slo.ttft_statistic} allows; the replay judges all"
+    )
 
 
 def plan_document(

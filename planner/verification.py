@@ -58,6 +58,6 @@ class VerificationReport(StrictModel):
             return f"latency verified: every target met over {self.num_samples} samples"
         worst = max(missed, key=lambda row: row.value_seconds / row.limit_seconds)
         return (
-            f"latency target missed, best attained: {worst.model} {worst.target} "
-            f"{worst.value_seconds:.4g} s of {worst.limit_seconds:.4g} s"
+            f"latency target missed: best attained {worst.target} of {worst.model} is "
+            f"{worst.value_seconds:.4g} s, the limit {worst.limit_seconds:.4g} s"
         )

@@ -111,4 +111,10 @@ def with_report(verified: Verified, judge: Judge) -> FleetPlan:
         savings=tuple(str(saving) for saving in verified.savings),
         targets=judged.targets(),
     )
-    return judged.solved.plan.model_copy(update={"verification": report})
+    return judged.solved.plan.model_copy(
+        update={
+            "verification": report,
+            "latency_verified": judged.is_met,
+            "latency": report.in_words,
+        }
+    )
