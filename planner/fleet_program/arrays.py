@@ -32,6 +32,11 @@ class Demand:
     keeps_spare: bool
     """Whether the load must fit one replica less."""
 
+    @property
+    def strands_a_row(self) -> bool:
+        """Tell whether nothing that is there serves some row."""
+        return not bool(np.isfinite(self.loads).any(axis=1).all())
+
     def capacity(self, counts: Floats, used: Floats) -> Floats:
         """Return the (O,) loads that (O,) counts carry; `used` is 1 where counts are above 0."""
         within = self.limits * counts
@@ -51,8 +56,8 @@ class FleetArrays:
     """(N,) bounds of the counts"""
     counts_used: bool
     """Whether `used` is a decision of its own, because a used column costs capacity or a minimum."""
-    least_used: int
-    """Fewest replicas of a used column, at least 1."""
+    least_used: Floats
+    """(N,) fewest replicas of a column that has any, at least 1"""
 
 
 def arrays_of(problem: FleetProblem) -> FleetArrays:
@@ -69,7 +74,7 @@ def arrays_of(problem: FleetProblem) -> FleetArrays:
         lower=np.array(bounds.lower, dtype=float),
         upper=np.array(bounds.upper, dtype=float),
         counts_used=rules.survive_one_replica or rules.min_replicas_used > 1,
-        least_used=max(1, rules.min_replicas_used),
+        least_used=np.array(bounds.least_used, dtype=float),
     )
 
 
@@ -79,12 +84,13 @@ def _demand(problem: FleetProblem, model: int, scenario: Scenario) -> Demand:
         for o in problem.columns_of(model)
         if scenario.has(problem.columns[o]) and any(problem.columns[o].loads)
     ]
+    num_rows = len(problem.rows_of(model))
     table = [
         [np.inf if load is None else load for load in problem.columns[o].loads] for o in columns
     ]
     return Demand(
         columns=np.array(columns, dtype=np.int64),
-        loads=np.array(table, dtype=float).reshape(len(columns), -1).T.copy(),
+        loads=np.array(table, dtype=float).reshape(len(columns), num_rows).T.copy(),
         limits=np.array([scenario.limit_fraction(problem.columns[o]) for o in columns]),
         is_spot=np.array([problem.columns[o].is_spot for o in columns], dtype=bool),
         spot_limit=scenario.spot_limit(problem.rules),

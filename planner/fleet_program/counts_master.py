@@ -1,7 +1,7 @@
 """The fleet problem in the replica counts alone: bounds, count rows, and the cuts found so far.
 
     minimise  sum_o price[o] * count[o]
-    least used * used[o] <= count[o] (<= high[o] * used[o] where a used column costs something)
+    least_used[o] * used[o] <= count[o] (<= high[o] * used[o] where a used column costs something)
     caps, budget, minima (`limits.count_rows`); the cuts (`cuts`)
 
 Its optimum never exceeds the whole problem's: every plan satisfies every row. So its bound, at any
@@ -93,7 +93,7 @@ def _rows(arrays: FleetArrays, rows: Sequence[CountRow]) -> Rows:
     size = len(arrays.prices)
     each = np.arange(size)
     row, column = [each, each], [each, size + each]
-    value = [np.ones(size), np.full(size, -float(arrays.least_used))]
+    value = [np.ones(size), -arrays.least_used]
     lower, upper = [np.zeros(size)], [np.full(size, INFINITY)]
     if arrays.counts_used:
         row += [size + each, size + each]

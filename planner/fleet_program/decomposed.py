@@ -60,6 +60,8 @@ def cheapest_counts(
     if count_bounds(problem).is_empty:
         return CountsFound("infeasible", solver=SOLVER)
     arrays = arrays_of(problem)
+    if any(demand.strands_a_row for demand in arrays.demands):
+        return CountsFound("infeasible", solver=SOLVER)
     search = _Search(problem, arrays, deadline, clock)
     if not search.close(time_limit_seconds * RELAXATION_PART):
         return CountsFound("infeasible", solver=SOLVER)
@@ -135,9 +137,8 @@ class _Search:
             prices = transport.shortage(own, (own > 0).astype(float))
             if prices is None:
                 continue
-            least = 1.0 + demand.keeps_spare
             for touching in (own, own - 1):
-                self._master.add(demand, cut_at(demand, prices, np.maximum(touching, least)))
+                self._master.add(demand, cut_at(demand, prices, np.maximum(touching, 1.0)))
 
     def _keep(self, counts: Floats) -> None:
         repaired = self._rounding.repaired(counts, deadline_seconds=self._deadline)

@@ -66,6 +66,8 @@ class CountBounds:
 
     lower: tuple[int, ...]
     upper: tuple[int, ...]
+    least_used: tuple[int, ...]
+    """Fewest replicas of a column that has any, at least 1."""
 
     @property
     def is_empty(self) -> bool:
@@ -115,7 +117,18 @@ def count_bounds(problem: FleetProblem) -> CountBounds:
     for cap in problem.caps:
         for o in cap.columns:
             upper[o] = min(upper[o], cap.limit // cap.use_of(problem.columns[o]))
-    return CountBounds(tuple(lower), tuple(upper))
+    least_used = tuple(_least_used(problem, o, low) for o, low in enumerate(lower))
+    return CountBounds(tuple(lower), tuple(upper), least_used)
+
+
+def _least_used(problem: FleetProblem, column: int, lower: int) -> int:
+    rules = problem.rules
+    minima = rules.min_replicas_of_model
+    # A single replica whose loss must be survived carries nothing in normal operation: it stands only
+    # where it is forced, or where it carries load once a market is lost.
+    may_idle = lower > 0 or (minima and minima[problem.columns[column].model] > 0)
+    single_is_useless = rules.survive_one_replica and not (may_idle or rules.survive_one_market)
+    return max(1, rules.min_replicas_used, 2 if single_is_useless else 1)
 
 
 def _useful_replicas(problem: FleetProblem, column: ReplicaColumn) -> int:

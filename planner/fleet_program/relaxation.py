@@ -101,5 +101,6 @@ def _between(
 
 def _whole(counts: Floats, used: Floats, demand: Demand) -> Floats:
     # The whole count below what a used column holds at the point: there the cut shall be tight.
-    held = np.divide(counts, used, out=np.ones_like(counts), where=used > 1e-6)
-    return np.maximum(np.floor(held + 1e-6), 1.0 + demand.keeps_spare)
+    unused = np.full_like(counts, 1.0 + demand.keeps_spare)
+    held = np.divide(counts, used, out=unused, where=used > 1e-6)
+    return np.maximum(np.floor(held + 1e-6), 1.0)

@@ -61,7 +61,7 @@ class Rounding:
         return counts
 
     def _step(self, counts: Floats, demand: Demand) -> Floats:
-        first = float(max(self._arrays.least_used, 1 + demand.keeps_spare))
+        first = np.maximum(self._arrays.least_used, 1.0 + demand.keeps_spare)
         return np.where(counts == 0, first, 1.0)
 
     def _best_addition(self, demand: Demand, prices: RowPrices, counts: Floats) -> int | None:
@@ -85,17 +85,13 @@ class Rounding:
         room = self._arrays.upper - counts
         left = self._upper - self._weights @ counts
         for weights, slack in zip(self._weights, left, strict=True):
-            taken = weights > 0
+            taken = (weights > 0) & np.isfinite(slack)
             room[taken] = np.minimum(room[taken], (slack + 1e-9) // weights[taken])
         return room
 
     def _one_fewer(self, o: int, counts: Floats) -> float:
         fewer = counts[o] - 1
-        least = max(self._arrays.least_used, 2 if self._keeps_spare() else 1)
-        return float(fewer if fewer >= least else 0.0)
-
-    def _keeps_spare(self) -> bool:
-        return any(demand.keeps_spare for demand in self._arrays.demands)
+        return float(fewer if fewer >= self._arrays.least_used[o] else 0.0)
 
     def _is_plan(self, counts: Floats, changed: int) -> bool:
         if counts[changed] < self._arrays.lower[changed]:

@@ -8,7 +8,7 @@ Constants
     price[o]    USD an hour of one replica
     u[s,o]      utilisation limit: the column's in normal operation, 1 where a market is lost
     q           highest share of a row on spot offers
-    low[o], high[o], weight[c,o], least[c], most[c]   bounds and count rows (`limits`)
+    low[o], high[o], least_used[o], weight[c,o], least[c], most[c]   bounds and count rows (`limits`)
 
 Variables
     share[s,r,o] in [0, 1]  share of row r that column o serves in scenario s
@@ -23,7 +23,7 @@ Constraints
     (2) no replica is overloaded:      sum_r load[r,o] * share[s,r,o] <= u[s,o] * count[o]
     (3) one replica may be lost:       sum_r load[r,o] * share[s,r,o] <= count[o] - used[o]   normal
     (4) a share needs a replica:       share[s,r,o] <= used[o]
-    (5) used means replicas:           max(1, least used) * used[o] <= count[o] <= high[o] * used[o]
+    (5) used means replicas:           least_used[o] * used[o] <= count[o] <= high[o] * used[o]
     (6) spot is limited:               sum_{o spot} share[s,r,o] <= q                         normal
     (7) caps, budget, minima:          least[c] <= sum_o weight[c,o] * count[o] <= most[c]      c in C
     (8) second objective only:         the cheapest cost stays
@@ -116,7 +116,7 @@ def _build(problem: FleetProblem, bounds: CountBounds) -> _Program:
         used = [lp.add_variable(f"used_{o}", 0, 1, pulp.LpInteger) for o in range(len(columns))]
         for o, high in enumerate(bounds.upper):
             # (5) used means replicas
-            lp += max(1, rules.min_replicas_used) * used[o] <= count[o]
+            lp += bounds.least_used[o] * used[o] <= count[o]
             lp += count[o] <= high * used[o]
     for number, scenario in enumerate(scenarios(problem)):
         _Scenario(problem, scenario, number, lp).add(count, used)
