@@ -4,6 +4,7 @@ import typer
 
 from planner.console import run_app
 from planner.fleet_cli import fleet, simulate
+from planner.insight_cli import explain, pareto
 from planner.workload_cli import workload
 
 app = typer.Typer(add_completion=False, help="Choose hardware.")
@@ -23,4 +24,6 @@ def plan(context: typer.Context) -> None:
 
 app.command()(fleet)
 app.command()(simulate)
+app.command()(explain)
+app.command()(pareto)
 app.command()(workload)

@@ -53,11 +53,11 @@ def fleet(
     Exit codes: 0 planned, 2 bad input, 3 no fleet can serve the workload, 4 none found in time.
     """
     configure_logging()
-    _check_finite(time_limit_seconds, gap_fraction)
+    check_finite(time_limit_seconds, gap_fraction)
     from planner.documents import check_writable, read_document, write_atomically
     from planner.fleet_config import FleetConfig
 
-    _check_files(plot_file)
+    check_plot_file(plot_file)
     if output_file is not None:
         check_writable(output_file)
     config = read_document(file, FleetConfig)
@@ -73,9 +73,12 @@ def fleet(
         plan = demand_plan(config, file=file, search=search)
         png = None
         if plot_file is not None:
-            from planner.plan_plot import plan_png
+            from planner.pareto import front_of
+            from planner.plan_plot import plan_figure
+            from planner.plots import png_of
 
-            png = plan_png(plan, config, folder=file.parent, search=search)
+            points = front_of(config, folder=file.parent, search=search)
+            png = png_of(plan_figure(plan, points))
     print_plan(plan, output())
     if output_file is not None:
         write_atomically(output_file, plan.model_dump_json(indent=2) + "\n")
@@ -135,12 +138,14 @@ def simulate(
         print(f"report written to {output_file}")
 
 
-def _check_finite(*numbers: float) -> None:
+def check_finite(*numbers: float) -> None:
+    """Refuse numbers that Typer lets through: NaN and infinity."""
     if not math.isfinite(sum(numbers)):
         raise typer.BadParameter("limits must be finite numbers; correct the option")
 
 
-def _check_files(plot_file: Path | None) -> None:
+def check_plot_file(plot_file: Path | None) -> None:
+    """Check, before the work, that a plot can be drawn to this file after it."""
     if plot_file is None:
         return
     from planner.documents import check_writable

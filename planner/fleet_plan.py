@@ -14,7 +14,7 @@ from planner.units import Count, Name, Number, Tokens, Utilisation
 from planner.verification import VerificationReport
 from planner.workload import Workload
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Literal[2] = 2
 """Version of the plan's layout; a plan of another version is refused."""
 
 LATENCY_NOT_VERIFIED = "latency not verified"

@@ -24,6 +24,8 @@ class KindRate:
     """0: it cannot serve the size."""
     obstacle: str = ""
     """Why it cannot; empty where it can."""
+    binding: str = ""
+    """What ends a modelled rate, such as `memory` or `tpot`; empty where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def modelled_speed(
             limits=untimed if s in tail else limits,
         )
         reason = held.obstacle.text if held.obstacle else ""
-        rates.append(KindRate(held.requests_per_second, reason))
+        rates.append(KindRate(held.requests_per_second, reason, held.binding))
     return KindSpeed(tuple(rates), speed)
 
 

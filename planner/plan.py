@@ -12,7 +12,7 @@ from planner.fleet_config import FleetConfig
 from planner.fleet_models import fleet_models
 from planner.fleet_plan import LATENCY_NOT_VERIFIED, FleetPlan
 from planner.fleet_program.answer import FleetAnswer
-from planner.fleet_program.infeasible import why_infeasible
+from planner.fleet_program.infeasible import explain
 from planner.fleet_program.problem import FleetProblem
 from planner.fleet_program.solve import solve
 from planner.fleet_replays import obstacle_to_replay, replays
@@ -116,7 +116,12 @@ class FleetPlanner:
         problem = self.problem()
         answer = self.answer(problem)
         if answer.status == "infeasible":
-            reason = why_infeasible(problem, self._search.solver, self._inputs.obstacles())
+            reason = explain(
+                problem,
+                solver=self._search.solver,
+                clock=self._search.clock,
+                why_not=self._inputs.why_not,
+            )
             return FleetOutcome("infeasible", None, reason)
         if answer.status == "time_limit":
             limit = self._search.time_limit_seconds

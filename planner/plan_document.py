@@ -16,7 +16,7 @@ from planner.fleet_plan import (
     PlannedWeights,
 )
 from planner.fleet_program.answer import FleetAnswer, Shares
-from planner.fleet_program.problem import FleetProblem
+from planner.fleet_program.problem import FleetProblem, ReplicaColumn, ShareRow
 from planner.fleet_rows import SizeGroup, size_groups
 from planner.kind_rates import tail_sizes
 from planner.replica_kinds import ReplicaKind
@@ -48,6 +48,21 @@ class FleetInputs:
         group = [group for group in self.groups() if group.model == kind.model][position]
         reasons = [kind.speed.rates[s].obstacle for s in group.sizes]
         return next(filter(None, reasons), "")
+
+    def why_not(self, column: ReplicaColumn, row: ShareRow) -> str:
+        """Return why a column of the program cannot serve a row of it."""
+        c = next(
+            c
+            for c, kind in enumerate(self.kinds)
+            if (kind.model, kind.name) == (column.model, column.offer)
+        )
+        model = self.models[column.model].name
+        names = [
+            group.name(model, knows_outputs=self.knows_outputs)
+            for group in self.groups()
+            if group.model == column.model
+        ]
+        return self.obstacle(c, names.index(row.name)) or "cannot serve it"
 
     @property
     def notes(self) -> tuple[str, ...]:

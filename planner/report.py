@@ -30,7 +30,7 @@ def summary_lines(plan: FleetPlan) -> list[str]:
         f"{plan.solver}, {plan.solve_seconds:.2f} s"
     )
     lines = [f"fleet: {mix} = {usd(plan.cost_usd_per_hour)}/h ({proof})"]
-    lines += [_comparison(plan), *_token_price(plan), *_oracle(plan)]
+    lines += [comparison_line(plan), *_token_price(plan), *_oracle(plan)]
     if plan.survives:
         lines.append(f"survives the loss of {' and of '.join(plan.survives)}")
     if plan.solver_fallbacks:
@@ -45,7 +45,8 @@ def _named(row: PlannedReplicas, several: bool) -> str:
     return f"{row.offer} ({row.model})" if several else row.offer
 
 
-def _comparison(plan: FleetPlan) -> str:
+def comparison_line(plan: FleetPlan) -> str:
+    """Return the cheapest fleet of a single type beside the mix, in one line."""
     single = plan.cheapest_single_types
     if single is None:
         return "cheapest single type: none can serve the workload alone"

@@ -55,8 +55,9 @@ class MixRequests(StrictModel):
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
         return "trace" if "trace" in value else "mix" if "mix" in value else "grid"
-    kinds = {TraceRequests: "trace", MixRequests: "mix"}
-    return kinds.get(type(value), "grid")
+    if isinstance(value, TraceRequests):
+        return "trace"
+    return "mix" if isinstance(value, MixRequests) else "grid"
 
 
 Requests = Annotated[
