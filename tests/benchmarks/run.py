@@ -11,6 +11,7 @@ from pathlib import Path
 BENCHMARKS = {
     "draft-start": "which of the target's layers the tiny draft should start as",
     "drafting": "one stream through the engine, with and without drafting",
+    "fleet": "the fleet program: seconds and gap, small against sliced binaries, and large",
 }
 RESULTS = Path("runs") / "benchmarks"
 
