@@ -97,10 +97,13 @@ def brute_force_cost(problem):
         needed = math.ceil(load / column.utilisation_limit_fraction) + spare
         minima = problem.rules.min_replicas_of_model
         least = max(minima[column.model] if minima else 0, problem.rules.min_replicas_used, 1)
+        change, current = problem.rules.max_change_replicas, column.current_replicas or 0
         if load == 0:
-            needed = least = 0
-        current = column.current_replicas or 0
-        ranges.append(range(max(needed, least, current) + 1))
+            # What serves nothing stands only where a bounded change keeps it.
+            kept = max(0, current - change) if change is not None else 0
+            ranges.append(range(kept, kept + 1))
+        else:
+            ranges.append(range(max(needed, least, current) + 1))
 
     def cost(counts):
         return sum(n * c.price_usd_per_hour for n, c in zip(counts, problem.columns, strict=True))

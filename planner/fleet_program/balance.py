@@ -123,17 +123,13 @@ def _of_model(
     for o, room in capacity.items():
         if room > 0:
             # (2) no column is fuller than the fullest
-            used = [
-                loads[r, o] / room / scale[r, o] * part[r, o] for r in rows if (r, o) in part
-            ]
+            used = [loads[r, o] / room / scale[r, o] * part[r, o] for r in rows if (r, o) in part]
             lp += pulp.lpSum(used) <= fullness
     answer = solver.minimise(lp)
     if answer.verdict != "solved":
         raise SolverError(f"{answer.solver} could not share out the load: {answer.verdict}")
     return {
-        r: _normalised(
-            [(o, part[r, o].value() / scale[r, o]) for o in capacity if (r, o) in part]
-        )
+        r: _normalised([(o, part[r, o].value() / scale[r, o]) for o in capacity if (r, o) in part])
         for r in rows
     }
 

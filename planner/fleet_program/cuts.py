@@ -64,7 +64,7 @@ def earnings(
     demand: Demand, prices: RowPrices, capacities: tuple[Floats, ...]
 ) -> tuple[Floats, ...]:
     """Return V by column, (O,), for each of several (O,) capacities."""
-    num_rows, num_columns = demand.loads.shape
+    num_columns = demand.loads.shape[1]
     worth = np.repeat(prices.serving[:, None], num_columns, axis=1)
     if prices.spot is not None:
         worth -= prices.spot[:, None] * demand.is_spot[None, :]

@@ -50,7 +50,7 @@ class LinearModel:
         options: dict[str, Any],
     ) -> None:
         """Load the model; `options` are HiGHS's own."""
-        self._highs = highspy.Highs()
+        self._highs = highspy.Highs()  # type: ignore[no-untyped-call]
         for name, value in {"output_flag": False, "threads": 1, **options}.items():
             self._highs.setOptionValue(name, value)
         order = np.lexsort((rows.column, rows.row))

@@ -113,7 +113,9 @@ class FleetProblem:
         _demand(len(set(names)) == len(names), "an offer stands twice for one model; rename it")
         for cap in self.caps:
             inside = all(0 <= column < len(self.columns) for column in cap.columns)
-            _demand(inside and len(set(cap.columns)) == len(cap.columns), f"{cap.name}: bad columns")
+            _demand(
+                inside and len(set(cap.columns)) == len(cap.columns), f"{cap.name}: bad columns"
+            )
             _demand(cap.limit >= 0, f"{cap.name}: limit {cap.limit} is negative")
         _check_rules(self)
 

@@ -91,9 +91,7 @@ def floor_price(arrays: FleetArrays) -> float:
     return 0.1 * float(np.median(positive)) if len(positive) else 1.0
 
 
-def _between(
-    inner: tuple[Floats, Floats], outer: Relaxed, demand: Demand
-) -> tuple[Floats, Floats]:
+def _between(inner: tuple[Floats, Floats], outer: Relaxed, demand: Demand) -> tuple[Floats, Floats]:
     counts = HALF_WAY * outer.counts[demand.columns] + (1 - HALF_WAY) * inner[0]
     used = HALF_WAY * outer.used[demand.columns] + (1 - HALF_WAY) * inner[1]
     return counts, used

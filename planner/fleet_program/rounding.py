@@ -71,7 +71,10 @@ class Rounding:
         now, then = earnings(
             demand,
             prices,
-            (demand.capacity(own, (own > 0) * 1.0), demand.capacity(more, np.ones_like(more))),
+            (
+                demand.capacity(own, (own > 0).astype(float)),
+                demand.capacity(more, np.ones_like(more)),
+            ),
         )
         price = np.maximum(self._arrays.prices, floor_price(self._arrays) * 1e-3)
         gain = (then - now) / (price * step)[demand.columns]

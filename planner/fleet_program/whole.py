@@ -55,7 +55,9 @@ from planner.solvers import SolverChain
 
 
 @dataclass(frozen=True, slots=True)
-class _Program:
+class WholeProgram:
+    """The program, before or after it is solved."""
+
     lp: pulp.LpProblem
     count: list[pulp.LpVariable]
     cost: pulp.LpAffineExpression
@@ -101,7 +103,12 @@ def cheapest_counts(
     return _first_of_the_cheapest(problem, program, best, solver, remaining_seconds)
 
 
-def _build(problem: FleetProblem, bounds: CountBounds) -> _Program:
+def whole_program(problem: FleetProblem) -> WholeProgram:
+    """Return the program with the cost as its objective; the bounds must not be empty."""
+    return _build(problem, count_bounds(problem))
+
+
+def _build(problem: FleetProblem, bounds: CountBounds) -> WholeProgram:
     lp = pulp.LpProblem("fleet", pulp.LpMinimize)
     columns, rules = problem.columns, problem.rules
     count = [
@@ -128,7 +135,7 @@ def _build(problem: FleetProblem, bounds: CountBounds) -> _Program:
         if row.upper < float("inf"):
             scale = max([1.0, *(weight for _, weight in row.terms)])
             lp += total * (1 / scale) <= row.upper / scale
-    return _Program(lp, count, cost, unit)
+    return WholeProgram(lp, count, cost, unit)
 
 
 class _Scenario:
@@ -201,7 +208,7 @@ class _Scenario:
 
 
 def _counts(
-    problem: FleetProblem, program: _Program, bound_usd_per_hour: float, solver: str
+    problem: FleetProblem, program: WholeProgram, bound_usd_per_hour: float, solver: str
 ) -> CountsFound:
     # Rounded, not truncated: a solver's 3.9999999 is 4 replicas.
     counts = tuple(round(variable.value()) for variable in program.count)
@@ -213,7 +220,7 @@ def _counts(
 
 def _first_of_the_cheapest(
     problem: FleetProblem,
-    program: _Program,
+    program: WholeProgram,
     best: CountsFound,
     solver: SolverChain,
     time_limit_seconds: float,

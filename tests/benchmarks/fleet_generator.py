@@ -5,7 +5,7 @@
 for some size: far from any real catalogue, and the hardest case for a bound.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -47,8 +47,10 @@ class Shape:
     by_output: bool = False
     """The oracle form: a row for each (input, output) size."""
     kind: Literal["hardware", "scattered"] = "hardware"
-    caps: Literal["loose", "middling", "tight"] = "middling"
+    caps: Literal["loose", "middling", "tight"] | None = "middling"
     price_noise: float = 0.15
+    types: tuple[str, ...] = ()
+    """One offer of a single GPU on demand for each; empty: drawn from all GPUs, degrees, markets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +101,9 @@ def fleet_instance(shape: Shape, *, seed: int, rules: Rules | None = None) -> Fl
             for model, load in enumerate(loads)
             for o, offer in enumerate(offers)
         ),
-        caps=_caps(shape, offers, prices, loads, rng),
+        caps=_caps(shape, offers, prices, loads, rng) if shape.caps else (),
         rules=rules or Rules(),
     )
-
-
-def with_rules(problem: FleetProblem, rules: Rules) -> FleetProblem:
-    """Return the problem under other rules."""
-    return replace(problem, rules=rules)
 
 
 def _offers(shape: Shape, rng: np.random.Generator) -> list[_Offer]:
@@ -118,6 +115,9 @@ def _offers(shape: Shape, rng: np.random.Generator) -> list[_Offer]:
         for region in ("east", "west")
     ]
     chosen = sorted(rng.permutation(len(every))[: shape.offers])
+    if shape.types:
+        wanted = [(name, 1, "on-demand", "east") for name in shape.types]
+        chosen = [i for i, (gpu, *rest) in enumerate(every) if (gpu[0], *rest) in wanted]
     offers = []
     for gpu, gpus, market, region in (every[index] for index in chosen):
         price = gpu[4] * gpus * np.exp(rng.normal(0, shape.price_noise))
@@ -195,7 +195,7 @@ def _caps(
         used = _cheapest(load * prices * off, load)
         needed = np.ceil(np.maximum(used / UTILISATION, used + 1))
         hidden += np.where(used > 0, needed, 0)
-    low, high = CAP_SLACK[shape.caps]
+    low, high = CAP_SLACK[shape.caps or "loose"]
     pools: dict[str, list[int]] = {}
     for o, offer in enumerate(offers):
         pools.setdefault(f"{offer.gpu[0]}/{offer.market}/{offer.region}", []).append(o)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from fleet_programs import brute_force_cost, is_plan, melange_program, one_model, random_program
 
-from planner.fleet_program import decomposed, solve as solving
+from planner.fleet_program import decomposed
+from planner.fleet_program import solve as solving
 from planner.fleet_program.balance import check_shares
 from planner.fleet_program.limits import Scenario
 from planner.fleet_program.problem import Cap, Rules
