@@ -16,6 +16,10 @@ from planner.report import comparison_line
 from planner.solvers import SolverChain
 
 
+EXACT_USD_PER_HOUR = 1e-6
+"""Uncertainty below this is the solver's rounding."""
+
+
 @dataclass(frozen=True, slots=True)
 class RateLimit:
     """What ends the rate of one offer."""
@@ -121,6 +125,7 @@ def _changes_table(found: Explanation) -> Table:
     for row in found.changes:
         cost = row.cost_change_usd_per_hour
         words = row.status if cost is None else ("-" if cost < 0 else "+") + usd(abs(cost))
-        certain = usd(row.uncertain_usd_per_hour) if cost is not None else ""
+        exact = row.uncertain_usd_per_hour < EXACT_USD_PER_HOUR
+        certain = "" if cost is None else "exact" if exact else usd(row.uncertain_usd_per_hour)
         table.add_row(row.name, f"{row.change:+d}", words, certain)
     return table
