@@ -15,7 +15,6 @@ from planner.plan_document import FleetInputs, column_loads
 from planner.report import comparison_line
 from planner.solvers import SolverChain
 
-
 EXACT_USD_PER_HOUR = 1e-6
 """Uncertainty below this is the solver's rounding."""
 

@@ -1,10 +1,10 @@
 """A solved plan, and whether a replay of each model's requests meets the model's target on it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.fleet_plan import FleetPlan
-from planner.fleet_program.answer import FleetAnswer
+from planner.fleet_program.answer import PROVEN_GAP_FRACTION, FleetAnswer
 from planner.fleet_program.problem import FleetProblem
 from planner.planned_fleet import planned_fleet
 from planner.replay import Replay
@@ -23,6 +23,16 @@ class Solved:
     problem: FleetProblem
     answer: FleetAnswer
     plan: FleetPlan
+
+    def bounded(self, bound_usd_per_hour: float) -> FleetAnswer:
+        """Return the answer with another program's bound and the status that follows from it.
+
+        A plan may cost less than that bound: a replay can find more room than throughputs state.
+        """
+        cost = self.answer.cost_usd_per_hour
+        answer = replace(self.answer, bound_usd_per_hour=min(bound_usd_per_hour, cost))
+        is_proven = answer.gap_fraction <= PROVEN_GAP_FRACTION
+        return replace(answer, status="optimal" if is_proven else "feasible")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from planner.fleet_plan import FleetPlan
 from planner.judging import Judge, Judged, Solved
-from planner.savings import Saving, SavingsSearch
+from planner.savings import Draw, Saving, SavingsSearch
 from planner.verification import VerificationReport
 
 TIGHTENING = 0.9
@@ -72,7 +72,41 @@ def verified(
     savings: tuple[Saving, ...] = ()
     if best.is_met and savings_search is not None:
         best, savings = savings_search.run(best)
+    if savings:
+        assert savings_search is not None
+        best = _certified(best, limits, solve=solve, judge=judge, draw=savings_search.draw)
+        rounds += 1
     return Verified(best, first, rounds, savings)
+
+
+def _certified(
+    judged: Judged,
+    limits: Limits,
+    *,
+    solve: Callable[[Limits], Solved | None],
+    judge: Judge,
+    draw: Draw,
+) -> Judged:
+    """Return a plan that gave up replicas with the bound of the program it is a plan of.
+
+    That program allows each offer the load it now carries. Where it has a cheaper plan that holds
+    the targets too, that plan is returned.
+    """
+    carried = {
+        (row.model, row.offer): min(
+            1.0, max(row.utilisation_limit_fraction, row.utilisation_fraction)
+        )
+        for row in judged.solved.plan.replicas
+    }
+    final = solve({**limits, **carried})
+    if final is None:
+        return judged
+    if final.answer.cost_usd_per_hour < judged.solved.answer.cost_usd_per_hour:
+        cheaper = judge.judged(final)
+        if cheaper.is_met:
+            return cheaper
+    answer = judged.solved.bounded(final.answer.bound_usd_per_hour)
+    return Judged(Solved(final.problem, answer, draw(final.problem, answer)), judged.outcomes)
 
 
 def _rank(judged: Judged) -> tuple[bool, float]:
