@@ -89,9 +89,11 @@ class Offer(StrictModel):
 
     def replica_name(self, tensor_parallel: int, pipeline_parallel: int) -> str:
         """Return the unique name of the kind of replica with these degrees."""
-        if len(self.degrees) == 1 and (self.name or tensor_parallel * pipeline_parallel == 1):
-            return self.base_name
+        if len(self.degrees) == 1 and self.name is not None:
+            return self.name
         stages = "" if pipeline_parallel == 1 else f"{pipeline_parallel}x"
+        if not stages and tensor_parallel == 1:
+            return self.base_name
         return f"{stages}{tensor_parallel}x{self.base_name}"
 
     def limit_fraction(self, default: float) -> float:
