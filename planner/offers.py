@@ -67,6 +67,10 @@ class Offer(StrictModel):
                 f"{self.base_name} is owned at {self.price_usd_per_hour:g} USD an hour; "
                 "leave the price out or choose another market"
             )
+        if self.market == "owned" and self.max_gpus is None and self.max_replicas is None:
+            raise ValueError(
+                f"{self.base_name} is owned without a cap; say how many with max_gpus or max_replicas"
+            )
         if self.gpu is None and self.price_usd_per_hour is None and self.market != "owned":
             raise ValueError(f"{self.name} has no price_usd_per_hour; add it (0 where owned)")
         if has_speed and len(self.degrees) > 1:
