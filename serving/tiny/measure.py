@@ -11,7 +11,8 @@ import torch
 
 from serving.engine.kv_cache import SequenceCache
 from serving.engine.lean_llama import leanest
-from serving.engine.model import FlatModel, Rows, TokenModel
+from serving.engine.model import FlatModel, TokenModel
+from serving.engine.rows import Rows
 from serving.tiny.costs import StepCosts
 
 DRAFTED = (0, 0, 0, 0, 1, 2, 3, 4, 6, 8)

@@ -8,7 +8,8 @@ from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.kv_cache import SequenceCache
 from serving.engine.lean_llama import leanest
-from serving.engine.model import FlatModel, Rows, TokenModel
+from serving.engine.model import FlatModel, TokenModel
+from serving.engine.rows import Rows
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 
