@@ -159,6 +159,16 @@ def test_stages_stand_on_one_another(tmp_path: Path, corpus: Corpus) -> None:
     assert (tmp_path / "family" / "card.json").exists()
 
 
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_draft_may_train_for_fewer_steps_than_its_start_samples(
+    tmp_path: Path, corpus: Corpus, num_steps: int
+) -> None:
+    """One step is enough to make a family: the start's sample does not follow the schedule."""
+    schedule = SCHEDULE.model_copy(update={"num_steps": num_steps})
+    recipe = RECIPE.model_copy(update={"draft_schedule": schedule})
+    assert make(tmp_path, corpus, recipe=recipe) == 4 + num_steps
+
+
 def test_foreign_files_are_not_replaced(tmp_path: Path, corpus: Corpus) -> None:
     """An output folder with anything else in it is refused before any training."""
     (tmp_path / "family").mkdir()
