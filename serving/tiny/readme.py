@@ -150,7 +150,7 @@ def _speed(card: FamilyCard) -> str:
     accepted = card.agreement_fraction
     best = costs.best_draft_tokens(acceptance_fraction=accepted)
     return (
-        f"## Speed\n\n{_best_round(costs, best, accepted)} Other lengths of a round, costs in target "
+        f"## Speed\n\n{_best_round(costs, best, accepted)} Every length measured, costs in target "
         f"steps at one row:\n\n{_rounds(costs, accepted)}\n\nSpeed-up is τ / (c(k + 1)/c(1) + k·d), with "
         "τ = 1 + a + … + aᵏ tokens a round, k drafted tokens, acceptance a, draft cost d and target "
         f"cost c by rows, were every guess accepted as often as draft and target agree above. "
