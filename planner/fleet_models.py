@@ -1,5 +1,6 @@
 """The models of a planned file with everything looked up: sizes, requests, and what to replay."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,10 @@ class FleetModel:
         """Return input and output of the longest request of each of `sizes`, together."""
         sizes = self.sizes()
         if self.trace is None:
-            return tuple(sum(lengths) for lengths in map(lengths_of, sizes))
+            return tuple(
+                math.ceil(size.input_spread_tokens[1]) + math.ceil(size.output_spread_tokens[1])
+                for size in sizes
+            )
         largest = dict.fromkeys(range(len(sizes)), 0)
         ends = [(size.input_tokens_up_to, size.output_tokens_up_to) for size in sizes]
         number = {cell: s for s, cell in enumerate(ends)}

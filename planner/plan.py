@@ -1,13 +1,13 @@
 """`plan_fleet`: from a file's content to a plan, or to the reason why there is none."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from planner.catalogue import load_catalogue
-from planner.errors import InfeasibleError, TimeLimitError
+from planner.errors import DocumentError, InfeasibleError, TimeLimitError
 from planner.fleet_config import FleetConfig
 from planner.fleet_models import fleet_models
 from planner.fleet_plan import LATENCY_NOT_VERIFIED, FleetPlan
@@ -99,9 +99,26 @@ def fleet_inputs(config: FleetConfig, *, folder: Path) -> FleetInputs:
     kinds = replica_kinds(config, models, catalogue, folder=folder)
     current = None
     if config.current_plan is not None:
-        plan = read_plan(folder / config.current_plan.expanduser())
-        current = {(row.model, row.offer): row.replicas for row in plan.replicas}
+        path = folder / config.current_plan.expanduser()
+        current = {(row.model, row.offer): row.replicas for row in read_plan(path).replicas}
+        _check_current(path, config, current, {(models[k.model].name, k.name) for k in kinds})
     return FleetInputs(config, models, kinds, current)
+
+
+def _check_current(
+    path: Path,
+    config: FleetConfig,
+    current: Mapping[tuple[str, str], int],
+    known: Set[tuple[str, str]],
+) -> None:
+    """Refuse running replicas that a bounded change would take away because no offer names them."""
+    for (model, offer), count in current.items():
+        if config.max_change_replicas is not None and (model, offer) not in known:
+            raise DocumentError(
+                path,
+                f"runs {count} x {offer} for {model}, which the file to plan does not offer; "
+                "add the offer, or leave out max_change_replicas",
+            )
 
 
 class FleetPlanner:

@@ -145,18 +145,15 @@ def drawn_trace(workload: Workload, num_requests: int, generator: Random) -> Tra
 
 
 def _input(size: RequestSize, generator: Random) -> int:
-    ends = size.input_tokens_over, size.input_tokens_up_to
-    return _length(*ends, size.mean_input_tokens, generator)
+    drawn = _whole(*size.input_spread_tokens, generator)
+    return min(size.input_tokens_up_to, max(size.input_tokens_over + 1, drawn))
 
 
 def _output(size: RequestSize, generator: Random) -> int:
-    ends = size.output_tokens_over, size.output_tokens_up_to
-    return _length(*ends, size.mean_output_tokens, generator)
+    drawn = _whole(*size.output_spread_tokens, generator)
+    return min(size.output_tokens_up_to, max(size.output_tokens_over + 1, drawn))
 
 
-def _length(over: int, up_to: int, mean: float | None, generator: Random) -> int:
-    if mean is None:
-        return generator.randint(over + 1, up_to)
-    # The widest span around the mean that the range holds.
-    span = min(mean - (over + 1), up_to - mean)
-    return min(up_to, max(over + 1, round(generator.uniform(mean - span, mean + span))))
+def _whole(least: float, most: float, generator: Random) -> int:
+    # Half a token beyond both ends makes whole numbers equally likely, the ends too.
+    return round(generator.uniform(least - 0.5, most + 0.5))

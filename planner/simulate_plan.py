@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.errors import UnverifiableError, WorkloadError
+from planner.errors import UnknownNameError, UnverifiableError, WorkloadError
 from planner.fleet_plan import FleetPlan
 from planner.judging import OnProgress, targets_of
 from planner.planned_fleet import planned_fleet
@@ -55,7 +55,9 @@ def simulate_plan(
         WorkloadError: If it asks for models that the plan does not serve, or for nothing at all.
         UnverifiableError: If a speed is not known step by step, or no model has a target.
         InfeasibleError: If a loss leaves requests with nobody.
+        UnknownNameError: If the plan has no replica of what is to be gone.
     """
+    _check_losses(plan, losses)
     replays = _replays(plan, trace_file, requests_per_second, unnamed, seed)
     targets: list[VerifiedTarget] = []
     for model in plan.models:
@@ -83,6 +85,16 @@ def simulate_plan(
         cost_before_usd_per_hour=plan.cost_usd_per_hour,
         targets=tuple(targets),
     )
+
+
+def _check_losses(plan: FleetPlan, losses: Losses) -> None:
+    offers = {row.offer: None for row in plan.replicas}
+    markets = {row.market: None for row in plan.replicas}
+    remedy = "name what the plan has replicas of"
+    if losses.replica is not None and losses.replica not in offers:
+        raise UnknownNameError("offer of the plan", losses.replica, offers, remedy)
+    if losses.market is not None and losses.market not in markets:
+        raise UnknownNameError("market of the plan", losses.market, markets, remedy)
 
 
 def _fleet(plan: FleetPlan, model: str, losses: Losses) -> ServingFleet:
