@@ -9,6 +9,7 @@ PlannerError
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
 ├── SolverError       a solver is missing or broke down
+├── HubError          a model's config.json cannot be fetched
 ├── UnknownNameError  a device, model or set of coefficients that no catalogue lists
 └── DemoError         a command of the demo failed
 """
@@ -67,6 +68,10 @@ class SolverError(PlannerError):
     """A solver is missing, broke down, or contradicts itself."""
 
     exit_code: ClassVar[int] = 1
+
+
+class HubError(PlannerError):
+    """A model's config.json is not on this machine and cannot be fetched from the hub."""
 
 
 class UnknownNameError(PlannerError):

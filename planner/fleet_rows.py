@@ -21,13 +21,13 @@ class SizeGroup:
     first: RequestSize
     """One of them: its input range is that of all, in the oracle form its output range too."""
 
-    def name(self, model: str, *, knows_outputs: bool) -> str:
+    def name(self, *, knows_outputs: bool) -> str:
         """Return the row's name for messages."""
         inputs = f"input {self.first.input_tokens_over + 1}-{self.first.input_tokens_up_to}"
         if not knows_outputs:
-            return f"{model}, {inputs} tokens"
+            return f"{inputs} tokens"
         outputs = f"output {self.first.output_tokens_over + 1}-{self.first.output_tokens_up_to}"
-        return f"{model}, {inputs}, {outputs} tokens"
+        return f"{inputs}, {outputs} tokens"
 
 
 def size_groups(models: Sequence[FleetModel], *, knows_outputs: bool) -> tuple[SizeGroup, ...]:
@@ -65,7 +65,7 @@ def fleet_problem(
     rows = tuple(
         ShareRow(
             group.model,
-            group.name(models[group.model].name, knows_outputs=knows_outputs),
+            group.name(knows_outputs=knows_outputs),
             sum(models[group.model].sizes()[s].rate_requests_per_second for s in group.sizes),
         )
         for group in groups

@@ -67,6 +67,10 @@ class Offer(StrictModel):
                 f"{self.base_name} is owned at {self.price_usd_per_hour:g} USD an hour; "
                 "leave the price out or choose another market"
             )
+        if self.market == "owned" and self.max_gpus is None and self.max_replicas is None:
+            raise ValueError(
+                f"{self.base_name} is owned without a cap; say how many with max_gpus or max_replicas"
+            )
         if self.gpu is None and self.price_usd_per_hour is None and self.market != "owned":
             raise ValueError(f"{self.name} has no price_usd_per_hour; add it (0 where owned)")
         if has_speed and len(self.degrees) > 1:
@@ -89,9 +93,11 @@ class Offer(StrictModel):
 
     def replica_name(self, tensor_parallel: int, pipeline_parallel: int) -> str:
         """Return the unique name of the kind of replica with these degrees."""
-        if len(self.degrees) == 1 and (self.name or tensor_parallel * pipeline_parallel == 1):
-            return self.base_name
+        if len(self.degrees) == 1 and self.name is not None:
+            return self.name
         stages = "" if pipeline_parallel == 1 else f"{pipeline_parallel}x"
+        if not stages and tensor_parallel == 1:
+            return self.base_name
         return f"{stages}{tensor_parallel}x{self.base_name}"
 
     def limit_fraction(self, default: float) -> float:

@@ -56,9 +56,8 @@ class FleetInputs:
             for c, kind in enumerate(self.kinds)
             if (kind.model, kind.name) == (column.model, column.offer)
         )
-        model = self.models[column.model].name
         names = [
-            group.name(model, knows_outputs=self.knows_outputs)
+            group.name(knows_outputs=self.knows_outputs)
             for group in self.groups()
             if group.model == column.model
         ]

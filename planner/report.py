@@ -53,6 +53,8 @@ def comparison_line(plan: FleetPlan) -> str:
     named = " + ".join(f"{fleet.replicas} x {fleet.offer}" for fleet in single)
     cost = sum(fleet.cost_usd_per_hour or 0.0 for fleet in single)
     label = "cheapest single type" + (" of each model" if len(single) > 1 else "")
+    if plan.verification is not None:
+        label += " (by the program, not replayed)"
     if cost <= plan.cost_usd_per_hour:
         return f"{label}: {named} = {usd(cost)}/h; mixing saves nothing"
     saved = 1 - plan.cost_usd_per_hour / cost
