@@ -24,6 +24,10 @@ REFUSED_OFFERS = {
         {"gpu": "L4", "market": "owned", "price_usd_per_hour": 2},
         "L4/owned is owned at 2 USD an hour",
     ),
+    "owned without end": (
+        {"gpu": "L4", "market": "owned"},
+        "L4/owned is owned without a cap; say how many with max_gpus or max_replicas",
+    ),
     "no price": (
         {"name": "a", "throughput_requests_per_second": [[1]]},
         "a has no price_usd_per_hour; add it (0 where owned)",
@@ -63,10 +67,10 @@ def test_offers_are_named_by_device_market_and_region():
         ({"gpu": "L4"}, ["L4/on-demand"]),
         ({"gpu": "L4", "tensor_parallel": [2]}, ["2xL4/on-demand"]),
         ({"gpu": "L4", "name": "pair", "tensor_parallel": [2]}, ["pair"]),
-        ({"gpu": "L4", "tensor_parallel": [1, 2]}, ["1xL4/on-demand", "2xL4/on-demand"]),
+        ({"gpu": "L4", "tensor_parallel": [1, 2]}, ["L4/on-demand", "2xL4/on-demand"]),
         (
             {"gpu": "L4", "name": "a", "tensor_parallel": [1, 2], "pipeline_parallel": [1, 2]},
-            ["1xa", "2x1xa", "2xa", "2x2xa"],
+            ["a", "2x1xa", "2xa", "2x2xa"],
         ),
     ],
 )
@@ -85,7 +89,9 @@ def test_the_limit_of_an_offer_goes_before_the_files():
 def test_a_cap_counts_what_matches_every_field_it_gives():
     """Device (in any case of its letters), market and region narrow a cap; without them it is on all."""
     spot = _offer(gpu="L4", market="spot", region="r1")
-    named = _offer(name="own", market="owned", throughput_requests_per_second=[[1]])
+    named = _offer(
+        name="own", market="owned", throughput_requests_per_second=[[1]], max_replicas=1
+    )
     cases = [
         ({}, True, True, "all devices"),
         ({"gpu": "l4"}, True, False, "l4"),
@@ -116,7 +122,7 @@ REFUSED_FILES = {
     "an offer twice": (lambda c: c["offers"].append(c["offers"][0]), "offers: A10G is there twice"),
     "a degree twice": (
         lambda c: c["offers"].append({"gpu": "L4", "tensor_parallel": [1, 1]}),
-        "offers: 1xL4/on-demand is there twice",
+        "offers: L4/on-demand is there twice",
     ),
     "change of nothing": (
         lambda c: c.update(max_change_replicas=1),

@@ -17,8 +17,8 @@ def test_a_row_is_an_input_range_and_its_load_the_sum_over_outputs(tmp_path):
     """load = sum of rate / throughput over the range's sizes."""
     problem = _problem(stated(), tmp_path)
     assert [row.name for row in problem.rows] == [
-        "m, input 1-100 tokens",
-        "m, input 101-500 tokens",
+        "input 1-100 tokens",
+        "input 101-500 tokens",
     ]
     assert [row.rate_requests_per_second for row in problem.rows] == [9, 21]
     assert problem.columns[0].loads == pytest.approx((6 / 2 + 3 / 1, 15 / 5 + 6 / 2))
@@ -28,7 +28,7 @@ def test_a_row_is_an_input_range_and_its_load_the_sum_over_outputs(tmp_path):
 def test_the_oracle_has_a_row_for_every_size(tmp_path):
     """Knowing outputs splits each range; the loads of a range's rows add up to the range's."""
     problem = _problem(stated(), tmp_path, knows_outputs=True)
-    assert problem.rows[1].name == "m, input 1-100, output 101-500 tokens"
+    assert problem.rows[1].name == "input 1-100, output 101-500 tokens"
     assert problem.columns[0].loads == pytest.approx((3, 3, 3, 3))
 
 
@@ -44,7 +44,7 @@ def test_sizes_without_requests_have_no_row(tmp_path):
     """An empty input range is left out; an empty size adds nothing to its range."""
     content = stated(models=[served(rates=((0, 0), (15, 0)))])
     problem = _problem(content, tmp_path)
-    assert [row.name for row in problem.rows] == ["m, input 101-500 tokens"]
+    assert [row.name for row in problem.rows] == ["input 101-500 tokens"]
     assert problem.columns[0].loads == (3,)
 
 
@@ -66,7 +66,7 @@ def test_caps_count_devices_over_degrees_and_models(tmp_path):
     content = _rented(max_gpus=4) | {"caps": [{"gpu": "L4", "market": "spot", "max_gpus": 3}]}
     problem = _problem(content, tmp_path)
     names = [column.offer for column in problem.columns]
-    assert names == ["1xL4/on-demand", "2xL4/on-demand", "L4/spot/r"] * 2
+    assert names == ["L4/on-demand", "2xL4/on-demand", "L4/spot/r"] * 2
     assert [(cap.name, cap.limit, cap.columns, cap.unit) for cap in problem.caps] == [
         ("max_gpus of L4/spot", 3, (2, 5), "GPUs"),
         ("max_gpus of L4/on-demand", 4, (0, 1, 3, 4), "GPUs"),
@@ -81,7 +81,7 @@ def test_a_cap_on_replicas_is_one_for_each_degree(tmp_path):
     """`max_replicas` limits each kind of replica, all models together."""
     problem = _problem(_rented(max_replicas=2), tmp_path)
     assert [(cap.name, cap.limit, cap.columns, cap.unit) for cap in problem.caps] == [
-        ("max_replicas of 1xL4/on-demand", 2, (0, 3), "replicas"),
+        ("max_replicas of L4/on-demand", 2, (0, 3), "replicas"),
         ("max_replicas of 2xL4/on-demand", 2, (1, 4), "replicas"),
     ]
 

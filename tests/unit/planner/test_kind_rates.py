@@ -49,7 +49,7 @@ def test_a_replica_costs_as_many_devices_as_it_has(tmp_path):
     """Price and devices of a kind grow with its degrees; the name tells them apart."""
     kinds = inputs_of(_grid(), tmp_path).kinds
     one, two = kinds[:2]
-    assert (one.name, two.name) == ("1xL4/on-demand/aws-us-east-1", "2xL4/on-demand/aws-us-east-1")
+    assert (one.name, two.name) == ("L4/on-demand/aws-us-east-1", "2xL4/on-demand/aws-us-east-1")
     assert (one.num_devices, two.num_devices) == (1, 2)
     assert two.price_usd_per_hour == pytest.approx(2 * one.price_usd_per_hour)
     pairs = zip(one.speed.rates, two.speed.rates, strict=True)

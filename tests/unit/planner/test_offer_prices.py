@@ -31,8 +31,9 @@ def test_the_files_price_goes_before_the_catalogues(catalogue):
     """A stated price is taken as it is, 0 too; owned devices cost nothing."""
     assert _price(catalogue, gpu="L4", region="here", price_usd_per_hour=0.9) == 0.9
     assert _price(catalogue, gpu="L4", price_usd_per_hour=0) == 0
-    assert _price(catalogue, gpu="L4", market="owned") == 0
-    assert _price(catalogue, name="a", throughput_requests_per_second=[[1]], market="owned") == 0
+    assert _price(catalogue, gpu="L4", market="owned", max_gpus=1) == 0
+    own = {"throughput_requests_per_second": [[1]], "market": "owned", "max_replicas": 1}
+    assert _price(catalogue, name="a", **own) == 0
 
 
 def test_the_catalogue_gives_the_price_of_device_market_and_region(catalogue):

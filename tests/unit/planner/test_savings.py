@@ -1,5 +1,6 @@
 """The search for replicas to give up, with a rule in the place of replays."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,8 +86,6 @@ def test_the_largest_saving_is_tried_first():
     )
     judge = RuleJudge(lambda plan, model: {name: 0.5 for name in counts_of(plan)})
     first = judge.judged(planner.solved({}))
-    from dataclasses import replace
-
     loose = replace(
         first, solved=replace(first.solved, problem=FleetPlanner(free, Search()).problem())
     )
@@ -159,7 +158,7 @@ def test_the_spot_limit_is_kept():
 def test_owned_replicas_are_not_given_up():
     """What costs nothing saves nothing."""
     content = _three()
-    content["offers"][0] = content["offers"][0] | {"market": "owned", "price_usd_per_hour": 0}
+    content["offers"][0] |= {"market": "owned", "price_usd_per_hour": 0, "max_replicas": 9}
     _, _, savings, tried = _search(content, _needs(0))
     assert (savings, tried) == ([], [])
 

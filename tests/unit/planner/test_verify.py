@@ -1,5 +1,6 @@
 """The rounds of verification, with a rule in the place of replays."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,22 +101,30 @@ def test_rounds_end_where_no_program_has_a_plan(planner):
 
 def test_rounds_end_where_load_is_not_the_cause(planner):
     """A pool that is late almost empty is left alone, so that nothing is solved for ever."""
-    ended, _, asked = _run(planner, lambda plan, model: {"A100": 5.0}, num_rounds=50)
-    assert ended.num_rounds < 50
-    assert min(limits["m", "A100"] for limits in asked) >= LOWEST_LIMIT
+    first = planner.solved({}).plan
+    pool = max(utilisations(first, "m"), key=utilisations(first, "m").get)
+    steps = []
+
+    def emptier(limits):
+        steps.append(limits["m", pool])
+        rows = tuple(
+            row.model_copy(update={"utilisation_fraction": limits.get(("m", row.offer), 0.0)})
+            for row in first.replicas
+        )
+        return replace(planner.solved({}), plan=first.model_copy(update={"replicas": rows}))
+
+    ended, _, _ = _run(planner, lambda plan, model: {pool: 5.0}, num_rounds=500, solve=emptier)
+    assert ended.num_rounds == len(steps) + 1 < 50
+    assert LOWEST_LIMIT <= steps[-1] < LOWEST_LIMIT / TIGHTENING
 
 
 def test_only_a_plan_that_holds_is_asked_for_savings(planner):
     """What is late gives nothing up."""
 
-    class Asked:
-        def run(self, judged):
-            return judged, ("a saving",)
-
-    ended, _, _ = _run(planner, _by_use({}), savings_search=Asked())
-    assert ended.savings == ("a saving",)
+    search = SavingsSearch(RuleJudge(_by_use({})), planner.draw, Search().solver, lambda: False)
+    assert _run(planner, _by_use({}), savings_search=search)[0].savings
     late, _, _ = _run(
-        planner, lambda plan, model: {"A100": 5.0}, num_rounds=1, savings_search=Asked()
+        planner, lambda plan, model: {"A100": 5.0}, num_rounds=1, savings_search=search
     )
     assert late.savings == ()
 
@@ -134,3 +143,18 @@ def test_savings_stand_in_the_report(planner):
     saved = sum(saving.usd_per_hour for saving in ended.savings)
     assert plan.cost_usd_per_hour == pytest.approx(first.plan.cost_usd_per_hour - saved)
     assert plan.verification.savings == tuple(str(saving) for saving in ended.savings)
+
+
+def test_a_cheaper_program_at_the_loads_that_held_is_asked_for_savings_too(planner):
+    """Whatever the way, no single removal or swap is left that the judge would have allowed."""
+    judge = RuleJudge(_by_use({"A10G": 0.2}))
+    search = SavingsSearch(judge, planner.draw, Search().solver, lambda: False)
+    ended = verified(
+        planner.solved({}), solve=planner.solved, judge=judge, num_rounds=8, savings_search=search
+    )
+    _, more = search.run(ended.judged)
+    assert more == ()
+    plan = ended.judged.solved.plan
+    assert plan.bound_usd_per_hour <= plan.cost_usd_per_hour
+    saved = sum(saving.usd_per_hour for saving in ended.savings)
+    assert saved == pytest.approx(ended.first.plan.cost_usd_per_hour - plan.cost_usd_per_hour)
