@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner.catalogue import Catalogue
-from planner.errors import DocumentError
+from planner.errors import DocumentError, WorkloadError
 from planner.find_model import find_model
 from planner.fleet_config import FleetConfig, ServedModel
 from planner.grid import Grid
+from planner.mixes import MIXES
 from planner.model_spec import ModelSpec
 from planner.requests_config import MixRequests, TraceRequests
 from planner.trace import Trace
@@ -133,6 +134,10 @@ def _grid_notes(model: ServedModel, spec: ModelSpec | None) -> tuple[str, ...]:
 
 def _source(model: ServedModel, asked: TraceRequests | MixRequests, folder: Path) -> WorkloadSource:
     if isinstance(asked, MixRequests):
+        if asked.mix not in MIXES:
+            raise WorkloadError(
+                f"{model.name}: there is no mix {asked.mix!r}; use one of: {', '.join(MIXES)}"
+            )
         return requests_of(
             asked.mix,
             requests_per_second=asked.requests_per_second,

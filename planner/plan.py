@@ -21,7 +21,7 @@ from planner.judging import Judge, OnProgress, Solved
 from planner.plan_document import FleetInputs, plan_document
 from planner.plan_file import read_plan
 from planner.replica_kinds import replica_kinds
-from planner.savings import SavingsSearch
+from planner.savings import LEAST_SECONDS, SavingsSearch
 from planner.single_types import single_type_fleets
 from planner.solvers import SolverChain, default_solvers
 from planner.verify import Limits, verified, with_report
@@ -209,10 +209,18 @@ class FleetPlanner:
             num_rounds=verification.rounds,
             savings_search=self._savings_search(judge, verification.savings_seconds),
         )
-        return with_report(ended, judge)
+        plan = with_report(ended, judge)
+        if judge.duration_seconds >= LEAST_SECONDS:
+            return plan
+        note = (
+            f"the replay lasts {judge.duration_seconds:.0f} s, under the {LEAST_SECONDS:g} s that show "
+            "whether a queue grows; no savings were looked for"
+        )
+        return plan.model_copy(update={"notes": (*plan.notes, note)})
 
     def _savings_search(self, judge: Judge, seconds: float) -> SavingsSearch | None:
-        if self._inputs.config.survive or seconds == 0:
+        is_short = judge.duration_seconds < LEAST_SECONDS
+        if self._inputs.config.survive or seconds == 0 or is_short:
             return None
         clock = self._search.clock
         started: list[float] = []

@@ -41,6 +41,11 @@ class Replay(Protocol):
         """Replications or batches that are judged."""
         ...
 
+    @property
+    def duration_seconds(self) -> float:
+        """From the first arrival of one replication to the last."""
+        ...
+
     def samples(
         self,
         fleet: ServingFleet,
@@ -69,6 +74,11 @@ class RecordedReplay:
     def num_samples(self) -> int:
         """Stretches that are judged."""
         return NUM_BATCHES - WARM_UP_BATCHES
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the trace's first arrival to its last."""
+        return self.trace.duration_seconds
 
     def samples(
         self,
@@ -103,6 +113,11 @@ class DrawnReplay:
         """Replications."""
         return self.num_replications
 
+    @property
+    def duration_seconds(self) -> float:
+        """How long a replication's requests take to arrive, on average."""
+        return self.num_requests / _rate(self.workload)
+
     def samples(
         self,
         fleet: ServingFleet,
@@ -124,8 +139,11 @@ class DrawnReplay:
 
 def drawn_requests(workload: Workload, *, most: int) -> int:
     """Return how many requests a replication draws: ten minutes' worth, within bounds."""
-    rate = sum(size.rate_requests_per_second for size in workload.sizes())
-    return min(most, max(FEWEST_REQUESTS, math.ceil(rate * SETTLED_SECONDS)))
+    return min(most, max(FEWEST_REQUESTS, math.ceil(_rate(workload) * SETTLED_SECONDS)))
+
+
+def _rate(workload: Workload) -> float:
+    return sum(size.rate_requests_per_second for size in workload.sizes())
 
 
 def drawn_trace(workload: Workload, num_requests: int, generator: Random) -> Trace:

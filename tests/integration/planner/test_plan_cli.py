@@ -144,7 +144,7 @@ BAD_INPUT = {
                 ]
             )
         ),
-        "chatter",
+        "there is no mix 'chatter'; use one of: chat, code",
     ),
     "a missing current plan": (
         lambda c: c.update(current_plan="none.json", max_change_replicas=1),
