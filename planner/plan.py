@@ -202,21 +202,27 @@ class FleetPlanner:
             replays(self._inputs, verification),
             self._search.on_progress,
         )
+        search = self._savings_search(judge, verification.savings_seconds)
         ended = verified(
             first,
             solve=self.solved,
             judge=judge,
             num_rounds=verification.rounds,
-            savings_search=self._savings_search(judge, verification.savings_seconds),
+            savings_search=search,
         )
         plan = with_report(ended, judge)
-        if judge.duration_seconds >= LEAST_SECONDS:
-            return plan
-        note = (
-            f"the replay lasts {judge.duration_seconds:.0f} s, under the {LEAST_SECONDS:g} s that show "
-            "whether a queue grows; no savings were looked for"
-        )
-        return plan.model_copy(update={"notes": (*plan.notes, note)})
+        note = ""
+        if judge.duration_seconds < LEAST_SECONDS:
+            note = (
+                f"the replay lasts {judge.duration_seconds:.0f} s, under the {LEAST_SECONDS:g} s that "
+                "show whether a queue grows; no savings were looked for"
+            )
+        elif search is not None and ended.judged.is_met and search.is_time_up():
+            note = (
+                f"the search for savings ended after {verification.savings_seconds:g} s: more replicas "
+                "may be spare; raise savings_seconds"
+            )
+        return plan.model_copy(update={"notes": (*plan.notes, note)}) if note else plan
 
     def _savings_search(self, judge: Judge, seconds: float) -> SavingsSearch | None:
         is_short = judge.duration_seconds < LEAST_SECONDS

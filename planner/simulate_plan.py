@@ -11,7 +11,7 @@ from planner.planned_fleet import planned_fleet
 from planner.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests
 from planner.simulator import ServingFleet, without_market, without_replica
 from planner.simulator.judgement import judge
-from planner.trace import Trace
+from planner.trace import MOST_TOKENS, Trace
 from planner.trace_readers import read_trace
 from planner.verification import VerificationReport, VerifiedTarget
 
@@ -78,7 +78,10 @@ def simulate_plan(
         targets += targets_of(model.name, judge(model.slo, samples))
     return VerificationReport(
         status="met" if all(target.is_met for target in targets) else "best attained",
-        replayed="; ".join(f"{name}: {replay.words}" for name, replay in replays.items()),
+        replayed="; ".join(
+            f"{model.name}: {replays[model.name].words if model.name in replays else 'no requests'}"
+            for model in plan.models
+        ),
         num_requests=sum(replay.num_requests for replay in replays.values()),
         num_samples=min(replay.num_samples for replay in replays.values()),
         num_rounds=1,
@@ -132,12 +135,31 @@ def _replays(
     if requests_per_second is not None:
         trace = trace.scaled(requests_per_second=requests_per_second)
     traces = _by_model(plan, trace, unnamed)
+    for name, of_model in traces.items():
+        _check_context(plan, name, of_model)
     return {
         name: RecordedReplay(
             of_model, f"{trace_file.name}, {of_model.num_requests:,} requests", seed
         )
         for name, of_model in traces.items()
     }
+
+
+def _check_context(plan: FleetPlan, model: str, trace: Trace) -> None:
+    """Refuse requests longer than the sequences that the plan's replicas serve."""
+    rows = [row for row in plan.replicas if row.model == model]
+    contexts = [row.max_context_tokens for row in rows if row.max_context_tokens is not None]
+    if model in plan.model_specs:
+        contexts.append(plan.model_specs[model].max_context_tokens)
+    most = min(contexts, default=MOST_TOKENS)
+    lengths = [sum(pair) for pair in zip(trace.input_tokens, trace.output_tokens, strict=True)]
+    num_longer = sum(length > most for length in lengths)
+    if num_longer:
+        raise WorkloadError(
+            f"{num_longer:,} requests of the trace for {model} are longer than its context of {most:,} "
+            f"tokens, the longest {max(lengths):,}; raise max_context_tokens and plan again, or leave "
+            "them out"
+        )
 
 
 def _by_model(plan: FleetPlan, trace: Trace, unnamed: str | None) -> dict[str, Trace]:

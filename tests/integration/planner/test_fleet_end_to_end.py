@@ -1,6 +1,7 @@
 """From a trace of the shape of the Azure conversation trace to a verified plan, and after losses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fleet_files import LLAMA, SLO, chat_trace, logged, modelled, written
@@ -50,9 +51,7 @@ def _simulated(folder, *words, plan="plan.json"):
     """Replay the trace on a plan; return the exit code and the report, if any."""
     report = folder / "report.json"
     report.unlink(missing_ok=True)
-    code = motley.main(
-        ["plan", "simulate", str(folder / plan), "--output", str(report), *words]
-    )
+    code = motley.main(["plan", "simulate", str(folder / plan), "--output", str(report), *words])
     return code, json.loads(report.read_text()) if report.exists() else None
 
 
@@ -220,3 +219,72 @@ def test_models_share_a_cap(tmp_path, capsys):
     assert {row.model for row in plan.replicas} == {"a", "b"}
     assert {target.model for target in plan.verification.targets} == {"a", "b"}
     assert plan.latency_verified
+
+
+def test_an_unfinished_search_for_savings_is_noted(folder, tmp_path, capsys):
+    """Where time runs out nobody claims that no replica is spare."""
+    content = _traced(offers=_offers()[1:2], utilisation_limit_fraction=0.3)
+    content["models"][0]["workload"]["trace"] = str(folder / "trace.jsonl")
+    content["verification"] = {"savings_seconds": 1e-6}
+    plan = _plan(content, tmp_path)
+    assert len(plan.verification.savings) <= 1
+    assert any("more replicas may be spare; raise savings_seconds" in note for note in plan.notes)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Return a folder with a plan of two models, a and b, not verified."""
+    folder = tmp_path_factory.mktemp("shared")
+    workload = {"mix": "chat", "requests_per_second": 4, "duration_seconds": 60}
+    models = [
+        {
+            "name": name,
+            "source": LLAMA,
+            "max_context_tokens": 16384,
+            "slo": SLO,
+            "workload": workload,
+        }
+        for name in ("a", "b")
+    ]
+    _plan(modelled(models=models, offers=_offers()[1:2], verification=False), folder)
+    return folder
+
+
+def _named(trace, *models):
+    """Return the trace with its requests asking for these models in turn."""
+    names = [models[index % len(models)] for index in range(trace.num_requests)]
+    return replace(trace, models=tuple(names))
+
+
+def test_a_trace_of_several_models_is_judged_model_by_model(shared, capsys):
+    """Each model has its own targets; one that nobody asks for is named as such."""
+    trace = chat_trace(requests_per_second=8, duration_seconds=60)
+    path = logged(_named(trace, "a", "b"), shared, "both.jsonl")
+    code, report = _simulated(shared, "--trace", str(path))
+    assert (code, [target["model"] for target in report["targets"]]) == (0, ["a", "a", "b", "b"])
+    path = logged(_named(trace, "a"), shared, "one.jsonl")
+    code, report = _simulated(shared, "--trace", str(path), "--requests-per-second", "4")
+    assert (code, {target["model"] for target in report["targets"]}) == (0, {"a"})
+    assert report["replayed"].endswith("; b: no requests")
+
+
+def test_requests_the_plan_cannot_serve_are_counted_and_refused(shared, capsys):
+    """A model that it does not know, none at all, and requests beyond its context end with code 2."""
+    trace = chat_trace(requests_per_second=4, duration_seconds=60)
+    longer = replace(trace, input_tokens=(20_000, *trace.input_tokens[1:]))
+    for unfit, message in (
+        (_named(trace, "a", "z"), "requests of the trace are for z, which the plan does not serve"),
+        (trace, "requests of the trace name no model; say which model they are for"),
+        (
+            _named(longer, "a"),
+            "1 requests of the trace for a are longer than its context of 16,384",
+        ),
+    ):
+        path = logged(unfit, shared, "unfit.jsonl")
+        code, report = _simulated(shared, "--trace", str(path))
+        assert (code, report) == (2, None)
+        assert message in capsys.readouterr().err
+    code, report = _simulated(
+        shared, "--trace", str(logged(trace, shared, "unnamed.jsonl")), "--model", "b"
+    )
+    assert (code, {target["model"] for target in report["targets"]}) == (0, {"b"})

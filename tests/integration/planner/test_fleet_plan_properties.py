@@ -1,5 +1,6 @@
 """What must hold of any planned file, whatever its numbers."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -84,5 +85,5 @@ def test_a_tighter_target_never_costs_less(model_rates, statistic, scale, factor
         float("inf") if point.cost_usd_per_hour is None else point.cost_usd_per_hour
         for point in points
     ]
-    for tighter, looser in zip(costs, costs[1:], strict=False):
+    for tighter, looser in itertools.pairwise(costs):
         assert looser <= tighter * SLACK

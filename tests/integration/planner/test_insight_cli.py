@@ -1,5 +1,6 @@
 """`motley plan explain` and `pareto`, and pictures of plans."""
 
+import itertools
 import json
 from importlib import util
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_a_looser_target_never_costs_more(tmp_path, capsys):
     feasible = [cost for cost in costs if cost is not None]
     assert 4 <= len(feasible) < len(costs)
     assert costs[len(costs) - len(feasible) :] == feasible
-    for before, after in zip(feasible, feasible[1:], strict=False):
+    for before, after in itertools.pairwise(feasible):
         assert after <= before * (1 + 1e-4)
     assert points[0]["mix"] == "infeasible"
     assert "TPOT 0.003 s" in points[0]["limits"]

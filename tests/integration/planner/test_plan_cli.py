@@ -126,7 +126,10 @@ BAD_INPUT = {
         lambda c: c.update(utilisation_limit_fraction=1.2),
         "utilisation_limit_fraction: Input should be less than or equal to 1 (got 1.2)",
     ),
-    "another schema version": (lambda c: c.update(schema_version=1), "schema_version: Input should"),
+    "another schema version": (
+        lambda c: c.update(schema_version=1),
+        "schema_version: Input should",
+    ),
     "a cap on nothing": (
         lambda c: c.update(caps=[{"gpu": "L4", "max_gpus": 1}]),
         "caps: no offer is of L4",
@@ -225,15 +228,15 @@ def _slow(content):
 INFEASIBLE = {
     "a size nobody serves": (
         stated(),
-        lambda c: [
-            o["throughput_requests_per_second"][1].__setitem__(1, 0) for o in c["offers"]
-        ],
+        lambda c: [o["throughput_requests_per_second"][1].__setitem__(1, 0) for o in c["offers"]],
         ["no offer can serve input 101-500 tokens of m", "A10G: throughput 0, A100: throughput 0"],
     ),
     "caps": (
         stated(),
-        lambda c: [offer.update(max_replicas=1) for offer in c["offers"]]
-        and c["models"].__setitem__(0, served(rates=((12, 6), (30, 12)))),
+        lambda c: (
+            [offer.update(max_replicas=1) for offer in c["offers"]]
+            and c["models"].__setitem__(0, served(rates=((12, 6), (30, 12))))
+        ),
         ["the caps bind: the smallest change is to raise max_replicas of A10"],
     ),
     "a cap on a device": (

@@ -89,9 +89,7 @@ def test_the_limit_of_an_offer_goes_before_the_files():
 def test_a_cap_counts_what_matches_every_field_it_gives():
     """Device (in any case of its letters), market and region narrow a cap; without them it is on all."""
     spot = _offer(gpu="L4", market="spot", region="r1")
-    named = _offer(
-        name="own", market="owned", throughput_requests_per_second=[[1]], max_replicas=1
-    )
+    named = _offer(name="own", market="owned", throughput_requests_per_second=[[1]], max_replicas=1)
     cases = [
         ({}, True, True, "all devices"),
         ({"gpu": "l4"}, True, False, "l4"),
@@ -114,7 +112,10 @@ def _grid(**fields):
 
 
 REFUSED_FILES = {
-    "version 1": (lambda c: c.update(schema_version=1), "schema_version: Input should be 2 (got 1)"),
+    "version 1": (
+        lambda c: c.update(schema_version=1),
+        "schema_version: Input should be 2 (got 1)",
+    ),
     "no version": (lambda c: c.pop("schema_version"), "schema_version: is required"),
     "no models": (lambda c: c.update(models=[]), "models: Tuple should have at least 1 item"),
     "no offers": (lambda c: c.update(offers=[]), "offers: Tuple should have at least 1 item"),

@@ -14,7 +14,7 @@ def _problem(content, folder, **options):
 
 
 def test_a_row_is_an_input_range_and_its_load_the_sum_over_outputs(tmp_path):
-    """load = sum of rate / throughput over the range's sizes."""
+    """Load = sum of rate / throughput over the range's sizes."""
     problem = _problem(stated(), tmp_path)
     assert [row.name for row in problem.rows] == [
         "input 1-100 tokens",

@@ -35,7 +35,9 @@ def test_stated_rates_are_those_of_sizes_with_requests(tmp_path):
 def test_a_model_that_an_offer_states_nothing_of_is_not_served(tmp_path):
     """Its rates are 0, and the obstacle says why."""
     content = stated(models=[served("m"), served("n")])
-    for offer, matrix in zip(content["offers"], ([[2, 1], [5, 2]], [[20, 20], [40, 20]]), strict=True):
+    for offer, matrix in zip(
+        content["offers"], ([[2, 1], [5, 2]], [[20, 20], [40, 20]]), strict=True
+    ):
         offer["throughput_requests_per_second"] = {"m": matrix}
     content["offers"][1]["throughput_requests_per_second"]["n"] = [[1, 1], [1, 1]]
     kinds = inputs_of(content, tmp_path).kinds

@@ -28,7 +28,9 @@ def _two_models():
         utilisation_limit_fraction=0.9,
     )
     content["offers"][1]["market"] = "spot"
-    for offer, matrix in zip(content["offers"], ([[2, 1], [5, 2]], [[20, 20], [40, 20]]), strict=True):
+    for offer, matrix in zip(
+        content["offers"], ([[2, 1], [5, 2]], [[20, 20], [40, 20]]), strict=True
+    ):
         offer["throughput_requests_per_second"] = {"m": matrix, "n": matrix}
     return content
 
@@ -151,7 +153,10 @@ def _first(content, **fields):
 
 
 BROKEN = {
-    "a pool twice": (lambda c: c["replicas"].append(c["replicas"][0]), "is there twice; plan again"),
+    "a pool twice": (
+        lambda c: c["replicas"].append(c["replicas"][0]),
+        "is there twice; plan again",
+    ),
     "a model twice": (lambda c: c["models"].append(c["models"][0]), "is there twice; plan again"),
     "weights of a stranger": (
         lambda c: _first(c, model="z"),

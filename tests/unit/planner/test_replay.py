@@ -1,5 +1,6 @@
 """What is replayed: drawn requests, recorded traces, and plans read back from their files."""
 
+import itertools
 import json
 import statistics
 from random import Random
@@ -42,7 +43,9 @@ def test_drawn_requests_have_the_grids_rates_and_means():
     ):
         drawn = cells[cell]
         assert len(drawn) / 40_000 == pytest.approx(share, abs=0.01)
-        assert statistics.fmean(inputs for inputs, _ in drawn) == pytest.approx(mean_input, rel=0.03)
+        assert statistics.fmean(inputs for inputs, _ in drawn) == pytest.approx(
+            mean_input, rel=0.03
+        )
         assert statistics.fmean(outputs for _, outputs in drawn) == pytest.approx(
             mean_output, rel=0.03
         )
@@ -53,7 +56,7 @@ def test_drawn_requests_have_the_grids_rates_and_means():
 def test_drawn_arrivals_are_poisson():
     """Gaps have the mean of the total rate and a coefficient of variation of 1."""
     arrivals = drawn_trace(MEANS, 40_000, Random(2)).arrival_seconds
-    gaps = [after - before for before, after in zip(arrivals, arrivals[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(arrivals)]
     assert statistics.fmean(gaps) == pytest.approx(1 / 8, rel=0.03)
     assert statistics.pstdev(gaps) / statistics.fmean(gaps) == pytest.approx(1, rel=0.03)
 
@@ -84,6 +87,7 @@ def test_the_same_seed_draws_the_same():
 
 def test_a_replication_lasts_ten_minutes_within_bounds():
     """Few requests are raised to 2,000, many cut to the limit."""
+
     def at(rate):
         return Workload(
             input_tokens_up_to=(1,), output_tokens_up_to=(1,), rates_requests_per_second=((rate,),)

@@ -81,10 +81,8 @@ def test_the_largest_saving_is_tried_first():
     content["offers"][1]["max_replicas"] = content["offers"][2]["max_replicas"] = 0
     inputs = inputs_of(content, Path())
     planner = FleetPlanner(inputs, Search())
-    free = inputs_of(
-        stated(models=content["models"], offers=_offers(5.0, 3.0, 1.0)), Path()
-    )
-    judge = RuleJudge(lambda plan, model: {name: 0.5 for name in counts_of(plan)})
+    free = inputs_of(stated(models=content["models"], offers=_offers(5.0, 3.0, 1.0)), Path())
+    judge = RuleJudge(lambda plan, model: dict.fromkeys(counts_of(plan), 0.5))
     first = judge.judged(planner.solved({}))
     loose = replace(
         first, solved=replace(first.solved, problem=FleetPlanner(free, Search()).problem())

@@ -52,9 +52,7 @@ class Inexact:
 
 
 def _solved(chain, problem):
-    return solve(
-        problem, solver=chain, time_limit_seconds=9, gap_fraction=0, clock=lambda: 0.0
-    )
+    return solve(problem, solver=chain, time_limit_seconds=9, gap_fraction=0, clock=lambda: 0.0)
 
 
 def test_a_fallback_is_counted_and_logged(caplog):

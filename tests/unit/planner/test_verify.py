@@ -92,9 +92,7 @@ def test_rounds_end_with_the_best_attained(planner):
 
 def test_rounds_end_where_no_program_has_a_plan(planner):
     """Tightened until a cap forbids more, the best attained is the answer."""
-    ended, _, asked = _run(
-        planner, lambda plan, model: {"A100": 5.0}, solve=lambda limits: None
-    )
+    ended, _, asked = _run(planner, lambda plan, model: {"A100": 5.0}, solve=lambda limits: None)
     assert (ended.num_rounds, len(asked)) == (1, 1)
     assert not ended.judged.is_met
 
@@ -120,7 +118,6 @@ def test_rounds_end_where_load_is_not_the_cause(planner):
 
 def test_only_a_plan_that_holds_is_asked_for_savings(planner):
     """What is late gives nothing up."""
-
     search = SavingsSearch(RuleJudge(_by_use({})), planner.draw, Search().solver, lambda: False)
     assert _run(planner, _by_use({}), savings_search=search)[0].savings
     late, _, _ = _run(
@@ -134,9 +131,7 @@ def test_savings_stand_in_the_report(planner):
     judge = RuleJudge(_by_use({}))
     first = planner.solved({})
     search = SavingsSearch(judge, planner.draw, Search().solver, lambda: False)
-    ended = verified(
-        first, solve=planner.solved, judge=judge, num_rounds=8, savings_search=search
-    )
+    ended = verified(first, solve=planner.solved, judge=judge, num_rounds=8, savings_search=search)
     plan = with_report(ended, judge)
     assert plan.verification.cost_before_usd_per_hour == first.plan.cost_usd_per_hour
     assert plan.cost_usd_per_hour < first.plan.cost_usd_per_hour
