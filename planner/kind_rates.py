@@ -111,7 +111,7 @@ def tail_sizes(model: FleetModel) -> frozenset[int]:
         return frozenset()
     sizes = model.sizes()
     total = sum(size.rate_requests_per_second for size in sizes)
-    room = TAIL_FRACTION * (1 - int(slo.ttft_statistic[1:]) / 100) * total
+    room = TAIL_FRACTION * (100 - int(slo.ttft_statistic[1:])) / 100 * total
     tail: set[int] = set()
     for end in sorted({size.input_tokens_up_to for size in sizes}, reverse=True):
         members = [s for s, size in enumerate(sizes) if size.input_tokens_up_to == end]
