@@ -3,6 +3,8 @@
 PlannerError
 ├── DocumentError     a file that cannot be read, or does not say what its schema asks
 ├── WorkloadError     a trace or a mix that gives no workload, or not on the grid asked for
+├── ProfileError      a profile or a benchmark's file that does not tell what is asked of it
+├── EndpointError     a live endpoint that cannot be measured
 ├── PlotError         a plot was asked for and cannot be drawn here
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
@@ -35,6 +37,14 @@ class DocumentError(PlannerError):
 
 class WorkloadError(PlannerError):
     """A trace or a mix gives no workload: no rate, no such requests, or sizes outside the grid."""
+
+
+class ProfileError(PlannerError):
+    """A profile, or a benchmark's result file, does not tell what is asked of it."""
+
+
+class EndpointError(PlannerError):
+    """A live endpoint cannot be measured: not there, refuses us, or does not count tokens."""
 
 
 class PlotError(PlannerError):
