@@ -123,7 +123,7 @@ class TakenUnder(StrictModel):
 
     def differences_from(self, slo: Slo) -> tuple[str, ...]:
         """Return in words how the target differs from `slo`; nothing: they are the same."""
-        pairs = [
+        pairs: list[tuple[str, object, object]] = [
             ("ttft_seconds", self.ttft_seconds, slo.ttft_seconds),
             ("tpot_seconds", self.tpot_seconds, slo.tpot_seconds),
         ]
@@ -176,6 +176,8 @@ class DecodeBatch(StrictModel):
 
     sequences: Devices
     """How many."""
+    input_tokens: Tokens
+    """Length of their prompts."""
     context_tokens: Positive
     """Mean context of each."""
     step_seconds: Positive
@@ -274,4 +276,4 @@ def write_profile(profile: Profile, path: Path) -> None:
     Raises:
         DocumentError: If it cannot be written.
     """
-    write_atomically(path, profile.model_dump_json(indent=1, exclude_none=True) + "\n")
+    write_atomically(path, profile.model_dump_json(indent=1) + "\n")

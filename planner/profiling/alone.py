@@ -63,6 +63,7 @@ class Alone:
             contexts.append(shared[1])
         return DecodeBatch(
             sequences=sequences,
+            input_tokens=input_tokens,
             context_tokens=statistics.mean(contexts),
             step_seconds=statistics.median(seconds),
             num_repetitions=repetitions,

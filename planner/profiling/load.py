@@ -116,8 +116,8 @@ def summary(
 ) -> Run:
     """Return a run's figures; its first tenth warms up and does not count.
 
-    The rate achieved is that of the ends of answers, first to last: where the endpoint keeps pace it
-    is the rate of the arrivals, and how long an answer takes does not enter.
+    The rate achieved is the rate offered times the span of the arrivals over the span of the answers'
+    ends, at most 1: how long one answer takes does not enter, nor how the arrivals happened to fall.
 
     Raises:
         EndpointError: If fewer than two requests were answered.
@@ -130,16 +130,18 @@ def summary(
             f"{len(counted) - len(answered)} of {len(counted)} requests failed at "
             f"{offered_requests_per_second:.4g} requests/s, the first with: {reason}"
         )
-    ends = sorted(each.answer.end_seconds for each in answered)
+    ends = [each.answer.end_seconds for each in answered]
+    arrivals = [each.arrival_seconds for each in answered]
+    pace = min(1.0, (max(arrivals) - min(arrivals)) / (max(ends) - min(ends)))
     gaps = [each.token_gaps for each in answered]
     tpot = [each.tpot_seconds for each in answered]
     return Run(
         offered_requests_per_second=offered_requests_per_second,
-        achieved_requests_per_second=(len(ends) - 1) / (ends[-1] - ends[0]),
+        achieved_requests_per_second=offered_requests_per_second * pace,
         max_in_flight=max_in_flight,
         num_requests=len(counted),
         num_failures=len(counted) - len(answered),
-        duration_seconds=ends[-1] - counted[0].arrival_seconds,
+        duration_seconds=max(ends) - min(arrivals),
         mean_input_tokens=_mean([each.answer.input_tokens for each in answered]),
         mean_output_tokens=_mean([each.answer.output_tokens for each in answered]),
         ttft=LatencySummary.of([each.ttft_seconds for each in answered]),
