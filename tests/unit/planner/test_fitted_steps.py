@@ -3,8 +3,9 @@
 import pytest
 
 from planner.errors import ProfileError
+from planner.fitted_speed import fitted_speed
 from planner.fitted_steps import FittedStepTimes, fitted_replica
-from planner.profile import Cell, DecodeBatch, LonePrompt
+from planner.profile import Cell, DecodeBatch, LonePrompt, ObservedLimits
 from planner.profile_assembly import ReplicaFacts, assembled
 from planner.step_times import StepBatch
 
@@ -89,3 +90,16 @@ def test_a_profile_without_a_sequence_alone_is_refused():
     """The constant of a step would be a guess."""
     with pytest.raises(ProfileError, match="no decoding sequence alone"):
         fitted_replica(_profile(PROMPTS, [(n + 1, *rest) for n, *rest in BATCHES]))
+
+
+def test_a_profiled_replica_has_its_observed_limits():
+    """What is given comes before what was observed; what is neither is asked for."""
+    limits = ObservedLimits(max_sequences=8, kv_capacity_tokens=4096)
+    profile = _profile(PROMPTS, BATCHES).model_copy(update={"limits": limits})
+    speed = fitted_speed(
+        profile, max_batched_tokens=512, kv_capacity_tokens=1000, max_context_tokens=100
+    )
+    assert (speed.max_sequences, speed.kv_capacity_tokens) == (8, 1000)
+    assert (speed.max_context_tokens, speed.max_batched_tokens) == (100, 512)
+    with pytest.raises(ProfileError, match="did not observe max_context_tokens; give what"):
+        fitted_speed(profile, max_batched_tokens=512)

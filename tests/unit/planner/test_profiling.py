@@ -7,10 +7,12 @@ from virtual_endpoint import VirtualEndpoint, virtual_run
 
 from planner.errors import EndpointError
 from planner.fitted_steps import FittedStepTimes, fitted_replica
+from planner.profile import LatencySummary, Run
 from planner.profile_assembly import ReplicaFacts
 from planner.profile_reading import is_saturated
 from planner.profiling.load import Request, poisson_arrivals, send, summary
 from planner.profiling.measure import Measurement, Settings
+from planner.profiling.search import next_searched_rate
 from planner.simulator import ReplicaPool, ServingFleet, SizeShares, simulate
 from planner.trace import Trace
 
@@ -184,3 +186,29 @@ def test_a_run_without_answers_says_why():
         summary(
             virtual_run(work), offered_requests_per_second=2.0, max_in_flight=None, source="test"
         )
+
+
+@pytest.mark.parametrize("capacity", [0.01, 0.3, 1.0, 3.7, 250.0])
+def test_the_search_ends_close_to_saturation_from_either_side(capacity):
+    """Whatever the endpoint holds, the last rates around it are within a fifth of each other."""
+    runs = []
+    while (rate := next_searched_rate(0.5, runs)) is not None:
+        runs.append(_run(rate, min(rate, capacity)))
+        assert len(runs) < 24
+    saturated = [run.offered_requests_per_second for run in runs if is_saturated(run)]
+    held = [run.offered_requests_per_second for run in runs if not is_saturated(run)]
+    assert max(held) < min(saturated) <= 1.2 * max(held)
+    assert max(held) <= capacity / 0.9
+
+
+def _run(offered, achieved):
+    return Run(
+        offered_requests_per_second=offered,
+        achieved_requests_per_second=achieved,
+        num_requests=20,
+        duration_seconds=1,
+        mean_input_tokens=1,
+        mean_output_tokens=1,
+        ttft=LatencySummary(),
+        source="test",
+    )
