@@ -66,6 +66,11 @@ class Offer(StrictModel):
                 f"{self.base_name}: max_batched_tokens is {self.max_batched_tokens}, below the "
                 f"{self.max_sequences} of max_sequences; raise it"
             )
+        self._check_speed()
+        self._check_price()
+        return self
+
+    def _check_speed(self) -> None:
         has_speed = self.throughput_requests_per_second is not None or self.profile is not None
         if self.gpu is None and not has_speed:
             raise ValueError(
@@ -73,6 +78,13 @@ class Offer(StrictModel):
             )
         if self.throughput_requests_per_second is not None and self.profile is not None:
             raise ValueError(f"{self.base_name} states throughputs beside a profile; give one")
+        if has_speed and len(self.degrees) > 1:
+            raise ValueError(
+                f"{self.base_name} has one measured speed and {len(self.degrees)} degrees of "
+                "parallelism; write an offer for each degree"
+            )
+
+    def _check_price(self) -> None:
         if self.market == "owned" and self.price_usd_per_hour:
             raise ValueError(
                 f"{self.base_name} is owned at {self.price_usd_per_hour:g} USD an hour; "
@@ -84,12 +96,6 @@ class Offer(StrictModel):
             )
         if self.gpu is None and self.price_usd_per_hour is None and self.market != "owned":
             raise ValueError(f"{self.name} has no price_usd_per_hour; add it (0 where owned)")
-        if has_speed and len(self.degrees) > 1:
-            raise ValueError(
-                f"{self.base_name} has one measured speed and {len(self.degrees)} degrees of "
-                "parallelism; write an offer for each degree"
-            )
-        return self
 
     @property
     def base_name(self) -> str:
