@@ -32,6 +32,9 @@ class Demand:
     keeps_spare: bool
     """Whether the load must fit one replica less."""
 
+    is_plain: bool
+    """Normal operation without a spot limit."""
+
     @property
     def strands_a_row(self) -> bool:
         """Tell whether nothing that is there serves some row."""
@@ -95,4 +98,5 @@ def _demand(problem: FleetProblem, model: int, scenario: Scenario) -> Demand:
         is_spot=np.array([problem.columns[o].is_spot for o in columns], dtype=bool),
         spot_limit=scenario.spot_limit(problem.rules),
         keeps_spare=scenario.keeps_spare(problem.rules),
+        is_plain=scenario.lost_market is None and scenario.spot_limit(problem.rules) is None,
     )

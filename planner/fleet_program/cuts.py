@@ -60,6 +60,23 @@ def cut_at(demand: Demand, prices: RowPrices, counts: Floats) -> Cut:
     return Cut(low - counts * each, each, needed)
 
 
+def cut_paying(demand: Demand, prices: RowPrices, paid: Floats, profit: Floats) -> Cut:
+    """Return the cut that proves what prices do: V[o](n) <= paid[o] * n + max(profit[o], 0).
+
+    Args:
+        demand: The demand.
+        prices: Of its rows.
+        paid: (O,) price of a replica.
+        profit: (O,) no less than V[o](n) - paid[o] * n at any count above 0.
+    """
+    each = paid
+    if not demand.keeps_spare:
+        # Then V(n) <= n * V(1): sharper where a column does not pay.
+        (single,) = earnings(demand, prices, (demand.limits,))
+        each = np.where(profit > 0, paid, np.minimum(paid, single))
+    return Cut(np.maximum(profit, 0.0), each, float(prices.serving.sum()))
+
+
 def earnings(
     demand: Demand, prices: RowPrices, capacities: tuple[Floats, ...]
 ) -> tuple[Floats, ...]:

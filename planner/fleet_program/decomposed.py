@@ -28,7 +28,7 @@ from planner.fleet_program.transport import Transport
 
 SOLVER = "HiGHS, decomposed"
 
-RELAXATION_PART = 0.35
+RELAXATION_PART = 0.6
 """Largest part of the time spent on the continuous relaxation."""
 
 SEARCH_PART = 0.2
@@ -83,10 +83,12 @@ class _Search:
     ) -> None:
         self._problem, self._arrays, self._clock = problem, arrays, clock
         self._deadline = deadline_seconds
-        rows = count_rows(problem)
+        self._rows = rows = count_rows(problem)
         self._transports = [Transport(d, _worth(arrays, d)) for d in arrays.demands]
         self._master = CountsMaster(arrays, rows)
-        self._rounding = Rounding(arrays, rows, self._transports, clock=clock)
+        self._rounding = Rounding(
+            arrays, rows, self._transports, learn=self._master.add, clock=clock
+        )
         self._best: Floats | None = None
         self._cost = float("inf")
         self._bound = 0.0
@@ -94,7 +96,12 @@ class _Search:
     def close(self, seconds: float) -> bool:
         """Close the relaxation; return whether it has a solution."""
         relaxed = close_relaxation(
-            self._master, self._arrays, self._transports, seconds=seconds, clock=self._clock
+            self._master,
+            self._arrays,
+            self._transports,
+            rows=self._rows,
+            seconds=seconds,
+            clock=self._clock,
         )
         self._bound = relaxed.bound_usd_per_hour
         self._master.demand_whole_counts()

@@ -13,7 +13,9 @@ import numpy as np
 
 from planner.fleet_program.arrays import Demand, FleetArrays, Floats
 from planner.fleet_program.counts_master import CountsMaster, Relaxed
-from planner.fleet_program.cuts import cut_at
+from planner.fleet_program.cuts import RowPrices, cut_at, cut_paying
+from planner.fleet_program.limits import CountRow
+from planner.fleet_program.price_search import search_prices
 from planner.fleet_program.transport import Transport
 
 HALF_WAY = 0.5
@@ -21,8 +23,8 @@ CLOSED = 1e-3
 """The relative distance between inner and outer cost at which a relaxation counts as closed."""
 
 STALLED_ROUNDS = 15
-"""Rounds over which the bound must rise by `STALLED` of itself."""
-STALLED = 2e-4
+"""Rounds over which the distance must fall to `STALLED` of itself."""
+STALLED = 0.9
 
 
 def close_relaxation(
@@ -30,16 +32,17 @@ def close_relaxation(
     arrays: FleetArrays,
     transports: Sequence[Transport],
     *,
+    rows: Sequence[CountRow],
     seconds: float,
     clock: Callable[[], float],
 ) -> Relaxed:
-    """Add cuts until inner and outer costs meet, the bound stalls or the time is up."""
+    """Add cuts until inner and outer points meet, they stall or the time is up."""
     started = clock()
-    inner = [_inside(arrays, demand) for demand in arrays.demands]
-    bounds: list[float] = []
+    inner = _start(master, arrays, rows)
+    distances: list[float] = []
     outer = master.relax()
     while outer.bound_usd_per_hour < float("inf"):
-        bounds.append(outer.bound_usd_per_hour)
+        distances.append(_distance(inner, outer, arrays))
         num_short = 0
         for index, demand in enumerate(arrays.demands):
             point = _between(inner[index], outer, demand)
@@ -49,28 +52,51 @@ def close_relaxation(
                 continue
             num_short += 1
             master.add(demand, cut_at(demand, prices, _whole(*point, demand)))
-        if _is_over(bounds, inner, outer, arrays) or clock() - started > seconds:
+        if _is_over(distances) or clock() - started > seconds:
             break
         if num_short:
             outer = master.relax()
     return outer
 
 
-def _is_over(
-    bounds: list[float],
-    inner: list[tuple[Floats, Floats]],
-    outer: Relaxed,
-    arrays: FleetArrays,
-) -> bool:
+def _start(
+    master: CountsMaster, arrays: FleetArrays, rows: Sequence[CountRow]
+) -> list[tuple[Floats, Floats]]:
+    # Guesses know neither spot limits nor lost markets; those demands start from a plain point.
+    guessed = [demand for demand in arrays.demands if demand.is_plain]
+    guesses = dict(
+        zip(map(id, guessed), search_prices(arrays, rows, guessed), strict=True) if guessed else ()
+    )
+    inner = []
+    for demand in arrays.demands:
+        guess = guesses.get(id(demand))
+        if guess is None:
+            inner.append(_inside(arrays, demand))
+            continue
+        inner.append(guess.inner)
+        for offered in guess.offered:
+            prices = RowPrices(offered.serving)
+            master.add(demand, cut_paying(demand, prices, offered.paid, offered.profit))
+    return inner
+
+
+def _distance(
+    inner: list[tuple[Floats, Floats]], outer: Relaxed, arrays: FleetArrays
+) -> float:
+    # How much dearer the inner points are, as a part of the bound.
     excess = sum(
         float(arrays.prices[demand.columns] @ np.maximum(counts - outer.counts[demand.columns], 0))
         for demand, (counts, _) in zip(arrays.demands, inner, strict=True)
     )
-    if excess <= CLOSED * bounds[-1]:
+    return excess / max(outer.bound_usd_per_hour, 1e-12)
+
+
+def _is_over(distances: list[float]) -> bool:
+    if distances[-1] <= CLOSED:
         return True
-    if len(bounds) <= STALLED_ROUNDS:
+    if len(distances) <= STALLED_ROUNDS:
         return False
-    return bounds[-1] - bounds[-1 - STALLED_ROUNDS] <= STALLED * bounds[-1]
+    return min(distances[-STALLED_ROUNDS:]) > STALLED * min(distances[:-STALLED_ROUNDS])
 
 
 def _inside(arrays: FleetArrays, demand: Demand) -> tuple[Floats, Floats]:

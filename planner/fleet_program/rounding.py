@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from planner.fleet_program.arrays import Demand, FleetArrays, Floats
-from planner.fleet_program.cuts import RowPrices, earnings
+from planner.fleet_program.cuts import Cut, RowPrices, cut_at, earnings
 from planner.fleet_program.limits import CountRow
 from planner.fleet_program.relaxation import floor_price
 from planner.fleet_program.transport import Transport
@@ -20,9 +20,11 @@ class Rounding:
         rows: Sequence[CountRow],
         transports: Sequence[Transport],
         *,
+        learn: Callable[[Demand, Cut], None],
         clock: Callable[[], float],
     ) -> None:
-        """Take the problem, its count rows and one transport for each demand."""
+        """Take the problem, its count rows, one transport for each demand, and who gets the cuts."""
+        self._learn = learn
         self._arrays, self._transports, self._clock = arrays, transports, clock
         self._weights = np.zeros((len(rows), len(arrays.prices)))
         for number, row in enumerate(rows):
@@ -32,7 +34,10 @@ class Rounding:
         self._lower = np.array([row.lower for row in rows])
 
     def repaired(self, counts: Floats, *, deadline_seconds: float) -> Floats | None:
-        """Return counts that satisfy everything, near the given ones; None: none were found."""
+        """Return counts that satisfy everything, near the given ones; None: none were found.
+
+        Every shortage met on the way becomes a cut: the master learns where plans begin.
+        """
         counts = counts.copy()
         for demand, transport in zip(self._arrays.demands, self._transports, strict=True):
             while True:
@@ -42,6 +47,7 @@ class Rounding:
                 prices = transport.shortage(own, (own > 0).astype(float))
                 if prices is None:
                     break
+                self._learn(demand, cut_at(demand, prices, np.maximum(own, 1.0)))
                 best = self._best_addition(demand, prices, counts)
                 if best is None:
                     return None
