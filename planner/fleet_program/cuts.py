@@ -27,6 +27,9 @@ import numpy as np
 
 from planner.fleet_program.arrays import Demand, Floats
 
+VIOLATED = 1e-7
+"""A cut missed by less than this part of what it needs is met up to rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowPrices:
@@ -43,6 +46,31 @@ class Cut:
     at_once: Floats
     each: Floats
     needed: float
+
+
+class CutPool:
+    """The cuts of one demand, to be asked about whole counts without any program."""
+
+    def __init__(self, num_columns: int) -> None:
+        """Start empty."""
+        self._at_once = np.zeros((0, num_columns))
+        self._each = np.zeros((0, num_columns))
+
+    def add(self, cut: Cut) -> None:
+        """Add a cut, scaled so that it needs 1; one that needs nothing says nothing."""
+        if cut.needed > 0:
+            self._at_once = np.vstack([self._at_once, cut.at_once / cut.needed])
+            self._each = np.vstack([self._each, cut.each / cut.needed])
+
+    def most_violated(self, counts: Floats) -> Cut | None:
+        """Return the cut that (O,) whole counts miss most, with what is missing as `needed`."""
+        if not len(self._each):
+            return None
+        given = self._at_once @ (counts > 0) + self._each @ counts
+        worst = int(np.argmin(given))
+        if given[worst] >= 1 - VIOLATED:
+            return None
+        return Cut(self._at_once[worst], self._each[worst], 1 - float(given[worst]))
 
 
 def cut_at(demand: Demand, prices: RowPrices, counts: Floats) -> Cut:

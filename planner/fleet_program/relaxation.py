@@ -8,12 +8,13 @@ Source: in-out separation, Ben-Ameur and Neto, Networks 49 (2007), section 3.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from planner.fleet_program.arrays import Demand, FleetArrays, Floats
 from planner.fleet_program.counts_master import CountsMaster, Relaxed
-from planner.fleet_program.cuts import RowPrices, cut_at, cut_paying
+from planner.fleet_program.cuts import Cut, RowPrices, cut_at, cut_paying
 from planner.fleet_program.limits import CountRow
 from planner.fleet_program.price_search import search_prices
 from planner.fleet_program.transport import Transport
@@ -33,6 +34,7 @@ def close_relaxation(
     transports: Sequence[Transport],
     *,
     rows: Sequence[CountRow],
+    workers: ThreadPoolExecutor,
     seconds: float,
     clock: Callable[[], float],
 ) -> Relaxed:
@@ -43,20 +45,24 @@ def close_relaxation(
     outer = master.relax()
     while outer.bound_usd_per_hour < float("inf"):
         distances.append(_distance(inner, outer, arrays))
-        num_short = 0
-        for index, demand in enumerate(arrays.demands):
-            point = _between(inner[index], outer, demand)
-            prices = transports[index].shortage(*point)
-            if prices is None:
+        points = [_between(inner[i], outer, demand) for i, demand in enumerate(arrays.demands)]
+        cuts = list(workers.map(cut_off, transports, arrays.demands, points))
+        for index, (cut, point) in enumerate(zip(cuts, points, strict=True)):
+            if cut is None:
                 inner[index] = point
-                continue
-            num_short += 1
-            master.add(demand, cut_at(demand, prices, _whole(*point, demand)))
+            else:
+                master.add(index, cut)
         if _is_over(distances) or clock() - started > seconds:
             break
-        if num_short:
+        if any(cuts):
             outer = master.relax()
     return outer
+
+
+def cut_off(transport: Transport, demand: Demand, point: tuple[Floats, Floats]) -> Cut | None:
+    """Return a cut that a point of counts and used fractions misses; None: it carries the demand."""
+    prices = transport.shortage(*point)
+    return None if prices is None else cut_at(demand, prices, _whole(*point, demand))
 
 
 def _start(
@@ -68,7 +74,7 @@ def _start(
         zip(map(id, guessed), search_prices(arrays, rows, guessed), strict=True) if guessed else ()
     )
     inner = []
-    for demand in arrays.demands:
+    for index, demand in enumerate(arrays.demands):
         guess = guesses.get(id(demand))
         if guess is None:
             inner.append(_inside(arrays, demand))
@@ -76,13 +82,11 @@ def _start(
         inner.append(guess.inner)
         for offered in guess.offered:
             prices = RowPrices(offered.serving)
-            master.add(demand, cut_paying(demand, prices, offered.paid, offered.profit))
+            master.add(index, cut_paying(demand, prices, offered.paid, offered.profit))
     return inner
 
 
-def _distance(
-    inner: list[tuple[Floats, Floats]], outer: Relaxed, arrays: FleetArrays
-) -> float:
+def _distance(inner: list[tuple[Floats, Floats]], outer: Relaxed, arrays: FleetArrays) -> float:
     # How much dearer the inner points are, as a part of the bound.
     excess = sum(
         float(arrays.prices[demand.columns] @ np.maximum(counts - outer.counts[demand.columns], 0))
