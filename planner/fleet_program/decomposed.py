@@ -123,7 +123,7 @@ class _Search:
                 return False
             self._bound = max(self._bound, relaxed.bound_usd_per_hour)
             # Repairing teaches cuts: the next relaxation knows them.
-            self._keep(np.floor(relaxed.counts + part))
+            self._keep(self._rounding.rounded(relaxed.counts, part=part))
             if self.is_over(gap):
                 return True
             relaxed = self._master.relax()

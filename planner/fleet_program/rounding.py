@@ -12,6 +12,9 @@ from planner.fleet_program.transport import Transport
 
 NO_GAIN = 1e-12
 
+ROW_NOISE = 1e-9
+"""Rounding of a sum of counts times prices."""
+
 
 class Rounding:
     """Keeps what every repair needs."""
@@ -36,6 +39,16 @@ class Rounding:
         self._upper = np.array([row.upper for row in rows])
         self._lower = np.array([row.lower for row in rows])
 
+    def rounded(self, relaxed: Floats, *, part: float) -> Floats:
+        """Return whole counts: fractions from 1 - part rise, the largest first, within the caps."""
+        counts = np.floor(relaxed + 1e-6)
+        fractions = relaxed - counts
+        for o in np.argsort(-fractions, kind="stable"):
+            if fractions[o] >= 1 - part and self._room(counts)[o] >= 1:
+                counts[o] += 1
+        too_few = (counts < self._arrays.least_used) & (counts > self._arrays.lower)
+        return np.where(too_few, self._arrays.lower, counts)
+
     def repaired(self, counts: Floats, *, deadline_seconds: float) -> Floats | None:
         """Return counts that satisfy everything, near the given ones; None: none were found.
 
@@ -50,7 +63,7 @@ class Rounding:
                 if best is None:
                     return None
                 counts[best] += self._step(counts, demand)[best]
-        return counts
+        return counts if self._keeps_count_rules(counts) else None
 
     def reduced(self, counts: Floats, *, deadline_seconds: float) -> Floats:
         """Return the counts without replicas that nothing needs, the dearest tried first."""
@@ -97,17 +110,24 @@ class Rounding:
         left = self._upper - self._weights @ counts
         for weights, slack in zip(self._weights, left, strict=True):
             taken = (weights > 0) & np.isfinite(slack)
-            room[taken] = np.minimum(room[taken], (slack + 1e-9) // weights[taken])
+            room[taken] = np.minimum(room[taken], (slack + ROW_NOISE) // weights[taken])
         return room
 
     def _one_fewer(self, o: int, counts: Floats) -> float:
         fewer = counts[o] - 1
         return float(fewer if fewer >= self._arrays.least_used[o] else 0.0)
 
+    def _keeps_count_rules(self, counts: Floats) -> bool:
+        arrays, total = self._arrays, self._weights @ counts
+        in_rows = np.all(total >= self._lower - ROW_NOISE) and np.all(
+            total <= self._upper + ROW_NOISE
+        )
+        in_bounds = np.all(counts >= arrays.lower) and np.all(counts <= arrays.upper)
+        enough = np.all((counts == 0) | (counts >= arrays.least_used))
+        return bool(in_rows and in_bounds and enough)
+
     def _is_plan(self, counts: Floats, changed: int) -> bool:
-        if counts[changed] < self._arrays.lower[changed]:
-            return False
-        if np.any(self._weights @ counts < self._lower - 1e-9):
+        if not self._keeps_count_rules(counts):
             return False
         return not any(
             changed in demand.columns and self._shortage(index, counts) is not None
