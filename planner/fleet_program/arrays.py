@@ -62,6 +62,12 @@ class FleetArrays:
     least_used: Floats
     """(N,) fewest replicas of a column that has any, at least 1"""
 
+    @property
+    def floor_price(self) -> float:
+        """Return a small positive price, USD an hour, to weigh columns that cost nothing."""
+        positive = self.prices[self.prices > 0]
+        return 0.1 * float(np.median(positive)) if len(positive) else 1.0
+
 
 def arrays_of(problem: FleetProblem) -> FleetArrays:
     """Return the arrays of a problem whose bounds are not empty."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.errors import SolverError
 from planner.fleet_program.arrays import FleetArrays, Floats
 from planner.fleet_program.cuts import Cut, CutPool
 from planner.fleet_program.highs import INFINITY, LinearModel, Rows, Solved
@@ -50,7 +51,13 @@ class CountsMaster:
         )
 
     def add(self, index: int, cut: Cut) -> None:
-        """Add a cut of the demand with the index; one that needs nothing says nothing."""
+        """Add a cut of the demand with the index; one that needs nothing says nothing.
+
+        Raises:
+            SolverError: If a number of it is not finite: it could cut off plans.
+        """
+        if not np.isfinite([cut.needed, cut.each.sum(), cut.at_once.sum()]).all():
+            raise SolverError("a cut is not finite; check the loads for extreme numbers")
         if cut.needed <= 0:
             return
         demand = self._arrays.demands[index]

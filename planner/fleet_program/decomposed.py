@@ -24,7 +24,7 @@ from planner.fleet_program.counts_master import CountsMaster
 from planner.fleet_program.cuts import cut_at
 from planner.fleet_program.limits import cost_usd_per_hour, count_bounds, count_rows
 from planner.fleet_program.problem import FleetProblem
-from planner.fleet_program.relaxation import close_relaxation, floor_price
+from planner.fleet_program.relaxation import close_relaxation
 from planner.fleet_program.rounding import Rounding
 from planner.fleet_program.transport import Transport
 
@@ -188,5 +188,5 @@ ROUNDING_GAP = 1e-9
 
 def _worth(arrays: FleetArrays, demand: Demand) -> Floats:
     # A few times the least cost of each row: prices of a shortage that do not exceed it are sharp.
-    prices = np.maximum(arrays.prices[demand.columns], floor_price(arrays))
+    prices = np.maximum(arrays.prices[demand.columns], arrays.floor_price)
     return np.asarray(3.0 * np.min(demand.loads / demand.limits * prices, axis=1))

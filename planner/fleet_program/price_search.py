@@ -81,7 +81,8 @@ class _Search:
         self._unit = [float(prices.mean()) for prices in self._serving]
         # What one unit of a cap may be worth: the least price of what takes it.
         per_unit = np.where(weights > 0, arrays.prices / np.maximum(weights, 1e-12), np.inf)
-        self._cap_unit = np.maximum(per_unit.min(axis=1, initial=np.inf), 1e-6)
+        least = per_unit.min(axis=1, initial=np.inf)
+        self._cap_unit = np.where(np.isfinite(least), np.maximum(least, 1e-6), 1e-6)
         self._best = (-np.inf, self._serving, self._caps)
         self._step, self._waited = FIRST_STEP, 0
         self._direction: list[Floats] = []
@@ -152,14 +153,16 @@ class _Columns:
 
     def __init__(self, demand: Demand, arrays: FleetArrays) -> None:
         self._demand = demand
-        self._loads = np.where(np.isfinite(demand.loads), demand.loads, 1e12)
+        self._serves = np.isfinite(demand.loads)
+        self._loads = np.where(self._serves, demand.loads, 1e12)
         self._upper = arrays.upper[demand.columns]
         self._least = np.maximum(arrays.least_used[demand.columns], 1.0 + demand.keeps_spare)
         # The fewest replicas are full, or the spare replica stops being what limits the load.
         self._kinks = [demand.capacity(self._least, np.ones_like(self._least))]
         if demand.keeps_spare:
             self._kinks.append(demand.limits / np.maximum(1 - demand.limits, 1e-9))
-        cost = self._loads / demand.limits * arrays.prices[demand.columns]
+        prices = np.maximum(arrays.prices[demand.columns], arrays.floor_price)
+        cost = demand.loads / demand.limits * prices
         self._servers = cost.argmin(axis=1)
         self.cheapest = np.maximum(cost.min(axis=1), 1e-9)
 
@@ -170,8 +173,10 @@ class _Columns:
         or where the replicas needed change their slope.
         """
         each = np.arange(self._loads.shape[1])
-        order = np.argsort(-serving[:, None] / self._loads, axis=0)
-        loads, worth = np.take_along_axis(self._loads, order, axis=0), serving[order]
+        worth = np.where(self._serves, serving[:, None], 0.0)
+        order = np.argsort(-worth / self._loads, axis=0)
+        loads = np.take_along_axis(self._loads, order, axis=0)
+        worth = np.take_along_axis(worth, order, axis=0)
         load = np.cumsum(loads, axis=0)
         profits = np.cumsum(worth, axis=0) - paid * self._needed(load)
         most = np.argmax(profits, axis=0)
@@ -183,6 +188,7 @@ class _Columns:
         buys = (profit > 0) & (self._upper > 0)
         shares = np.zeros_like(loads)
         np.put_along_axis(shares, order, self._taken(loads, load, room) * buys, axis=0)
+        shares *= self._serves
         return shares, np.minimum(self._needed(room), self._upper) * buys, profit
 
     @staticmethod

@@ -106,19 +106,13 @@ def _is_over(distances: list[float]) -> bool:
 def _inside(arrays: FleetArrays, demand: Demand) -> tuple[Floats, Floats]:
     # Every row on the column that serves it cheapest, caps aside: the cuts know none either.
     prices = arrays.prices[demand.columns]
-    row_cost = demand.loads / demand.limits * np.maximum(prices, floor_price(arrays))
+    row_cost = demand.loads / demand.limits * np.maximum(prices, arrays.floor_price)
     cheapest = np.argmin(row_cost, axis=1)
     load = np.zeros(len(prices))
     np.add.at(load, cheapest, demand.loads[np.arange(len(cheapest)), cheapest])
     used = (load > 0).astype(float)
     counts = np.maximum(load / demand.limits, load + demand.keeps_spare)
     return np.maximum(counts, 1.0 + demand.keeps_spare) * used, used
-
-
-def floor_price(arrays: FleetArrays) -> float:
-    """Return a small positive price, to weigh columns that cost nothing."""
-    positive = arrays.prices[arrays.prices > 0]
-    return 0.1 * float(np.median(positive)) if len(positive) else 1.0
 
 
 def _between(inner: tuple[Floats, Floats], outer: Relaxed, demand: Demand) -> tuple[Floats, Floats]:

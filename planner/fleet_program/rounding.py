@@ -7,7 +7,6 @@ import numpy as np
 from planner.fleet_program.arrays import Demand, FleetArrays, Floats
 from planner.fleet_program.cuts import Cut, CutPool, cut_at
 from planner.fleet_program.limits import CountRow
-from planner.fleet_program.relaxation import floor_price
 from planner.fleet_program.transport import Transport
 
 NO_GAIN = 1e-12
@@ -98,7 +97,7 @@ class Rounding:
     def _best_addition(self, demand: Demand, short: Cut, counts: Floats) -> int | None:
         own, step = counts[demand.columns], self._step(counts, demand)
         more = step[demand.columns]
-        price = np.maximum(self._arrays.prices, floor_price(self._arrays) * 1e-3)
+        price = np.maximum(self._arrays.prices, self._arrays.floor_price * 1e-3)
         gain = short.each * more + np.where(own == 0, short.at_once, 0.0)
         gain = np.minimum(gain, short.needed) / (price[demand.columns] * more)
         gain[(self._room(counts) < step)[demand.columns]] = 0.0

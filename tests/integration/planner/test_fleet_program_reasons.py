@@ -121,7 +121,8 @@ def test_raised_caps_admit_a_plan_and_fewer_do_not(seed):
         return
     capped = replace(problem, caps=(Cap("pool", 0, tuple(range(len(problem.columns)))),))
     (limit,) = smallest_caps(capped, _chain())
-    assert brute_force_cost(replace(problem, caps=(replace(capped.caps[0], limit=limit),)))
+    enough = replace(problem, caps=(replace(capped.caps[0], limit=limit),))
+    assert brute_force_cost(enough) is not None
     less = replace(problem, caps=(replace(capped.caps[0], limit=limit - 1),))
     assert brute_force_cost(less) is None
     assert enough_caps(capped, _solve(problem).counts)[0] >= limit
