@@ -44,7 +44,9 @@ def random_program(seed, *, models=None, rules=None, capped=True):
                 ReplicaColumn(
                     model=model,
                     offer=f"offer-{offer}",
-                    price_usd_per_hour=round(rng.uniform(0.3, 5.0), 2),
+                    price_usd_per_hour=0.0
+                    if rng.random() < 0.1
+                    else round(rng.uniform(0.3, 5.0), 2),
                     loads=tuple(
                         None if rng.random() < 0.15 else rng.uniform(0.1, 1.1)
                         for _ in range(num_rows[model])

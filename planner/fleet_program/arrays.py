@@ -32,6 +32,9 @@ class Demand:
     keeps_spare: bool
     """Whether the load must fit one replica less."""
 
+    is_plain: bool
+    """Normal operation without a spot limit."""
+
     @property
     def strands_a_row(self) -> bool:
         """Tell whether nothing that is there serves some row."""
@@ -58,6 +61,12 @@ class FleetArrays:
     """Whether `used` is a decision of its own, because a used column costs capacity or a minimum."""
     least_used: Floats
     """(N,) fewest replicas of a column that has any, at least 1"""
+
+    @property
+    def floor_price(self) -> float:
+        """Return a small positive price, USD an hour, to weigh columns that cost nothing."""
+        positive = self.prices[self.prices > 0]
+        return 0.1 * float(np.median(positive)) if len(positive) else 1.0
 
 
 def arrays_of(problem: FleetProblem) -> FleetArrays:
@@ -95,4 +104,5 @@ def _demand(problem: FleetProblem, model: int, scenario: Scenario) -> Demand:
         is_spot=np.array([problem.columns[o].is_spot for o in columns], dtype=bool),
         spot_limit=scenario.spot_limit(problem.rules),
         keeps_spare=scenario.keeps_spare(problem.rules),
+        is_plain=scenario.lost_market is None and scenario.spot_limit(problem.rules) is None,
     )

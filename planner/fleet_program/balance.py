@@ -25,7 +25,7 @@ import pulp
 
 from planner.errors import SolverError
 from planner.fleet_program.answer import RowShares, Shares
-from planner.fleet_program.limits import Scenario
+from planner.fleet_program.limits import Scenario, cost_usd_per_hour
 from planner.fleet_program.problem import FleetProblem
 from planner.solvers import SolverChain
 
@@ -82,6 +82,35 @@ def check_shares(
                 f"{column.offer} carries {load:g} on {count} replicas, above its limit; "
                 "check the throughputs and rates for a wrong unit"
             )
+
+
+def check_counts(problem: FleetProblem, counts: Sequence[int]) -> None:
+    """Check that counts keep the caps and every rule that speaks of counts alone.
+
+    Raises:
+        SolverError: Naming what is broken.
+    """
+    rules, columns = problem.rules, problem.columns
+    for cap in problem.caps:
+        used = sum(cap.use_of(columns[o]) * counts[o] for o in cap.columns)
+        if used > cap.limit:
+            raise SolverError(f"{cap.name} takes {used} of {cap.limit} {cap.unit}; report this")
+    for column, count in zip(columns, counts, strict=True):
+        if 0 < count < rules.min_replicas_used or count < 0:
+            raise SolverError(
+                f"{column.offer} has {count} replicas, below the minimum; report this"
+            )
+        step, current = rules.max_change_replicas, column.current_replicas
+        if step is not None and current is not None and abs(count - current) > step:
+            raise SolverError(f"{column.offer} goes from {current} to {count}; report this")
+    for model, least in enumerate(rules.min_replicas_of_model):
+        if sum(counts[o] for o in problem.columns_of(model)) < least:
+            raise SolverError(
+                f"{problem.models[model]} has fewer than {least} replicas; report this"
+            )
+    budget, cost = rules.budget_usd_per_hour, cost_usd_per_hour(problem, counts)
+    if budget is not None and cost > budget * (1 + OVERLOAD_TOLERANCE):
+        raise SolverError(f"the plan costs {cost:g} USD/h of {budget:g}; report this")
 
 
 def _of_model(

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.fleet_program.arrays import Demand, FleetArrays, Floats
-from planner.fleet_program.cuts import Cut
+from planner.errors import SolverError
+from planner.fleet_program.arrays import FleetArrays, Floats
+from planner.fleet_program.cuts import Cut, CutPool
 from planner.fleet_program.highs import INFINITY, LinearModel, Rows, Solved
 from planner.fleet_program.limits import CountRow
 
@@ -38,6 +39,8 @@ class CountsMaster:
     def __init__(self, arrays: FleetArrays, rows: Sequence[CountRow]) -> None:
         """Build it without cuts."""
         self._arrays = arrays
+        self.pools = tuple(CutPool(len(demand.columns)) for demand in arrays.demands)
+        """By demand: the cuts so far."""
         self._size = size = len(arrays.prices)
         self._model = LinearModel(
             costs=np.concatenate([arrays.prices, np.zeros(size)]),
@@ -47,10 +50,18 @@ class CountsMaster:
             options={},
         )
 
-    def add(self, demand: Demand, cut: Cut) -> None:
-        """Add a cut over the demand's columns; one that needs nothing says nothing."""
+    def add(self, index: int, cut: Cut) -> None:
+        """Add a cut of the demand with the index; one that needs nothing says nothing.
+
+        Raises:
+            SolverError: If a number of it is not finite: it could cut off plans.
+        """
+        if not np.isfinite([cut.needed, cut.each.sum(), cut.at_once.sum()]).all():
+            raise SolverError("a cut is not finite; check the loads for extreme numbers")
         if cut.needed <= 0:
             return
+        demand = self._arrays.demands[index]
+        self.pools[index].add(cut)
         coefficients = np.concatenate([cut.each, cut.at_once]) / cut.needed
         most = np.concatenate([self._arrays.upper[demand.columns], np.ones(len(demand.columns))])
         columns = np.concatenate([demand.columns, self._size + demand.columns]).astype(np.int32)

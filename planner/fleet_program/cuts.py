@@ -27,6 +27,9 @@ import numpy as np
 
 from planner.fleet_program.arrays import Demand, Floats
 
+VIOLATED = 1e-7
+"""A cut missed by less than this part of what it needs is met up to rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class RowPrices:
@@ -45,6 +48,31 @@ class Cut:
     needed: float
 
 
+class CutPool:
+    """The cuts of one demand, to be asked about whole counts without any program."""
+
+    def __init__(self, num_columns: int) -> None:
+        """Start empty."""
+        self._at_once = np.zeros((0, num_columns))
+        self._each = np.zeros((0, num_columns))
+
+    def add(self, cut: Cut) -> None:
+        """Add a cut, scaled so that it needs 1; one that needs nothing says nothing."""
+        if cut.needed > 0:
+            self._at_once = np.vstack([self._at_once, cut.at_once / cut.needed])
+            self._each = np.vstack([self._each, cut.each / cut.needed])
+
+    def most_violated(self, counts: Floats) -> Cut | None:
+        """Return the cut that (O,) whole counts miss most, with what is missing as `needed`."""
+        if not len(self._each):
+            return None
+        given = self._at_once @ (counts > 0) + self._each @ counts
+        worst = int(np.argmin(given))
+        if given[worst] >= 1 - VIOLATED:
+            return None
+        return Cut(self._at_once[worst], self._each[worst], 1 - float(given[worst]))
+
+
 def cut_at(demand: Demand, prices: RowPrices, counts: Floats) -> Cut:
     """Return the cut whose lines touch V at (O,) whole counts, at least 1, and one more."""
     once = np.ones_like(counts)
@@ -58,6 +86,23 @@ def cut_at(demand: Demand, prices: RowPrices, counts: Floats) -> Cut:
     if prices.spot is not None and demand.spot_limit is not None:
         needed -= demand.spot_limit * float(prices.spot.sum())
     return Cut(low - counts * each, each, needed)
+
+
+def cut_paying(demand: Demand, prices: RowPrices, paid: Floats, profit: Floats) -> Cut:
+    """Return the cut that proves what prices do: V[o](n) <= paid[o] * n + max(profit[o], 0).
+
+    Args:
+        demand: The demand.
+        prices: Of its rows.
+        paid: (O,) price of a replica.
+        profit: (O,) no less than V[o](n) - paid[o] * n at any count above 0.
+    """
+    each = paid
+    if not demand.keeps_spare:
+        # Then V(n) <= n * V(1): sharper where a column does not pay.
+        (single,) = earnings(demand, prices, (demand.limits,))
+        each = np.where(profit > 0, paid, np.minimum(paid, single))
+    return Cut(np.maximum(profit, 0.0), each, float(prices.serving.sum()))
 
 
 def earnings(

@@ -1,6 +1,6 @@
 """Large fleet problems: whole counts in a small master, shares in one transport program a model.
 
-    1. close the relaxation of the counts by cuts (`relaxation`)
+    1. close the relaxation of the counts by cuts (`relaxation`), and round it to first plans
     2. search whole counts in the master; its bound is a bound of the whole problem
     3. where the counts found do not carry a demand, add the cut that says so
     4. repair the counts into a plan and drop what it does not need; the cheapest plan so far is kept
@@ -12,7 +12,9 @@ a second where the whole program's relaxation alone takes a minute.
 Source: Benders, Numerische Mathematik 4 (1962), with the cuts of `cuts`.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -22,17 +24,20 @@ from planner.fleet_program.counts_master import CountsMaster
 from planner.fleet_program.cuts import cut_at
 from planner.fleet_program.limits import cost_usd_per_hour, count_bounds, count_rows
 from planner.fleet_program.problem import FleetProblem
-from planner.fleet_program.relaxation import close_relaxation, floor_price
+from planner.fleet_program.relaxation import close_relaxation
 from planner.fleet_program.rounding import Rounding
 from planner.fleet_program.transport import Transport
 
 SOLVER = "HiGHS, decomposed"
 
-RELAXATION_PART = 0.35
+RELAXATION_PART = 0.5
 """Largest part of the time spent on the continuous relaxation."""
 
 SEARCH_PART = 0.2
 """Largest part of the time spent on one search of the master."""
+
+ROUNDED_UP_PARTS = (0.3, 0.5, 0.7)
+"""What is added to the relaxed counts before their fractions are cut off, one plan for each."""
 
 ROUND_GAP_PART = 0.25
 """A master search stops at this part of the gap asked."""
@@ -62,13 +67,15 @@ def cheapest_counts(
     arrays = arrays_of(problem)
     if any(demand.strands_a_row for demand in arrays.demands):
         return CountsFound("infeasible", solver=SOLVER)
-    search = _Search(problem, arrays, deadline, clock)
-    if not search.close(time_limit_seconds * RELAXATION_PART):
-        return CountsFound("infeasible", solver=SOLVER)
-    while not search.is_over(gap_fraction):
-        if not search.round(time_limit_seconds * SEARCH_PART, gap_fraction):
+    # HiGHS releases the interpreter's lock: the models' transports run side by side.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
+        search = _Search(problem, arrays, deadline, clock, workers)
+        if not search.close(time_limit_seconds * RELAXATION_PART, gap_fraction):
             return CountsFound("infeasible", solver=SOLVER)
-    return search.found()
+        while not search.is_over(gap_fraction):
+            if not search.round(time_limit_seconds * SEARCH_PART, gap_fraction):
+                return CountsFound("infeasible", solver=SOLVER)
+        return search.found()
 
 
 class _Search:
@@ -80,25 +87,48 @@ class _Search:
         arrays: FleetArrays,
         deadline_seconds: float,
         clock: Callable[[], float],
+        workers: ThreadPoolExecutor,
     ) -> None:
         self._problem, self._arrays, self._clock = problem, arrays, clock
+        self._workers = workers
         self._deadline = deadline_seconds
-        rows = count_rows(problem)
+        self._rows = rows = count_rows(problem)
         self._transports = [Transport(d, _worth(arrays, d)) for d in arrays.demands]
         self._master = CountsMaster(arrays, rows)
-        self._rounding = Rounding(arrays, rows, self._transports, clock=clock)
+        self._rounding = Rounding(
+            arrays,
+            rows,
+            self._transports,
+            pools=self._master.pools,
+            learn=self._master.add,
+            clock=clock,
+        )
         self._best: Floats | None = None
         self._cost = float("inf")
         self._bound = 0.0
 
-    def close(self, seconds: float) -> bool:
-        """Close the relaxation; return whether it has a solution."""
+    def close(self, seconds: float, gap: float) -> bool:
+        """Close the relaxation and round it; return False if it has no solution."""
         relaxed = close_relaxation(
-            self._master, self._arrays, self._transports, seconds=seconds, clock=self._clock
+            self._master,
+            self._arrays,
+            self._transports,
+            rows=self._rows,
+            workers=self._workers,
+            seconds=seconds,
+            clock=self._clock,
         )
-        self._bound = relaxed.bound_usd_per_hour
+        for part in ROUNDED_UP_PARTS:
+            if relaxed.bound_usd_per_hour == float("inf"):
+                return False
+            self._bound = max(self._bound, relaxed.bound_usd_per_hour)
+            # Repairing teaches cuts: the next relaxation knows them.
+            self._keep(self._rounding.rounded(relaxed.counts, part=part))
+            if self.is_over(gap):
+                return True
+            relaxed = self._master.relax()
         self._master.demand_whole_counts()
-        return self._bound < float("inf")
+        return True
 
     def is_over(self, gap: float) -> bool:
         """Tell whether the gap is small enough or the time is up."""
@@ -132,13 +162,14 @@ class _Search:
         return CountsFound("optimal" if proven else "feasible", counts, self._cost, bound, SOLVER)
 
     def _cut(self, counts: Floats) -> None:
-        for demand, transport in zip(self._arrays.demands, self._transports, strict=True):
-            own = counts[demand.columns]
-            prices = transport.shortage(own, (own > 0).astype(float))
-            if prices is None:
-                continue
-            for touching in (own, own - 1):
-                self._master.add(demand, cut_at(demand, prices, np.maximum(touching, 1.0)))
+        demands = self._arrays.demands
+        own = [counts[demand.columns] for demand in demands]
+        short = self._workers.map(Transport.shortage, self._transports, own, map(np.sign, own))
+        for index, prices in enumerate(short):
+            if prices is not None:
+                for touching in (own[index], own[index] - 1):
+                    cut = cut_at(demands[index], prices, np.maximum(touching, 1.0))
+                    self._master.add(index, cut)
 
     def _keep(self, counts: Floats) -> None:
         repaired = self._rounding.repaired(counts, deadline_seconds=self._deadline)
@@ -157,5 +188,5 @@ ROUNDING_GAP = 1e-9
 
 def _worth(arrays: FleetArrays, demand: Demand) -> Floats:
     # A few times the least cost of each row: prices of a shortage that do not exceed it are sharp.
-    prices = np.maximum(arrays.prices[demand.columns], floor_price(arrays))
+    prices = np.maximum(arrays.prices[demand.columns], arrays.floor_price)
     return np.asarray(3.0 * np.min(demand.loads / demand.limits * prices, axis=1))

@@ -144,17 +144,21 @@ def _raised_spot_limit(problem: FleetProblem, question: _Question) -> str:
 
 
 def _raised_change(problem: FleetProblem, question: _Question) -> str:
-    def fits(change: int) -> bool:
-        return question.has_plan(with_rule(problem, "max_change_replicas", change))
-
-    low = problem.rules.max_change_replicas or 0
-    high = low + 1
-    while not fits(high):
-        low, high = high, 2 * high
+    asked = problem.rules.max_change_replicas or 0
+    counts = question.counts(with_rule(problem, "max_change_replicas", None), ANY_PLAN_GAP)
+    # That plan's own change is enough; the smallest lies between it and what is asked.
+    low, high = (
+        asked,
+        max(
+            abs(count - column.current_replicas)
+            for column, count in zip(problem.columns, counts, strict=True)
+            if column.current_replicas is not None
+        ),
+    )
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    asked = problem.rules.max_change_replicas
+        fits = question.has_plan(with_rule(problem, "max_change_replicas", middle))
+        low, high = (low, middle) if fits else (middle, high)
     return f"the change of at most {asked} replicas an offer binds: raise it to {high}"
 
 

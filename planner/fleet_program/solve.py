@@ -5,7 +5,7 @@ from collections.abc import Callable
 from planner.errors import SolverError
 from planner.fleet_program import whole
 from planner.fleet_program.answer import CountsFound, FleetAnswer
-from planner.fleet_program.balance import balanced_shares
+from planner.fleet_program.balance import balanced_shares, check_counts
 from planner.fleet_program.limits import scenarios
 from planner.fleet_program.problem import FleetProblem
 from planner.solvers import Highs, SolverChain
@@ -46,6 +46,7 @@ def solve(
     )
     if not found.counts:
         return _without_plan(found, clock() - started)
+    check_counts(problem, found.counts)
     normal, *lost = (
         (scenario.lost_market, balanced_shares(problem, found.counts, scenario, solver))
         for scenario in scenarios(problem)

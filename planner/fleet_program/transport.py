@@ -60,12 +60,6 @@ class Transport:
         return RowPrices(serving, spot if len(spot) else None)
 
 
-def carries(transport: Transport, demand: Demand, counts: Floats) -> bool:
-    """Tell whether (N,) whole counts carry the transport's demand."""
-    own = counts[demand.columns]
-    return transport.shortage(own, (own > 0).astype(float)) is None
-
-
 def _rows(demand: Demand, row: Ints, column: Ints) -> Rows:
     # Variables: share k of row[k] on column[k], then the unserved part of each row.
     num_rows, num_columns = demand.loads.shape

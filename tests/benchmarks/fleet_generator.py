@@ -49,6 +49,8 @@ class Shape:
     kind: Literal["hardware", "scattered"] = "hardware"
     caps: Literal["loose", "middling", "tight"] | None = "middling"
     price_noise: float = 0.15
+    scatter: float = 0.5
+    """Standard deviation of the logarithm of a `scattered` throughput."""
     types: tuple[str, ...] = ()
     """One offer of a single GPU on demand for each; empty: drawn from all GPUs, degrees, markets."""
 
@@ -138,7 +140,7 @@ def _loads(
             seconds[:, :, o] = _roofline_seconds(offer, billions, inputs, outputs, rng)
         else:
             size = (inputs / 500 + outputs / 100) ** 0.7
-            drawn = size * np.exp(rng.normal(0, 0.5, size=size.shape)) / prices[o] ** 0.9
+            drawn = size * np.exp(rng.normal(0, shape.scatter, size=size.shape)) / prices[o] ** 0.9
             drawn[rng.random(size.shape) < 0.15] = np.inf
             seconds[:, :, o] = drawn
     centre = rng.uniform(5, 8.5), rng.uniform(4, 6.5)
