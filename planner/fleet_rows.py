@@ -72,37 +72,42 @@ def fleet_problem(
     )
     columns = []
     for kind in kinds:
+        model, own = models[kind.model], [g for g in groups if g.model == kind.model]
         limit = (limits_fraction or {}).get((kind.model, kind.name))
+        if limit is None:
+            limit = kind.offer.limit_fraction(config.utilisation_limit_fraction)
         current = None
         if current_replicas is not None:
-            current = current_replicas.get((models[kind.model].name, kind.name), 0)
-        columns.append(
-            ReplicaColumn(
-                model=kind.model,
-                offer=kind.name,
-                price_usd_per_hour=kind.price_usd_per_hour,
-                loads=tuple(
-                    _load(models[kind.model], kind, group)
-                    for group in groups
-                    if group.model == kind.model
-                ),
-                utilisation_limit_fraction=(
-                    limit or kind.offer.limit_fraction(config.utilisation_limit_fraction)
-                ),
-                gpus=kind.num_devices,
-                gpu_type=kind.offer.gpu or kind.offer.base_name,
-                market=kind.offer.market,
-                region=kind.offer.region or "",
-                is_spot=kind.offer.market == "spot",
-                current_replicas=current,
-            )
-        )
+            current = current_replicas.get((model.name, kind.name), 0)
+        loads = tuple(_load(model, kind, group) for group in own)
+        columns.append(_column(kind, loads, limit, current))
     return FleetProblem(
         models=tuple(model.name for model in models),
         rows=rows,
         columns=tuple(columns),
         caps=tuple(_caps(config, kinds)),
         rules=_rules(config, models),
+    )
+
+
+def _column(
+    kind: ReplicaKind,
+    loads: tuple[float | None, ...],
+    limit_fraction: float,
+    current_replicas: int | None,
+) -> ReplicaColumn:
+    return ReplicaColumn(
+        model=kind.model,
+        offer=kind.name,
+        price_usd_per_hour=kind.price_usd_per_hour,
+        loads=loads,
+        utilisation_limit_fraction=limit_fraction,
+        gpus=kind.num_devices,
+        gpu_type=kind.offer.gpu or kind.offer.base_name,
+        market=kind.offer.market,
+        region=kind.offer.region or "",
+        is_spot=kind.offer.market == "spot",
+        current_replicas=current_replicas,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from fleet_files import LLAMA, SLO, chat_trace, logged, modelled, written
+from plan_commands import planned
 
 import motley
 from planner.plan_file import read_plan
@@ -21,10 +22,7 @@ def _offers(**h100):
 
 
 def _plan(content, folder):
-    target = folder / "plan.json"
-    path = written(content, folder)
-    assert motley.main(["plan", "fleet", str(path), "--output", str(target)]) == 0
-    return read_plan(target)
+    return planned(written(content, folder), folder)
 
 
 @pytest.fixture(scope="module")
