@@ -130,6 +130,9 @@ class FleetConfig(StrictModel):
     utilisation_limit_fraction: Utilisation = 0.85
     """Highest planned load of a replica where its offer names none. The default keeps waiting
     bounded (the limit inference-fleet-sim plans with); 1.0 leaves no room for bursts."""
+    extrapolate_profiles: bool = False
+    """Count requests longer than a profile's cells in proportion to their tokens, with a note,
+    instead of taking them for unservable."""
     coefficients: Name = DEFAULT_COEFFICIENTS
     """Set of coefficients for modelled speeds."""
     catalogues: tuple[Path, ...] = ()

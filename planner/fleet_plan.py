@@ -46,6 +46,25 @@ class PlannedModel(StrictModel):
     """Planned rate of each request size."""
 
 
+class FittedSpeed(StrictModel):
+    """Step times fitted to a profile, and the limits it observed; `fitted_steps.py` has the form."""
+
+    knots: Annotated[tuple[Replicas, ...], Field(min_length=1)]
+    """Decoding sequences at which `base_seconds` is known, rising."""
+    base_seconds: tuple[Amount, ...]
+    """Of a step with so many decoding sequences, contexts apart."""
+    decode_context_token_seconds: Amount
+    """For each token of their contexts."""
+    prefill_token_seconds: Amount
+    """For each prompt token."""
+    prefill_pair_seconds: Amount
+    """For each query-key pair of the prompts."""
+    kv_capacity_tokens: Tokens
+    """Tokens whose keys and values fit one replica."""
+    max_context_tokens: Tokens
+    """Longest sequence."""
+
+
 class PlannedReplicas(StrictModel):
     """The replicas of one offer that serve one model; what has none is left out."""
 
@@ -81,6 +100,8 @@ class PlannedReplicas(StrictModel):
     """Where the throughput comes from: the planned file, a measured profile, the model."""
     coefficients: Name | None = None
     """Set of coefficients of a modelled speed."""
+    fitted: FittedSpeed | None = None
+    """A profiled speed step by step; null: the profile tells throughputs alone, or there is none."""
     weight_dtype: DType | None = None
     """Format of the weights; null: not stated."""
     kv_dtype: DType | None = None

@@ -28,6 +28,8 @@ def obstacle_to_replay(inputs: FleetInputs) -> str:
     for kind in inputs.kinds:
         if kind.source == "stated" and any(rate.requests_per_second for rate in kind.speed.rates):
             return f"{kind.name} states throughputs, which cannot be replayed"
+        if kind.source == "profile" and kind.speed.speed is None:
+            return f"the profile of {kind.name} holds rates alone, which cannot be replayed"
     return ""
 
 

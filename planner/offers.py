@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from planner.catalogue import Market
 from planner.config import StrictModel
-from planner.units import Count, Name, Price, Throughputs, Utilisation
+from planner.units import Count, Name, Price, Throughputs, Tokens, Utilisation
 
 Degrees = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 """Degrees of parallelism to choose from."""
@@ -48,6 +48,12 @@ class Offer(StrictModel):
     """Replicas of each kind that can be had, all models together; nothing: as many as needed."""
     utilisation_limit_fraction: Utilisation | None = None
     """Highest planned load of a replica; nothing: the file's limit."""
+    memory_fraction: Utilisation = 0.9
+    """Share of a device's memory that the engine may use."""
+    max_sequences: Tokens = 256
+    """Sequences that a replica runs at once."""
+    max_batched_tokens: Tokens = 2048
+    """Tokens of one step of a replica, prompts and answers; at least `max_sequences`."""
     engine_arguments: tuple[str, ...] = ()
     """Further arguments for the engine of each replica, copied into the plan."""
 
@@ -55,6 +61,11 @@ class Offer(StrictModel):
     def _is_consistent(self) -> Self:
         if self.name is None and self.gpu is None:
             raise ValueError("has neither name nor gpu; give one of them")
+        if self.max_batched_tokens < self.max_sequences:
+            raise ValueError(
+                f"{self.base_name}: max_batched_tokens is {self.max_batched_tokens}, below the "
+                f"{self.max_sequences} of max_sequences; raise it"
+            )
         has_speed = self.throughput_requests_per_second is not None or self.profile is not None
         if self.gpu is None and not has_speed:
             raise ValueError(
