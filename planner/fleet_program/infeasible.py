@@ -173,7 +173,8 @@ def _stranded(problem: FleetProblem) -> str:
     for scenario in scenarios(problem):
         for r, row in enumerate(problem.rows):
             if scenario.lost_market is not None and not _is_served(problem, r, scenario):
-                return f" ({row.name} is served in market {scenario.lost_market!r} only)"
+                where = f"in market {scenario.lost_market!r} only"
+                return f" ({row.name} of {problem.models[row.model]} is served {where})"
     return ""
 
 

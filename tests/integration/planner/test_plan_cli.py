@@ -174,3 +174,24 @@ def test_prices_come_from_the_files_own_catalogue(tmp_path, capsys):
     capsys.readouterr()
     code, error = refused(content, tmp_path, capsys)
     assert (code, "no spot price of L40S in basement is known" in error) == (2, True)
+
+
+def test_the_same_file_gives_the_same_plan(tmp_path, capsys):
+    """Whatever ties there are, two runs write the same document but for the time they took."""
+    content = modelled(verification={"max_requests": 1000})
+    path = written(content, tmp_path)
+    first, second = (planned(path, tmp_path).model_dump() for _ in range(2))
+    assert first.pop("solve_seconds") > 0
+    assert second.pop("solve_seconds") > 0
+    assert first == second
+
+
+def test_a_plan_that_fails_leaves_an_older_one_alone(tmp_path, capsys):
+    """The file that stands there is replaced by a whole plan or not at all."""
+    target = tmp_path / "plan.json"
+    planned(written(stated(), tmp_path), tmp_path)
+    before = target.read_text()
+    capsys.readouterr()
+    path = written(stated(budget_usd_per_hour=1), tmp_path)
+    assert failure(capsys, ["plan", "fleet", str(path), "--output", str(target)])[0] == 3
+    assert target.read_text() == before

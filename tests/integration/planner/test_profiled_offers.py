@@ -116,9 +116,7 @@ def test_a_measured_plan_is_verified_and_simulated_by_its_fitted_steps(tmp_path,
 
 def test_requests_beyond_the_measured_context_have_no_rate(tmp_path, capsys):
     """What the endpoint cannot hold is infeasible with its reason, not a failure of the replay."""
-    limits = ObservedLimits(
-        max_sequences=64, kv_capacity_tokens=200_000, max_context_tokens=5_000
-    )
+    limits = ObservedLimits(max_sequences=64, kv_capacity_tokens=200_000, max_context_tokens=5_000)
     _profile(tmp_path, limits=limits)
     code, error = refused(_file(), tmp_path, capsys)
     assert code == 3
