@@ -26,10 +26,12 @@ def obstacle_to_replay(inputs: FleetInputs) -> str:
                 f"under {FEWEST_REPLAYED}"
             )
     for kind in inputs.kinds:
-        if kind.source == "stated" and any(rate.requests_per_second for rate in kind.speed.rates):
+        if not any(rate.requests_per_second for rate in kind.speed.rates):
+            continue
+        if kind.source == "stated":
             return f"{kind.name} states throughputs, which cannot be replayed"
-        if kind.source == "profile" and kind.speed.speed is None:
-            return f"the profile of {kind.name} holds rates alone, which cannot be replayed"
+        if kind.speed.speed is None:
+            return f"{kind.name} cannot be replayed: {kind.speed.obstacle_to_replay}"
     return ""
 
 

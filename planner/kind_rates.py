@@ -37,6 +37,8 @@ class KindSpeed:
     """By request size of the model, those with requests only."""
     speed: ReplicaSpeed | None = None
     """What a replay needs; nothing: only throughputs are known, or it cannot exist."""
+    obstacle_to_replay: str = ""
+    """Why there is no `speed`, where rates are known all the same."""
     notes: tuple[str, ...] = ()
     """What a reader of a plan with this replica must know."""
 
@@ -93,8 +95,8 @@ def modelled_speed(
     rates = []
     for s, (size, largest) in enumerate(zip(model.sizes(), model.largest_tokens(), strict=True)):
         inputs, outputs = lengths_of(size)
-        if largest > min(speed.max_context_tokens, speed.kv_capacity_tokens):
-            rates.append(KindRate(0.0, _too_long(largest, speed)))
+        if reason := too_long(largest, speed):
+            rates.append(KindRate(0.0, reason))
             continue
         held = sustained_rate(
             speed,
@@ -157,7 +159,12 @@ def latency_limits(slo: Slo) -> LatencyLimits:
     return LatencyLimits(ttft_seconds=slo.ttft_seconds, tpot_seconds=slo.tpot_seconds)
 
 
-def _too_long(tokens: int, speed: ReplicaSpeed) -> str:
-    if tokens > speed.max_context_tokens:
-        return f"its longest request has {tokens} tokens, the context {speed.max_context_tokens}"
-    return f"its longest request has {tokens} tokens, the cache room for {speed.kv_capacity_tokens}"
+def too_long(largest_tokens: int, speed: ReplicaSpeed) -> str:
+    """Return why a replica cannot take a request of so many tokens; empty where it can."""
+    if largest_tokens > speed.max_context_tokens:
+        limit = f"the context {speed.max_context_tokens}"
+    elif largest_tokens > speed.kv_capacity_tokens:
+        limit = f"the cache room for {speed.kv_capacity_tokens}"
+    else:
+        return ""
+    return f"its longest request has {largest_tokens} tokens, {limit}"

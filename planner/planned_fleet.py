@@ -66,7 +66,7 @@ def planned_speed(plan: FleetPlan, row: PlannedReplicas) -> ReplicaSpeed:
 def _fitted_speed(row: PlannedReplicas) -> ReplicaSpeed:
     if row.fitted is None:
         raise UnverifiableError(
-            f"the profile of {row.offer} holds rates alone, which cannot be replayed; measure one "
+            f"the profile of {row.offer} holds no step times, so it cannot be replayed; measure one "
             "with `motley plan profile URL`"
         )
     fitted = row.fitted

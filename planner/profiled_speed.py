@@ -5,7 +5,7 @@ from pathlib import Path
 from planner.errors import ProfileError, WorkloadError
 from planner.fitted_speed import fitted_speed
 from planner.fleet_models import FleetModel, lengths_of
-from planner.kind_rates import KindRate, KindSpeed
+from planner.kind_rates import KindRate, KindSpeed, too_long
 from planner.offers import Offer
 from planner.profile import Profile, read_profile
 from planner.profile_reading import ProfiledRate, profiled_throughputs
@@ -34,9 +34,12 @@ def profiled_speed(model: FleetModel, offer: Offer, *, path: Path, extrapolates:
         found = profiled_throughputs(profile, sizes, slo, extrapolates=extrapolates)
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
-    speed = _speed(profile, offer)
-    rates = tuple(map(_rate, found))
-    return KindSpeed(rates, speed, tuple(_notes(offer, profile, found)))
+    speed, why_none = _speed(profile, offer)
+    rates = tuple(
+        _rate(each, largest, speed)
+        for each, largest in zip(found, model.largest_tokens(), strict=True)
+    )
+    return KindSpeed(rates, speed, why_none, tuple(_notes(offer, profile, found)))
 
 
 def _check_device(profile: Profile, offer: Offer, path: Path) -> None:
@@ -50,22 +53,26 @@ def _check_device(profile: Profile, offer: Offer, path: Path) -> None:
         )
 
 
-def _rate(found: ProfiledRate) -> KindRate:
+def _rate(found: ProfiledRate, largest_tokens: int, speed: ReplicaSpeed | None) -> KindRate:
+    reason = too_long(largest_tokens, speed) if speed is not None else ""
+    if reason:
+        return KindRate(0.0, reason)
     return KindRate(found.requests_per_second or 0.0, found.reason or "", "profile")
 
 
-def _speed(profile: Profile, offer: Offer) -> ReplicaSpeed | None:
-    """Return the fitted speed; nothing where the profile holds too little to fit."""
+def _speed(profile: Profile, offer: Offer) -> tuple[ReplicaSpeed | None, str]:
+    """Return the fitted speed, or nothing and why: the profile holds too little to fit."""
     try:
-        return fitted_speed(
+        speed = fitted_speed(
             profile,
             max_batched_tokens=offer.max_batched_tokens,
             max_sequences=profile.limits.max_sequences or offer.max_sequences,
             kv_capacity_tokens=profile.limits.kv_capacity_tokens,
             max_context_tokens=profile.limits.max_context_tokens,
         )
-    except ProfileError:
-        return None  # Imported rates alone: the plan says that it cannot be replayed.
+    except ProfileError as error:
+        return None, str(error)
+    return speed, ""
 
 
 def _notes(offer: Offer, profile: Profile, found: tuple[ProfiledRate, ...]) -> list[str]:

@@ -149,6 +149,7 @@ def _check_context(plan: FleetPlan, model: str, trace: Trace) -> None:
     """Refuse requests longer than the sequences that the plan's replicas serve."""
     rows = [row for row in plan.replicas if row.model == model]
     contexts = [row.max_context_tokens for row in rows if row.max_context_tokens is not None]
+    contexts += [row.fitted.max_context_tokens for row in rows if row.fitted is not None]
     if model in plan.model_specs:
         contexts.append(plan.model_specs[model].max_context_tokens)
     most = min(contexts, default=MOST_TOKENS)

@@ -1,4 +1,4 @@
-"""The file `motley plan workload` writes: the section `workload` of a fleet file."""
+"""The file `motley plan workload` writes: the section `workload` of a model in a fleet file."""
 
 import textwrap
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from planner.workload import Workload
 
 
 class WorkloadFile(StrictModel):
-    """A fleet file's section `workload`, alone."""
+    """The section `workload` of a model in a fleet file, alone."""
 
     workload: Workload
     """Requests to serve."""

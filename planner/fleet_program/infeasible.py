@@ -5,6 +5,7 @@ are named, each with the smallest change of it that helps. Where no single one d
 found by leaving all out and putting back each that may stay.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -126,7 +127,9 @@ def _raised_budget(problem: FleetProblem, question: _Question) -> str:
     pairs = zip(problem.columns, counts, strict=True)
     cost = sum(column.price_usd_per_hour * count for column, count in pairs)
     budget = problem.rules.budget_usd_per_hour
-    return f"the budget of {budget:g} USD/h binds: raise it to {cost:.6g} USD/h"
+    # Up to the next cent, so that the number printed is enough.
+    enough = math.ceil(cost * 100 - 1e-6) / 100
+    return f"the budget of {budget:g} USD/h binds: raise it to {enough:.2f} USD/h"
 
 
 def _raised_spot_limit(problem: FleetProblem, question: _Question) -> str:
@@ -174,7 +177,8 @@ def _stranded(problem: FleetProblem) -> str:
     for scenario in scenarios(problem):
         for r, row in enumerate(problem.rows):
             if scenario.lost_market is not None and not _is_served(problem, r, scenario):
-                return f" ({row.name} is served in market {scenario.lost_market!r} only)"
+                where = f"in market {scenario.lost_market!r} only"
+                return f" ({row.name} of {problem.models[row.model]} is served {where})"
     return ""
 
 

@@ -136,7 +136,7 @@ def _full_spot_rows(problem: FleetProblem, answer: FleetAnswer) -> list[str]:
     if limit is None or limit >= 1:
         return []
     return [
-        f"spot limit of {problem.rows[r].name}"
+        f"spot limit of {problem.rows[r].name} of {problem.models[problem.rows[r].model]}"
         for r, row in enumerate(answer.shares)
         if sum(share for o, share in row if problem.columns[o].is_spot) >= limit - 1e-6
     ]

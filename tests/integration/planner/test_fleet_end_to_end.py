@@ -4,9 +4,17 @@ import json
 from dataclasses import replace
 
 import pytest
-from fleet_files import LLAMA, SLO, chat_trace, logged, modelled, written
+from fleet_files import LLAMA, SLO, chat_trace, inputs_of, logged, modelled, written
+from plan_commands import planned
 
 import motley
+from planner.errors import SolverError
+from planner.fleet_config import Verification
+from planner.fleet_program.balance import balanced_shares
+from planner.fleet_program.limits import Scenario
+from planner.fleet_replays import replays
+from planner.judging import Judge
+from planner.plan import FleetPlanner, Search
 from planner.plan_file import read_plan
 
 RATE = 14.0
@@ -21,10 +29,7 @@ def _offers(**h100):
 
 
 def _plan(content, folder):
-    target = folder / "plan.json"
-    path = written(content, folder)
-    assert motley.main(["plan", "fleet", str(path), "--output", str(target)]) == 0
-    return read_plan(target)
+    return planned(written(content, folder), folder)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def _simulated(folder, *words, plan="plan.json"):
 
 def test_a_verified_plan_meets_its_percentiles_when_simulated(verified, folder, capsys):
     """The file's plan, replayed by `motley plan simulate`, gives the latencies the plan promises."""
-    assert verified.latency_verified
+    assert (verified.latency_verified, verified.solver_fallbacks) == (True, 0)
     assert {row.gpu for row in verified.replicas} == {"A10G", "L40S"}
     assert verified.verification.num_samples >= 10
     code, report = _simulated(folder, "--trace", str(folder / "trace.jsonl"))
@@ -82,6 +87,37 @@ def test_no_replica_of_a_verified_plan_is_spare(verified, folder, capsys):
             folder, "--trace", str(folder / "trace.jsonl"), "--without-replica", row.offer
         )
         assert code == 3 or report["status"] == "best attained", row.offer
+
+
+def test_no_swap_for_the_next_cheaper_offer_holds(verified, folder):
+    """One replica of any offer in use as the next cheaper one, its load shared anew, is late."""
+    inputs = inputs_of(_traced(offers=_offers()), folder)
+    planner = FleetPlanner(inputs, Search())
+    judge = Judge({LLAMA: inputs.models[0].config.slo}, replays(inputs, Verification()), _quiet)
+    names = [kind.name for kind in inputs.kinds]
+    planned_counts = {row.offer: row.replicas for row in verified.replicas}
+    counts = [planned_counts.get(name, 0) for name in names]
+    prices = [kind.price_usd_per_hour for kind in inputs.kinds]
+    full = planner.problem({(LLAMA, name): 1.0 for name in names})
+    found = planner.solved({}).answer
+    for c, count in enumerate(counts):
+        cheaper = [other for other, price in enumerate(prices) if price < prices[c]]
+        if not count or not cheaper:
+            continue
+        swapped = list(counts)
+        swapped[c] -= 1
+        swapped[max(cheaper, key=prices.__getitem__)] += 1
+        try:
+            shares = balanced_shares(full, swapped, Scenario(), Search().solver)
+        except SolverError:
+            continue  # By the throughputs it cannot carry the load at all.
+        answer = replace(found, counts=tuple(swapped), shares=shares)
+        outcomes = judge.of_model(planner.draw(full, answer), LLAMA)
+        assert any(not outcome.is_met for outcome in outcomes), names[c]
+
+
+def _quiet(text, fraction):
+    """Show no progress."""
 
 
 def test_a_generous_limit_is_paid_back_as_a_saving(folder, tmp_path, capsys):

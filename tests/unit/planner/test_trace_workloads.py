@@ -68,15 +68,13 @@ def test_a_written_workload_is_read_back(tmp_path, suffix):
 
 
 def test_a_written_workload_pastes_into_a_fleet_file(repository):
-    """The section is that of a fleet file's model, as it stands."""
+    """The section is that of a model in a fleet file, as it stands."""
     workload = traced_workload(TRACE, requests_per_second=2, grid=Grid((100, 500), (3, 5))).workload
     fleet = yaml.safe_load((repository / "configs/fleet/melange-example.yaml").read_text())
     for text in (workload_yaml(workload, []), workload_json(workload)):
-        fleet["models"][0] |= yaml.safe_load(text)
-        for offer in fleet["offers"]:
-            offer["throughput_requests_per_second"] = [[1, 1], [1, 1]]
-        (model,) = FleetConfig.model_validate(fleet).models
-        assert model.workload.requests_per_second == 2
+        models = [fleet["models"][0] | yaml.safe_load(text)]
+        config = FleetConfig.model_validate(fleet | {"models": models})
+        assert config.models[0].workload.requests_per_second == 2
 
 
 def test_a_file_that_is_no_workload_is_refused(tmp_path):

@@ -1,0 +1,36 @@
+"""`motley plan` run in this process: plans from files, and refusals."""
+
+from pathlib import Path
+
+from fleet_files import written
+
+import motley
+from planner.fleet_plan import FleetPlan
+from planner.plan_file import read_plan
+
+
+def planned(path: Path, folder: Path) -> FleetPlan:
+    """Plan a file into plan.json in the folder; return the plan read back from there."""
+    target = folder / "plan.json"
+    assert motley.main(["plan", "fleet", str(path), "--output", str(target)]) == 0
+    return read_plan(target)
+
+
+def failure(capsys, arguments):
+    """Run a command that fails; return its exit code and its one line on standard error."""
+    code = motley.main(arguments)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("motley: error: ")
+    return code, captured.err
+
+
+def refused(content, folder, capsys):
+    """Plan a file that has no plan; return exit code and message; check that nothing is left."""
+    path = written(content, folder)
+    before = set(folder.iterdir())
+    target = folder / "plan.json"
+    found = failure(capsys, ["plan", "fleet", str(path), "--output", str(target)])
+    assert set(folder.iterdir()) == before
+    return found

@@ -1,0 +1,95 @@
+"""A plan in words."""
+
+import pytest
+from fleet_files import served, stated
+
+from planner.fleet_config import FleetConfig
+from planner.plan import plan_fleet
+from planner.report import comparison_line, summary_lines
+from planner.verification import VerificationReport, VerifiedTarget
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """Return the plan of Mélange's example by the oracle: $4.68 against $7.34 of one type."""
+    return plan_fleet(FleetConfig.model_validate(stated(shares="oracle"))).plan
+
+
+def _report(*values):
+    targets = tuple(
+        VerifiedTarget(
+            model="m",
+            target=f"TTFT p9{index}",
+            limit_seconds=1.0,
+            value_seconds=value,
+            half_width_seconds=None,
+        )
+        for index, value in enumerate(values)
+    )
+    return VerificationReport(
+        status="met" if max(values) <= 1 else "best attained",
+        replayed="a trace",
+        num_requests=1000,
+        num_samples=19,
+        num_rounds=2,
+        cost_before_usd_per_hour=4.68,
+        savings=("1 x A10G removed: $1.01/h less",),
+        targets=targets,
+    )
+
+
+def test_single_types_are_compared_with_the_program(plan):
+    """What a replay changed of the plan alone is no saving of the mix."""
+    assert comparison_line(plan) == (
+        "cheapest single type: 2 x A100 = $7.34/h; the mix saves 36.2%"
+    )
+    cheaper = plan.model_copy(update={"cost_usd_per_hour": 1.0, "verification": _report(0.5)})
+    assert "(by the programs, before any replay): 2 x A100 = $7.34/h; the mix saves 36.2%" in (
+        comparison_line(cheaper)
+    )
+    alone = plan.model_copy(update={"program_cost_usd_per_hour": 7.34})
+    assert comparison_line(alone).endswith("mixing saves nothing")
+
+
+def test_where_one_model_has_no_single_type_none_is_claimed(plan):
+    """Half a comparison is none."""
+    none = plan.model_copy(
+        update={
+            "single_type": tuple(
+                fleet.model_copy(update={"cost_usd_per_hour": None}) for fleet in plan.single_type
+            )
+        }
+    )
+    assert comparison_line(none) == "cheapest single type: none can serve the workload alone"
+
+
+def test_verification_is_told_with_its_rounds_costs_and_savings(plan):
+    """What was replayed, on how many samples, at what cost before and after."""
+    report = _report(0.5)
+    lines = summary_lines(plan.model_copy(update={"verification": report, "latency": "fine"}))
+    assert "replayed: a trace (1,000 requests, 19 samples)" in lines
+    assert "verification: 2 rounds, $4.68/h before, $4.68/h after" in lines
+    assert "saving taken: 1 x A10G removed: $1.01/h less" in lines
+    assert lines[-1] == "fine"
+
+
+def test_a_miss_names_the_worst_target():
+    """Of several missed limits the one that is missed by the most."""
+    assert _report(0.5, 1.0).in_words == "latency verified: every target met over 19 samples"
+    assert _report(1.2, 1.5, 0.3).in_words == (
+        "latency target missed: best attained TTFT p91 of m is 1.5 s, the limit 1 s"
+    )
+
+
+def test_the_price_of_tokens_needs_known_lengths(plan):
+    """With means the price of a million tokens follows; without, none is made up."""
+    assert not any(line.startswith("price: ") for line in summary_lines(plan))
+    model = served()
+    model["workload"] |= {
+        "mean_input_tokens": [[50, 50], [300, 300]],
+        "mean_output_tokens": [[50, 300], [50, 300]],
+    }
+    found = plan_fleet(FleetConfig.model_validate(stated(models=[model], shares="oracle"))).plan
+    tokens_per_hour = 3600 * (6 * 100 + 3 * 350 + 15 * 350 + 6 * 600)
+    usd = found.cost_usd_per_hour / tokens_per_hour * 1e6
+    assert f"price: ${usd:,.2f} a million tokens, input and output together" in summary_lines(found)
