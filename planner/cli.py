@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from planner.console import configure_logging, output, run_app
+from planner.render.cli import render
 from planner.workload_cli import workload
 
 app = typer.Typer(add_completion=False, help="Choose hardware.")
@@ -68,3 +69,4 @@ def fleet(
 
 
 app.command()(workload)
+app.command()(render)
