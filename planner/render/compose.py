@@ -72,7 +72,8 @@ def _replica(
     content = {
         "image": image(pool, options),
         "entrypoint": list(pool.command[:2]),
-        "command": serving_command(pool)[2:],
+        # Compose would replace a single dollar and what follows it.
+        "command": [word.replace("$", "$$") for word in serving_command(pool)[2:]],
         "environment": {"HF_TOKEN": "${HF_TOKEN:-}"},
         "volumes": ["weights:/root/.cache/huggingface"],
         "shm_size": "16gb",

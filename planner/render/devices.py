@@ -78,15 +78,20 @@ class Device:
         return _CORES.get(self.spec.name)
 
 
-def find_device(plan: FleetPlan, name: str) -> Device:
-    """Return the device called `name`: the plan's own description, else the catalogue's.
+def find_devices(plan: FleetPlan) -> dict[str, Device]:
+    """Return the plan's devices by name: described in the plan itself, else in the catalogue.
 
     Raises:
-        UnknownNameError: If neither has it.
+        UnknownNameError: If one is in neither.
     """
-    own = next((gpu for gpu in plan.gpus if gpu.name == name), None)
-    spec = own or built_in_catalogue().gpu(name)
-    return Device(spec, _vendor(spec))
+    own = {gpu.name: gpu for gpu in plan.gpus}
+    names = {row.gpu for row in plan.replicas if row.gpu is not None}
+    catalogue = built_in_catalogue() if names - own.keys() else None
+    devices = {}
+    for name in sorted(names):
+        spec = own[name] if catalogue is None or name in own else catalogue.gpu(name)
+        devices[name] = Device(spec, _vendor(spec))
+    return devices
 
 
 def _vendor(spec: GpuSpec) -> Vendor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from planner.errors import RenderError
 from planner.fleet_plan import FleetPlan, PlannedModel, PlannedReplicas, PlannedWeights
-from planner.render.devices import OWN_LABEL, Device, find_device
+from planner.render.devices import OWN_LABEL, Device, find_devices
 from planner.render.engines import Engine, motley_arguments, motley_kv_bytes, vllm_arguments
 from planner.render.options import RenderOptions
 
@@ -106,6 +106,7 @@ def label_value(text: str) -> str:
 
 def _pools(plan: FleetPlan, options: RenderOptions) -> Iterator[Pool]:
     models = {model.name: model for model in plan.models}
+    devices = find_devices(plan)
     names: set[str] = set()
     for row in plan.replicas:
         model = models[row.model]
@@ -119,7 +120,7 @@ def _pools(plan: FleetPlan, options: RenderOptions) -> Iterator[Pool]:
                 f"{row.model} on {row.offer}: a replica of {row.devices_per_replica} devices spans "
                 f"several machines, which is not rendered; plan with at most {MOST_DEVICES}"
             )
-        device = None if row.gpu is None else find_device(plan, row.gpu)
+        device = None if row.gpu is None else devices[row.gpu]
         engine = _engine(options, device)
         arguments = (
             vllm_arguments(model, row)

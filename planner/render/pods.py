@@ -25,11 +25,12 @@ def serving_command(pool: Pool) -> list[str]:
 def replica_container(pool: Pool, options: RenderOptions) -> dict[str, Any]:
     """Return a replica's container, with probes on `/health`."""
     words = serving_command(pool)
-    container: dict[str, Any] = {
+    return {
         "name": "replica",
         "image": image(pool, options),
         "command": words[:2],
-        "args": words[2:],
+        # Kubernetes would replace `$(NAME)` by a variable.
+        "args": [word.replace("$(", "$$(") for word in words[2:]],
         "ports": [{"name": "http", "containerPort": PORT}],
         "env": [
             {
@@ -48,7 +49,6 @@ def replica_container(pool: Pool, options: RenderOptions) -> dict[str, Any]:
             {"name": "shared-memory", "mountPath": "/dev/shm"},
         ],
     }
-    return container
 
 
 def replica_volumes() -> list[dict[str, Any]]:

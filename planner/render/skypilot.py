@@ -20,7 +20,8 @@ _CLOUDS = ("aws", "gcp", "azure")
 """Regions of the price list that start so are that cloud's."""
 
 _HOW = """
-    SKYPILOT_DISABLE_USAGE_COLLECTION=1 sh up.sh    # starts every service, then writes router.live.yaml
+    sh up.sh           # starts every service; SKYPILOT_DISABLE_USAGE_COLLECTION=1 keeps it to itself
+    sh endpoints.sh    # writes router.live.yaml once they have endpoints
     motley route router.live.yaml
 """
 
@@ -45,7 +46,8 @@ def render_skypilot(fleet: RenderedFleet, options: RenderOptions) -> Files:
         services
         | router_files(fleet, urls, host="127.0.0.1")
         | {
-            "up.sh": _script(fleet),
+            "up.sh": _start_script(fleet),
+            "endpoints.sh": _endpoints_script(fleet),
             "grafana/motley.json": dashboard_text(fleet),
             "Dockerfile": dockerfile(),
             "README.md": readme(fleet, "skypilot", _HOW, *_REMARKS),
@@ -101,22 +103,34 @@ def _placeholder(pool: Pool) -> str:
     return f"http://{pool.name}.invalid"
 
 
-def _script(fleet: RenderedFleet) -> str:
+def _start_script(fleet: RenderedFleet) -> str:
     names = [pool.name for pool in fleet.pools]
-    starts = [f"sky serve up --yes -n {name} services/{name}.yaml" for name in names]
-    edits = " ".join(
-        f'-e "s|http://{name}\\.invalid|http://$(sky serve status --endpoint {name})|"'
-        for name in names
-    )
     return "\n".join(
         [
             "#!/bin/sh",
-            f"# Starts the services of plan {fleet.plan_id} and writes their endpoints into the",
-            "# router's file.",
+            f"# Starts the services of plan {fleet.plan_id}.",
             "set -eu",
             'cd "$(dirname "$0")"',
-            *starts,
-            f"sed {edits} router.yaml > router.live.yaml",
+            *(f"sky serve up --yes -n {name} services/{name}.yaml" for name in names),
             "",
         ]
     )
+
+
+def _endpoints_script(fleet: RenderedFleet) -> str:
+    lines = [
+        "#!/bin/sh",
+        "# Writes router.live.yaml: the router's file with the services' endpoints.",
+        "set -eu",
+        'cd "$(dirname "$0")"',
+        "cp router.yaml edited",
+    ]
+    for pool in fleet.pools:
+        lines += [
+            f"endpoint=$(sky serve status --endpoint {pool.name})",
+            # SkyPilot prints a dash while there is none; some versions print the scheme, some not.
+            f'[ "$endpoint" != - ] || {{ echo "{pool.name} has no endpoint yet" >&2; exit 1; }}',
+            f'sed "s|{_placeholder(pool)}|http://${{endpoint#http://}}|" edited > edited.next',
+            "mv edited.next edited",
+        ]
+    return "\n".join([*lines, "mv edited router.live.yaml", ""])
