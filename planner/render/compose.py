@@ -13,6 +13,7 @@ from planner.render.placement import require_device
 from planner.render.pods import image, serving_command
 from planner.render.readme import dockerfile, readme
 from planner.render.router_file import router_files
+from planner.render.scrape import prometheus_text
 from planner.render.text import yaml_text
 
 _HOW = """
@@ -43,7 +44,11 @@ def render_compose(fleet: RenderedFleet, options: RenderOptions) -> Files:
     }
     return router_files(fleet, urls) | {
         "compose.yaml": yaml_text(content, comment=f"plan {fleet.plan_id}; docker compose up"),
-        "prometheus.yml": yaml_text(_prometheus(fleet), comment="scrapes replicas and router"),
+        "prometheus.yml": prometheus_text(
+            fleet,
+            {pool: [f"{name}:{PORT}" for name in each] for pool, each in names.items()},
+            router=f"router:{PORT}",
+        ),
         "grafana/datasources/motley.yaml": yaml_text(_datasource(), comment="Grafana's source"),
         "grafana/providers/motley.yaml": yaml_text(_provider(), comment="Grafana's dashboards"),
         "grafana/motley.json": dashboard_text(fleet),
@@ -134,23 +139,6 @@ def _healthcheck(path: str, *, start_seconds: int) -> dict[str, Any]:
         "timeout": "10s",
         "retries": 6,
         "start_period": f"{start_seconds}s",
-    }
-
-
-def _prometheus(fleet: RenderedFleet) -> dict[str, Any]:
-    replicas = [
-        {
-            "targets": [f"{name}:{PORT}" for name in _replica_names(pool)],
-            "labels": {"motley_offer": pool.row.offer},
-        }
-        for pool in fleet.pools
-    ]
-    return {
-        "global": {"scrape_interval": "15s"},
-        "scrape_configs": [
-            {"job_name": "replicas", "static_configs": replicas},
-            {"job_name": "router", "static_configs": [{"targets": [f"router:{PORT}"]}]},
-        ],
     }
 
 

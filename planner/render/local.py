@@ -7,10 +7,12 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from planner.render.dashboard import dashboard_text
 from planner.render.fleet import Pool, RenderedFleet
 from planner.render.options import Files, RenderOptions
 from planner.render.readme import readme
 from planner.render.router_file import router_files
+from planner.render.scrape import prometheus_text
 from planner.render.text import json_text
 
 HOST = "127.0.0.1"
@@ -30,12 +32,17 @@ _VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One replica as it is started here."""
+    """One replica, or the router, as it is started here."""
 
     name: str
     url: str
     command: tuple[str, ...]
     environment: dict[str, str]
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return self.url.removeprefix("http://")
 
 
 def render_local(fleet: RenderedFleet, options: RenderOptions) -> Files:
@@ -45,15 +52,22 @@ def render_local(fleet: RenderedFleet, options: RenderOptions) -> Files:
     processes = dict(_processes(fleet, ports, options))
     urls = {name: [each.url for each in started] for name, started in processes.items()}
     started = [each for pool in processes.values() for each in pool]
+    router = _router(router_port, options)
     content = {
         "plan": fleet.plan_id,
-        "router_url": f"http://{HOST}:{router_port}",
+        "router": asdict(router),
         "replicas": [asdict(each) for each in started],
     }
-    files = router_files(fleet, urls, host=HOST, port=router_port, traffic_log="logs/traffic.jsonl")
+    files = router_files(fleet, urls, host=HOST, port=router_port, traffic_log="traffic.jsonl")
     return files | {
-        "start.sh": _script(fleet, started, options),
+        "start.sh": _script(fleet, started, router),
         "fleet.json": json_text(content),
+        "prometheus.yml": prometheus_text(
+            fleet,
+            {name: [each.address for each in pool] for name, pool in processes.items()},
+            router=router.address,
+        ),
+        "grafana/motley.json": dashboard_text(fleet),
         "README.md": readme(fleet, "this machine", _HOW, *_REMARKS),
     }
 
@@ -82,7 +96,13 @@ def _process(pool: Pool, number: int, port: int, gpus: range, options: RenderOpt
     )
 
 
-def _script(fleet: RenderedFleet, processes: list[Process], options: RenderOptions) -> str:
+def _router(port: int, options: RenderOptions) -> Process:
+    # The router runs inside the folder, where its file and its traffic log are.
+    command = (*options.motley_command, "route", "router.yaml")
+    return Process("router", f"http://{HOST}:{port}", command, {})
+
+
+def _script(fleet: RenderedFleet, processes: list[Process], router: Process) -> str:
     lines = [
         "#!/bin/sh",
         f"# Plan {fleet.plan_id}: every replica in the background, the router in front.",
@@ -99,6 +119,10 @@ def _script(fleet: RenderedFleet, processes: list[Process], options: RenderOptio
         settings = [f"{name}={value}" for name, value in each.environment.items()]
         words = shlex.join([*(["env", *settings] if settings else []), *each.command])
         lines += [f'{words} > "$here/logs/{each.name}.log" 2>&1 &', 'started="$started $!"']
-    router = shlex.join([*options.motley_command, "route", "router.yaml"])
-    lines += [f'(cd "$here" && exec {router}) &', 'started="$started $!"', 'wait "$!"', ""]
+    lines += [
+        f'(cd "$here" && exec {shlex.join(router.command)}) &',
+        'started="$started $!"',
+        'wait "$!"',
+        "",
+    ]
     return "\n".join(lines)

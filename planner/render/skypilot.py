@@ -27,6 +27,7 @@ _HOW = """
 
 _REMARKS = (
     "The router sees one endpoint an offer; inside it SkyServe picks the replica",
+    "The router's `/metrics` can be scraped where it runs; the replicas' are behind SkyServe's balancer",
     "Replica counts are fixed as planned; target_qps_per_replica takes effect once max_replicas is "
     "raised",
 )
