@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from planner.errors import RenderError
@@ -104,6 +104,17 @@ def label_value(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:63].strip("-_.")
 
 
+def dns_label(text: str, *, taken: Collection[str] = ()) -> str:
+    """Return `text` as a DNS label: letters, digits and dashes, at most 44, none of `taken`."""
+    label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if not label[0].isalpha():
+        label = f"m-{label}"
+    if len(label) <= _LONGEST_NAME and label not in taken:
+        return label
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return f"{label[: _LONGEST_NAME - 7].rstrip('-')}-{digest}"
+
+
 def _pools(plan: FleetPlan, options: RenderOptions) -> Iterator[Pool]:
     models = {model.name: model for model in plan.models}
     devices = find_devices(plan)
@@ -127,7 +138,7 @@ def _pools(plan: FleetPlan, options: RenderOptions) -> Iterator[Pool]:
             if engine == "vllm"
             else motley_arguments(model, row, device, plan)
         )
-        name = _dns_label(f"{row.model}-{row.offer}", names)
+        name = dns_label(f"{row.model}-{row.offer}", taken=names)
         names.add(name)
         yield Pool(name, model, row, device, engine, arguments)
 
@@ -136,16 +147,6 @@ def _engine(options: RenderOptions, device: Device | None) -> Engine:
     if options.engine != "auto":
         return options.engine
     return "motley" if device is None or device.vendor == "cpu" else "vllm"
-
-
-def _dns_label(text: str, taken: set[str]) -> str:
-    label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    if not label[0].isalpha():
-        label = f"m-{label}"
-    if len(label) <= _LONGEST_NAME and label not in taken:
-        return label
-    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-    return f"{label[: _LONGEST_NAME - 7].rstrip('-')}-{digest}"
 
 
 def _notes(plan: FleetPlan, pools: tuple[Pool, ...]) -> Iterator[str]:
@@ -159,6 +160,8 @@ def _notes(plan: FleetPlan, pools: tuple[Pool, ...]) -> Iterator[str]:
             )
             if motley_kv_bytes(row, pool.device, plan.model_specs.get(row.model)) is None:
                 yield f"{where}: the plan knows no size of the cache; motley serve takes its default"
+            if pool.vendor != "cpu":
+                yield f"{where}: the rendered Dockerfile has torch for CPUs; install one for its GPU"
         elif row.weight_dtype in ("int8", "int4"):
             yield f"{where}: {pool.model.source} must be a checkpoint quantised to {row.weight_dtype}"
         if pool.device is not None and pool.device.node_label[0] == OWN_LABEL:

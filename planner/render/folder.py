@@ -17,7 +17,7 @@ def check_folder(folder: Path, *, force: bool) -> None:
     place = folder.absolute().resolve()
     if folder.exists() and not folder.is_dir():
         raise RenderError(f"{folder} is a file; name a folder with --output")
-    if place in (Path.home(), Path.cwd()) or place in Path.cwd().parents:
+    if place in (Path.home().resolve(), Path.cwd()) or place in Path.cwd().parents:
         raise RenderError(
             f"{folder} holds the working directory or your home; name a new folder with --output"
         )

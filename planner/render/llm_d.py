@@ -8,10 +8,11 @@ A route splits requests by one set of weights for all input sizes. What is rende
 of each offer in all of a model's requests; the weights per input size are in our router's file.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from planner.render.dashboard import dashboard_text
-from planner.render.fleet import PORT, Pool, RenderedFleet
+from planner.render.fleet import PORT, Pool, RenderedFleet, dns_label
 from planner.render.kubernetes import (
     disruption_budget,
     object_metadata,
@@ -88,7 +89,7 @@ def render_llm_d(fleet: RenderedFleet, options: RenderOptions) -> Files:
             *[inference_pool(fleet, pool) for pool in fleet.pools], comment="one pool an offer"
         ),
         "gateway/http-routes.yaml": yaml_text(
-            *[http_route(fleet, model.name) for model in fleet.plan.models],
+            *_routes(fleet),
             comment="weights of all sizes together",
         ),
         "autoscaler/variants.yaml": yaml_text(
@@ -181,7 +182,7 @@ def inference_pool(fleet: RenderedFleet, pool: Pool) -> dict[str, Any]:
     }
 
 
-def http_route(fleet: RenderedFleet, model: str) -> dict[str, Any]:
+def http_route(fleet: RenderedFleet, model: str, name: str) -> dict[str, Any]:
     """Return the route of one model over the pools of its offers, by their share of all requests."""
     weights = offer_weights(fleet, model)
     backends = [
@@ -197,13 +198,20 @@ def http_route(fleet: RenderedFleet, model: str) -> dict[str, Any]:
     if len(fleet.plan.models) > 1:
         header = {"type": "Exact", "name": _MODEL_HEADER, "value": model}
         rule = {"matches": [{"headers": [header]}]} | rule
-    name = fleet.pools_of(model)[0].labels["motley/model"].lower()
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
         "metadata": object_metadata(fleet, name, {"app.kubernetes.io/name": "motley"}),
         "spec": {"parentRefs": [{"name": GATEWAY}], "rules": [rule]},
     }
+
+
+def _routes(fleet: RenderedFleet) -> Iterator[dict[str, Any]]:
+    names: set[str] = set()
+    for model in fleet.plan.models:
+        name = dns_label(model.name, taken=names)
+        names.add(name)
+        yield http_route(fleet, model.name, name)
 
 
 def _service(fleet: RenderedFleet, pool: Pool) -> dict[str, Any]:
