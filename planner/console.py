@@ -2,9 +2,13 @@
 
 import logging
 import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TextIO
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import open as open_watched
 from rich.text import Text
 
 _INTERRUPTED = 130
@@ -55,6 +60,20 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+    )
+
+
+def open_with_progress(path: Path) -> AbstractContextManager[TextIO]:
+    """Open a text file whose reading shows on standard error, where that is a terminal."""
+    console = Console(stderr=True)
+    return open_watched(
+        path,
+        "r",
+        encoding="utf-8-sig",
+        description=escape(path.name),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
     )
 
 

@@ -24,6 +24,15 @@ def read_document(path: Path, model: type[Model]) -> Model:
             message is one line with the dotted path of the first problem, its value and the count
             of further problems.
     """
+    return validated(path, read_content(path), model)
+
+
+def read_content(path: Path) -> dict[Any, Any]:
+    """Return the mapping in the YAML or JSON file at `path`, as it stands there.
+
+    Raises:
+        DocumentError: If the file is missing, unreadable, malformed, or holds no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -37,6 +46,15 @@ def read_document(path: Path, model: type[Model]) -> Model:
         raise DocumentError(path, f"is malformed: {_one_line(error)}; correct it") from None
     if not isinstance(content, dict):
         raise DocumentError(path, "holds no mapping at its top level; see configs/ for examples")
+    return content
+
+
+def validated(path: Path, content: dict[Any, Any], model: type[Model]) -> Model:
+    """Return the content of the file at `path` as a `model`.
+
+    Raises:
+        DocumentError: If it breaks the schema; the message is as of `read_document`.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -3,11 +3,14 @@
 PlannerError
 ├── DocumentError     a file that cannot be read, or does not say what its schema asks
 ├── WorkloadError     a trace or a mix that gives no workload, or not on the grid asked for
+├── PriceError        a device has no price, or several
 ├── PlotError         a plot was asked for and cannot be drawn here
+├── UnverifiableError a latency cannot be replayed: the speeds are not known step by step
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
 ├── SolverError       a solver is missing or broke down
 ├── RenderError       a plan cannot be rendered for a target, or not into that folder
+├── HubError          a model's config.json cannot be fetched
 ├── UnknownNameError  a device, model or set of coefficients that no catalogue lists
 └── DemoError         a command of the demo failed
 """
@@ -38,8 +41,16 @@ class WorkloadError(PlannerError):
     """A trace or a mix gives no workload: no rate, no such requests, or sizes outside the grid."""
 
 
+class PriceError(PlannerError):
+    """An offer's price is neither given nor to be found, or several are found."""
+
+
 class PlotError(PlannerError):
     """A plot was asked for and the package that draws it is not installed."""
+
+
+class UnverifiableError(PlannerError):
+    """A plan's latency cannot be replayed; the message says what is not known."""
 
 
 class InfeasibleError(PlannerError):
@@ -62,6 +73,10 @@ class SolverError(PlannerError):
 
 class RenderError(PlannerError):
     """A plan cannot be turned into files for a target, or the folder is not to be replaced."""
+
+
+class HubError(PlannerError):
+    """A model's config.json is not on this machine and cannot be fetched from the hub."""
 
 
 class UnknownNameError(PlannerError):

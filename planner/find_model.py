@@ -1,4 +1,4 @@
-"""Finding a model's sizes: a folder, the hub's cache on this machine, or the built-in list."""
+"""Finding a model's sizes: a folder, the hub's cache, the built-in list, or the hub itself."""
 
 import json
 import os
@@ -6,15 +6,17 @@ from pathlib import Path
 
 from planner.catalogue import Catalogue
 from planner.errors import DocumentError, UnknownNameError
+from planner.hub_config import fetch_config
 from planner.model_config import model_spec_of
 from planner.model_spec import ModelSpec
 
 
 def find_model(name: str, catalogue: Catalogue, *, hub_cache: Path | None = None) -> ModelSpec:
-    """Return the sizes of the model called `name`; nothing is downloaded.
+    """Return the sizes of the model called `name`; at most its config.json is fetched.
 
     A name that starts with `.`, `/` or `~` is a folder. Any other is a folder where one with a
-    config.json exists, else a hub id in the cache, else an entry of the catalogue.
+    config.json exists, else a hub id in the cache, else an entry of the catalogue, else a hub id to
+    ask the hub for.
 
     Args:
         name: Folder or hub id.
@@ -23,6 +25,7 @@ def find_model(name: str, catalogue: Catalogue, *, hub_cache: Path | None = None
 
     Raises:
         DocumentError: If the config.json found cannot be read or planned.
+        HubError: If the hub must be asked and cannot be.
         UnknownNameError: If there is none.
     """
     folder = Path(name).expanduser()
@@ -34,6 +37,8 @@ def find_model(name: str, catalogue: Catalogue, *, hub_cache: Path | None = None
     for entry in catalogue.models:
         if entry.name.casefold() == name.casefold():
             return model_spec_of(entry.config, name=entry.name, path=Path(entry.name))
+    if "/" in name and (fetched := fetch_config(name)) is not None:
+        return model_spec_of(fetched, name=name, path=Path(name))
     raise UnknownNameError(
         "model",
         name,

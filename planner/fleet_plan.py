@@ -14,7 +14,7 @@ from planner.units import Count, ModelSource, Name, Number, Tokens, Utilisation
 from planner.verification import VerificationReport
 from planner.workload import Workload
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Literal[2] = 2
 """Version of the plan's layout; a plan of another version is refused."""
 
 LATENCY_NOT_VERIFIED = "latency not verified"
@@ -106,17 +106,17 @@ class PlannedWeights(StrictModel):
     input_tokens_over: Annotated[int, Field(ge=0)]
     """The range holds inputs longer than this,"""
     input_tokens_up_to: Tokens
-    """and up to this; longer inputs than any range's go where those of the last range go."""
+    """and up to this. Ranges leave no gap: one without requests belongs to the next. Longer inputs
+    than any range's go where those of the last go."""
     output_tokens_over: Annotated[int, Field(ge=0)] | None = None
     """Set in the oracle form alone, which no router can follow: outputs longer than this,"""
     output_tokens_up_to: Tokens | None = None
     """and up to this."""
     rate_requests_per_second: Amount
     """Planned rate."""
-    shares_fraction: dict[Name, Share]
-    """Offer to its share of these requests, summing to 1; empty where the rate is 0, for which
-    nothing was planned."""
-    weights: dict[Name, Weight]
+    shares_fraction: Annotated[dict[Name, Share], Field(min_length=1)]
+    """Offer to its share of these requests, summing to 1."""
+    weights: Annotated[dict[Name, Weight], Field(min_length=1)]
     """The same rounded by largest remainder to integers that sum to 1000; no share becomes 0."""
 
 
@@ -159,9 +159,10 @@ class FleetPlan(StrictModel):
     """No fleet that serves the workload within the limits costs less."""
     gap_fraction: Share
     """(cost - bound) / cost."""
+    program_cost_usd_per_hour: Amount
+    """Price of the first program's fleet, before verification tightened or saved anything."""
     oracle_cost_usd_per_hour: Amount | None = None
-    """Price of the fleet that a router which knows every output length would need, or of the plan
-    itself in that form; null: not computed."""
+    """Price of that program's fleet if shares could follow output lengths; null: not computed."""
     oracle_shares: bool = False
     """Whether shares depend on output lengths, which no router knows."""
     survives: tuple[Literal["one-replica", "one-market"], ...] = ()
@@ -174,6 +175,10 @@ class FleetPlan(StrictModel):
     """Time from the numbers to the plan, building the programs included."""
     verification: VerificationReport | None = None
     """Latencies replayed on this plan; null: none were."""
+    latency_verified: bool = False
+    """Whether every target was met when requests were replayed on this plan."""
+    latency: str = LATENCY_NOT_VERIFIED
+    """The state of the latency in words."""
     notes: tuple[str, ...] = ()
     """What a reader must know: extrapolated requests, estimated numbers, rounding."""
     models: tuple[PlannedModel, ...]
@@ -188,7 +193,7 @@ class FleetPlan(StrictModel):
     """What each offer alone would cost, by model, then in the file's order."""
     gpus: tuple[GpuSpec, ...] = ()
     """The devices that modelled speeds rest on."""
-    model_specs: dict[Name, ModelSpec] = {}
+    model_specs: dict[Name, ModelSpec] = Field(default_factory=dict)
     """Sizes of the models that modelled speeds rest on, by `PlannedModel.name`."""
     coefficients: tuple[Coefficients, ...] = ()
     """The sets of coefficients that modelled speeds rest on."""
@@ -205,26 +210,21 @@ class FleetPlan(StrictModel):
             for offer in row.shares_fraction.keys() | row.weights.keys():
                 if (row.model, offer) not in pools:
                     raise ValueError(f"weights of {row.model} name {offer}, which has no replica")
-            if row.weights and sum(row.weights.values()) != WEIGHT_SUM:
+            if sum(row.weights.values()) != WEIGHT_SUM:
                 raise ValueError(f"weights of {row.model} do not sum to {WEIGHT_SUM}; plan again")
         return self
 
     @property
-    def is_verified(self) -> bool:
-        """Tell whether the latency was replayed on this plan."""
-        return self.verification is not None
-
-    @property
-    def latency(self) -> str:
-        """The state of the latency in words."""
-        if self.verification is None:
-            return LATENCY_NOT_VERIFIED
-        return self.verification.in_words
-
-    @property
-    def cheapest_single_type(self) -> SingleTypeFleet | None:
-        """The cheapest fleet of one offer, or nothing where several models or no offer can."""
-        fleets = [fleet for fleet in self.single_type if fleet.cost_usd_per_hour is not None]
-        if len(self.models) > 1:
-            return None
-        return min(fleets, key=lambda fleet: fleet.cost_usd_per_hour or 0.0, default=None)
+    def cheapest_single_types(self) -> tuple[SingleTypeFleet, ...] | None:
+        """The cheapest fleet of one type for each model; nothing where some model has none."""
+        cheapest = []
+        for model in self.models:
+            fleets = [
+                fleet
+                for fleet in self.single_type
+                if fleet.model == model.name and fleet.cost_usd_per_hour is not None
+            ]
+            if not fleets:
+                return None
+            cheapest.append(min(fleets, key=lambda fleet: fleet.cost_usd_per_hour or 0.0))
+        return tuple(cheapest)

@@ -60,6 +60,23 @@ class Grid:
             chosen_ends(trace.output_tokens, most_ranges=most_output_ranges),
         )
 
+    def cell(self, input_tokens: int, output_tokens: int) -> tuple[int, int]:
+        """Return the upper ends of the ranges that hold a request.
+
+        Raises:
+            ValueError: If it lies beyond the grid.
+        """
+        inputs, outputs = self.input_tokens_up_to, self.output_tokens_up_to
+        if input_tokens > inputs[-1] or output_tokens > outputs[-1]:
+            raise ValueError(
+                f"a request of {input_tokens} input and {output_tokens} output tokens lies beyond "
+                f"the grid's {inputs[-1]} and {outputs[-1]}; widen the grid"
+            )
+        return (
+            inputs[bisect_left(inputs, input_tokens)],
+            outputs[bisect_left(outputs, output_tokens)],
+        )
+
 
 def chosen_ends(tokens: Sequence[int], *, most_ranges: int) -> tuple[int, ...]:
     """Return upper ends of at most `most_ranges` ranges that hold every length.

@@ -2,26 +2,35 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from planner.catalogue import load_catalogue
+from planner.errors import InfeasibleError, TimeLimitError
 from planner.fleet_config import FleetConfig
-from planner.fleet_plan import (
-    LATENCY_NOT_VERIFIED,
-    FleetPlan,
-    PlannedReplicas,
-    PlannedSize,
-    SingleTypeFleet,
-)
-from planner.fleet_problem import FleetProblem, problem_of
-from planner.ilp import SEARCH_GAP_FRACTION, FleetCounts, cheapest_counts
-from planner.infeasible import short_caps, unservable_size
-from planner.shares import Shares, spread_load
-from planner.single_type import single_type
+from planner.fleet_models import fleet_models
+from planner.fleet_plan import LATENCY_NOT_VERIFIED, FleetPlan
+from planner.fleet_program.answer import FleetAnswer
+from planner.fleet_program.infeasible import explain
+from planner.fleet_program.problem import FleetProblem
+from planner.fleet_program.solve import solve
+from planner.fleet_replays import obstacle_to_replay, replays
+from planner.fleet_rows import fleet_problem
+from planner.judging import Judge, OnProgress, Solved
+from planner.plan_document import FleetInputs, plan_document
+from planner.plan_file import read_plan
+from planner.replica_kinds import replica_kinds
+from planner.savings import SavingsSearch
+from planner.single_types import single_type_fleets
 from planner.solvers import SolverChain, default_solvers
+from planner.verify import Limits, verified, with_report
 
 TIME_LIMIT_SECONDS = 60.0
-"""How long the search for the cheapest counts may take unless told otherwise."""
+"""How long one search for the cheapest counts may take unless told otherwise."""
+
+SEARCH_GAP_FRACTION = 1e-7
+"""The relative gap at which a search stops unless told otherwise: well under a proven one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,116 +45,179 @@ class FleetOutcome:
     """Why there is none, in one line; empty where there is one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How to look for a plan."""
+
+    solver: SolverChain = field(default_factory=default_solvers)
+    """Who solves the programs."""
+    time_limit_seconds: float = TIME_LIMIT_SECONDS
+    """For the search of the replica counts of each program, above 0."""
+    gap_fraction: float = SEARCH_GAP_FRACTION
+    """Relative gap at which that search may stop."""
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds from any start."""
+    on_progress: OnProgress = lambda text, fraction: None
+    """Told what is being done."""
+
+
 def plan_fleet(
-    config: FleetConfig,
-    *,
-    solver: SolverChain | None = None,
-    time_limit_seconds: float = TIME_LIMIT_SECONDS,
-    gap_fraction: float = SEARCH_GAP_FRACTION,
-    clock: Callable[[], float] = time.perf_counter,
+    config: FleetConfig, *, folder: Path = Path(), search: Search | None = None
 ) -> FleetOutcome:
-    """Return the cheapest fleet for the workload of `config`.
+    """Return the cheapest fleet for the models of `config`, replayed where it asks for that.
 
     Args:
-        config: Model, workload and offers.
-        solver: Who solves the programs; HiGHS, then CBC, by default.
-        time_limit_seconds: For the search of the replica counts, above 0.
-        gap_fraction: Relative gap at which that search may stop.
-        clock: Seconds from any start.
+        config: Models, offers and rules.
+        folder: Where the file's relative paths start.
+        search: How to look for it.
 
     Raises:
-        SolverError: If no solver works.
+        PlannerError: If an input cannot be read, or no solver works.
     """
-    started = clock()
-    solver = solver or default_solvers()
-    problem = problem_of(config)
-    obstacle = unservable_size(problem)
-    if obstacle is not None:
-        return FleetOutcome("infeasible", None, obstacle)
-    counts = cheapest_counts(
-        problem,
-        solver,
-        time_limit_seconds=time_limit_seconds,
-        gap_fraction=gap_fraction,
-        clock=clock,
-    )
-    if counts.status == "infeasible":
-        return FleetOutcome("infeasible", None, short_caps(problem, solver))
-    if counts.status == "time_limit":
-        reason = f"no plan was found within {time_limit_seconds:g} s; raise the time limit"
-        return FleetOutcome("time_limit", None, reason)
-    shares = spread_load(problem, counts.counts, solver)
-    plan = FleetPlan(
-        status=counts.status,
-        cost_usd_per_hour=counts.cost_usd_per_hour,
-        bound_usd_per_hour=counts.bound_usd_per_hour,
-        gap_fraction=counts.gap_fraction,
-        solver=counts.solver,
-        solver_fallbacks=solver.num_fallbacks,
-        solve_seconds=clock() - started,
-        latency_verified=False,
-        latency=LATENCY_NOT_VERIFIED,
-        replicas=_replicas(config, problem, counts, shares),
-        sizes=_sizes(config, problem, shares),
-        single_type=_single_types(config, problem),
-    )
-    return FleetOutcome(counts.status, plan, "")
+    return FleetPlanner(fleet_inputs(config, folder=folder), search or Search()).run()
 
 
-def _replicas(
-    config: FleetConfig, problem: FleetProblem, counts: FleetCounts, shares: Shares
-) -> tuple[PlannedReplicas, ...]:
-    rows = []
-    for o, (offer, count) in enumerate(zip(config.offers, counts.counts, strict=True)):
-        if count == 0:
-            continue
-        load = sum(problem.load_replicas(s, o) * row[o] for s, row in enumerate(shares) if row[o])
-        row = PlannedReplicas(
-            model=config.model,
-            offer=offer.name,
-            replicas=count,
-            max_replicas=offer.max_replicas,
-            price_usd_per_hour=offer.price_usd_per_hour,
-            cost_usd_per_hour=count * offer.price_usd_per_hour,
-            load_replicas=load,
-            utilisation_fraction=load / count,
-            utilisation_limit_fraction=config.limit_fraction(offer),
-            engine_arguments=offer.engine_arguments,
+def demand_plan(config: FleetConfig, *, file: Path, search: Search) -> FleetPlan:
+    """Return the plan of the config in `file`.
+
+    Raises:
+        InfeasibleError: If there is none; the message says why.
+        TimeLimitError: If none was found in time.
+        PlannerError: If an input cannot be read, or no solver works.
+    """
+    outcome = plan_fleet(config, folder=file.parent, search=search)
+    if outcome.plan is None:
+        failure = InfeasibleError if outcome.status == "infeasible" else TimeLimitError
+        raise failure(f"{file}: {outcome.reason}")
+    return outcome.plan
+
+
+def fleet_inputs(config: FleetConfig, *, folder: Path) -> FleetInputs:
+    """Return the file with models, prices, speeds and the current plan looked up."""
+    catalogue = load_catalogue(folder / file.expanduser() for file in config.catalogues)
+    models = fleet_models(config, catalogue, folder=folder)
+    kinds = replica_kinds(config, models, catalogue, folder=folder)
+    current = None
+    if config.current_plan is not None:
+        plan = read_plan(folder / config.current_plan.expanduser())
+        current = {(row.model, row.offer): row.replicas for row in plan.replicas}
+    return FleetInputs(config, models, kinds, current)
+
+
+class FleetPlanner:
+    """Plans one file."""
+
+    def __init__(self, inputs: FleetInputs, search: Search) -> None:
+        self._inputs = inputs
+        self._search = search
+
+    def run(self) -> FleetOutcome:
+        """Solve, verify where asked, and compare."""
+        problem = self.problem()
+        answer = self.answer(problem)
+        if answer.status == "infeasible":
+            reason = explain(
+                problem,
+                solver=self._search.solver,
+                clock=self._search.clock,
+                why_not=self._inputs.why_not,
+            )
+            return FleetOutcome("infeasible", None, reason)
+        if answer.status == "time_limit":
+            limit = self._search.time_limit_seconds
+            reason = f"no plan was found within {limit:g} s; raise the time limit"
+            return FleetOutcome("time_limit", None, reason)
+        first = Solved(problem, answer, self.draw(problem, answer))
+        plan = self._compared(self._verified(first), first)
+        return FleetOutcome(plan.status, plan, "")
+
+    def problem(
+        self, limits: Limits | None = None, *, knows_outputs: bool | None = None
+    ) -> FleetProblem:
+        """Return the program's numbers, under other utilisation limits or in the other form."""
+        config = self._inputs.config
+        numbers = {model.name: m for m, model in enumerate(self._inputs.models)}
+        oracle = config.shares == "oracle" if knows_outputs is None else knows_outputs
+        return fleet_problem(
+            config,
+            self._inputs.models,
+            self._inputs.kinds,
+            knows_outputs=oracle,
+            limits_fraction={(numbers[m], o): u for (m, o), u in (limits or {}).items()},
+            current_replicas=self._inputs.current_replicas,
         )
-        rows.append(row)
-    return tuple(rows)
 
-
-def _sizes(config: FleetConfig, problem: FleetProblem, shares: Shares) -> tuple[PlannedSize, ...]:
-    by_size = dict(zip(problem.sizes, shares, strict=True))
-    names = [offer.name for offer in config.offers]
-    return tuple(
-        PlannedSize(
-            model=config.model,
-            input_tokens_over=size.input_tokens_over,
-            input_tokens_up_to=size.input_tokens_up_to,
-            output_tokens_over=size.output_tokens_over,
-            output_tokens_up_to=size.output_tokens_up_to,
-            rate_requests_per_second=size.rate_requests_per_second,
-            shares_fraction={
-                name: share
-                for name, share in zip(names, by_size.get(size, ()), strict=False)
-                if share > 0
-            },
+    def answer(self, problem: FleetProblem) -> FleetAnswer:
+        """Return the solved program."""
+        search = self._search
+        search.on_progress("solving", 0.0)
+        return solve(
+            problem,
+            solver=search.solver,
+            time_limit_seconds=search.time_limit_seconds,
+            gap_fraction=search.gap_fraction,
+            clock=search.clock,
         )
-        for size in config.workload.sizes()
-    )
 
-
-def _single_types(config: FleetConfig, problem: FleetProblem) -> tuple[SingleTypeFleet, ...]:
-    fleets = ((offer.name, single_type(problem, o)) for o, offer in enumerate(config.offers))
-    return tuple(
-        SingleTypeFleet(
-            model=config.model,
-            offer=name,
-            replicas=fleet.replicas,
-            cost_usd_per_hour=fleet.cost_usd_per_hour,
-            obstacle=fleet.obstacle,
+    def draw(self, problem: FleetProblem, answer: FleetAnswer) -> FleetPlan:
+        """Return the document of an answer."""
+        return plan_document(
+            self._inputs, problem, answer, num_fallbacks=self._search.solver.num_fallbacks
         )
-        for name, fleet in fleets
-    )
+
+    def solved(self, limits: Limits) -> Solved | None:
+        """Return the plan under other utilisation limits; nothing: there is none."""
+        problem = self.problem(limits)
+        answer = self.answer(problem)
+        return Solved(problem, answer, self.draw(problem, answer)) if answer.counts else None
+
+    def _verified(self, first: Solved) -> FleetPlan:
+        verification = self._inputs.config.verification
+        if verification is None:
+            return first.plan
+        obstacle = obstacle_to_replay(self._inputs)
+        if obstacle:
+            words = f"{LATENCY_NOT_VERIFIED}: {obstacle}"
+            return first.plan.model_copy(update={"latency": words})
+        targets = {model.name: model.config.slo for model in self._inputs.models}
+        judge = Judge(
+            {name: slo for name, slo in targets.items() if slo is not None},
+            replays(self._inputs, verification),
+            self._search.on_progress,
+        )
+        ended = verified(
+            first,
+            solve=self.solved,
+            judge=judge,
+            num_rounds=verification.rounds,
+            savings_search=self._savings_search(judge, verification.savings_seconds),
+        )
+        return with_report(ended, judge)
+
+    def _savings_search(self, judge: Judge, seconds: float) -> SavingsSearch | None:
+        if self._inputs.config.survive or seconds == 0:
+            return None
+        clock = self._search.clock
+        started: list[float] = []
+
+        def is_time_up() -> bool:
+            if not started:
+                started.append(clock())
+            return clock() - started[0] > seconds
+
+        return SavingsSearch(judge, self.draw, self._search.solver, is_time_up)
+
+    def _compared(self, plan: FleetPlan, first: Solved) -> FleetPlan:
+        """Return the plan beside the oracle's cost and fleets of a single type."""
+        oracle = None
+        if self._inputs.config.shares == "input":
+            answer = self.answer(self.problem(knows_outputs=True))
+            oracle = answer.cost_usd_per_hour if answer.counts else None
+        update = {
+            "program_cost_usd_per_hour": first.answer.cost_usd_per_hour,
+            "oracle_cost_usd_per_hour": oracle,
+            "single_type": single_type_fleets(
+                self._inputs, first.problem, solver=self._search.solver, clock=self._search.clock
+            ),
+        }
+        return plan.model_copy(update=update)

@@ -1,25 +1,15 @@
 """Whether a replica can exist: how its layers divide, and what its memory leaves for the cache."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 from planner.gpu_spec import DType
 from planner.model_spec import BYTES_PER_PARAMETER
+from planner.obstacle import Obstacle
 from planner.replica_design import ReplicaDesign
 
 ACTIVATION_WIDTHS = 16
 """Residual-stream widths that a token of the largest step occupies at once: gate, up and their
 product are about 4 each, then residual, norm, query, key and value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why a replica cannot exist or cannot serve a size."""
-
-    kind: Literal["parallelism", "dtype", "memory", "context", "ttft", "tpot"]
-    text: str
-    """What, the value, what would help; one line."""
 
 
 def design_obstacle(design: ReplicaDesign) -> Obstacle | None:

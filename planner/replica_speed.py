@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from planner.coefficients import Coefficients
+from planner.obstacle import Obstacle
 from planner.replica_design import ReplicaDesign
-from planner.replica_memory import Obstacle, design_obstacle, kv_capacity_tokens
+from planner.replica_memory import design_obstacle, kv_capacity_tokens
 from planner.step_model import RooflineStepTimes
 from planner.step_times import StepTimes
 

@@ -113,6 +113,15 @@ class SolverChain:
         self._solvers = tuple(solvers)
         self.num_fallbacks = 0
 
+    def starts_with(self, kind: type) -> bool:
+        """Tell whether the preferred solver is of the kind."""
+        return isinstance(self._solvers[0], kind)
+
+    def note_fallback(self, name: str, error: SolverError) -> None:
+        """Log and count that a later way must answer in the place of the one named."""
+        self.num_fallbacks += 1
+        logger.warning("solver_failed solver=%s reason=%s", name, error)
+
     def minimise(
         self,
         program: pulp.LpProblem,
@@ -131,8 +140,7 @@ class SolverChain:
                     program, time_limit_seconds=time_limit_seconds, gap_fraction=gap_fraction
                 )
             except SolverError as error:
-                self.num_fallbacks += 1
-                logger.warning("solver_failed solver=%s reason=%s", solver.name, error)
+                self.note_fallback(solver.name, error)
         return self._solvers[-1].minimise(
             program, time_limit_seconds=time_limit_seconds, gap_fraction=gap_fraction
         )

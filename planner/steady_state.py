@@ -4,17 +4,18 @@ Continuous batching with chunked prompts. The one free number is how many reques
 with each step. Of a request, one token comes from its prompt and `output - 1` from decoding; so
 (Little's law) `requests * (output - 1)` sequences decode in each step, but never fewer than one
 where a request is looked at. Prompts come in chunks of a whole step's tokens or less; while fewer
-than one chunk comes with each step, only that fraction of the steps holds one. Requests of a single
-token leave nothing to decode: then steps without a chunk are idle time of the same length.
+than one chunk comes with each step, only that fraction of the steps is filled, the others are plain.
+Requests of a single token leave nothing to decode: plain steps are then idle time as long as filled.
 
     TPOT = mean step
-    TTFT = half a mean step, where one is running
-           + steps of the prompt's own chunks
-           + waiting behind other prompts: rho / (2 (1 - rho)) prompts, the mean of an M/D/1 queue,
-             rho being the prompts' share of the room that decoding leaves in a step
+    TTFT = rest of the step that runs: E[step^2] / (2 E[step]), where one runs
+           + own service: the chunks of the prompt, each in a filled step
+           + waiting behind other prompts: rho / (1 - rho) * service / 2, as in an M/D/1 queue;
+             rho is the time that all prompts take in full steps
 
-A mean-field model: lengths and gaps between steps do not vary, only arrivals do. Every term grows
-with the requests a step.
+A mean-field model: requests are equal and steps take their mean, only arrivals are random. Sequences
+then run in Poisson numbers; room is kept for one standard deviation above the mean, beyond which
+requests wait for memory, or evict one another. Percentiles and evictions are left to the simulation.
 """
 
 import math
@@ -23,9 +24,6 @@ from dataclasses import dataclass
 from planner.replica_speed import ReplicaSpeed
 from planner.step_times import StepBatch
 
-FULLEST_FRACTION = 0.99
-"""Highest rho: at 1 the queue of prompts has no end."""
-
 
 @dataclass(frozen=True, slots=True)
 class SteadyState:
@@ -33,10 +31,27 @@ class SteadyState:
 
     requests_per_second: float
     ttft_seconds: float
+    """Infinite where prompts alone take all the time."""
     tpot_seconds: float
     """0 where a request has one token only."""
+    prompt_load_fraction: float
+    """Time that the prompts would take in full steps: rho."""
     running_sequences: float
     """Mean number of sequences in the cache, prompts being computed included."""
+    cached_tokens: float
+    """Mean context that they hold."""
+
+    @property
+    def high_sequences(self) -> float:
+        """Sequences one standard deviation above the mean."""
+        return self.running_sequences + math.sqrt(self.running_sequences)
+
+    @property
+    def high_cached_tokens(self) -> float:
+        """Context one standard deviation above the mean."""
+        if not self.running_sequences:
+            return 0.0
+        return self.cached_tokens * (1 + 1 / math.sqrt(self.running_sequences))
 
 
 class SteadyStream:
@@ -61,42 +76,45 @@ class SteadyStream:
         self._pairs_per_token = (input_tokens + 1) / 2
         self._mean_context = input_tokens + output_tokens / 2
 
-    def most_requests_per_step(self) -> tuple[float, str]:
-        """Return the most requests a step that room allows, and which room ends: a limit's name.
-
-        `memory`, `sequences` or `tokens`: the cache, the sequences at once, the tokens of a step.
-        """
-        speed = self._speed
-        sequences = self._decoded + self._chunks
-        context = self._decoded * self._mean_context + self._chunks * self._input
-        # Prompts may take FULLEST_FRACTION of the tokens that decoding leaves of each step.
-        tokens = self._input / FULLEST_FRACTION + self._decoded
-        rooms = (
-            (speed.kv_capacity_tokens / context, "memory"),
-            (speed.max_sequences / sequences, "sequences"),
-            (speed.max_batched_tokens / tokens, "tokens"),
+    @property
+    def most_requests_per_step(self) -> float:
+        """Requests that fill the steps, the cache or the sequences at once; no load reaches it."""
+        speed, decoded = self._speed, max(1, self._decoded)
+        return min(
+            speed.max_batched_tokens / (self._input + self._decoded),
+            speed.kv_capacity_tokens / (decoded * self._mean_context),
+            speed.max_sequences / decoded,
         )
-        return min(rooms)
 
     def at(self, requests_per_step: float) -> SteadyState:
         """Return the averages when so many requests start with each step; 0: one request alone."""
         chunks = requests_per_step * self._chunks
         decoding = max(1.0, requests_per_step * self._decoded) if self._decoded else 0.0
         filled = self._step_seconds(self._chunk * max(1.0, chunks), decoding)
-        mean = filled
+        plain, share = filled, min(1.0, chunks)
         if decoding and chunks < 1:
-            mean = (1 - chunks) * self._step_seconds(0.0, decoding) + chunks * filled
-        running = requests_per_step * (self._decoded + self._chunks)
-        room = self._speed.max_batched_tokens - decoding
-        rho = requests_per_step * self._input / room
-        waiting_steps = rho / (2 * (1 - rho)) * self._input / room
+            plain = self._step_seconds(0.0, decoding)
+        mean = (1 - share) * plain + share * filled
+        mean_square = (1 - share) * plain**2 + share * filled**2
+        rate = requests_per_step / mean
+        service = math.ceil(self._chunks) * filled
+        running = requests_per_step * self._decoded + rate * service
+        load = rate * self._full_seconds(decoding)
+        waiting = load / (1 - load) * service / 2 if load < 1 else math.inf
         return SteadyState(
-            requests_per_second=requests_per_step / mean,
-            ttft_seconds=min(1.0, running) * mean / 2
-            + (math.ceil(self._chunks) + waiting_steps) * filled,
+            requests_per_second=rate,
+            ttft_seconds=min(1.0, running) * mean_square / (2 * mean) + service + waiting,
             tpot_seconds=mean if decoding else 0.0,
+            prompt_load_fraction=load,
             running_sequences=running,
+            cached_tokens=requests_per_step * self._decoded * self._mean_context
+            + rate * service * self._input,
         )
+
+    def _full_seconds(self, decoding: float) -> float:
+        """Return a prompt's part of a step in which prompts take all that decoding leaves."""
+        room = max(1.0, self._speed.max_batched_tokens - decoding)
+        return self._input / room * self._step_seconds(room, decoding)
 
     def _step_seconds(self, prompt_tokens: float, decoding: float) -> float:
         pairs = prompt_tokens * self._pairs_per_token

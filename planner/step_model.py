@@ -53,9 +53,11 @@ class RooflineStepTimes:
         self._design = design
         self._is_dense = model.expert_parameters == 0
         self._stages = design.pipeline_parallel
+        self._layers = design.stage_layers
         self._peak_flops_per_second = design.tensor_parallel * gpu.dense_flops_per_second[dtype]
         self._peak_bytes_per_second = design.tensor_parallel * gpu.bandwidth_bytes_per_second
         self._flops_per_token = model.flops_per_token * design.stage_fraction
+        self._head_flops = model.head_flops
         self._flops_per_pair = model.attention_flops_per_pair * design.stage_fraction
         self._dense_weight_seconds = self._weight_seconds_of(1)
         self._kv_seconds_per_token = self._kv_seconds_of_token()
@@ -66,7 +68,7 @@ class RooflineStepTimes:
         self._per_kv = 1 / coefficients.kv_bandwidth_fraction.value
         self._per_link = 1 / coefficients.link_fraction.value
         self._overhead_seconds = (
-            design.stage_layers * coefficients.layer_seconds.value
+            self._layers * coefficients.layer_seconds.value
             + self._hops * coefficients.collective_seconds.value
         )
 
@@ -92,7 +94,7 @@ class RooflineStepTimes:
         flops = (
             self._flops_per_token * tokens
             + self._flops_per_pair * batch.prefill_pairs / stages
-            + self._design.model.head_flops * sampled
+            + self._head_flops * sampled
         )
         weight_seconds = (
             self._dense_weight_seconds if self._is_dense else self._weight_seconds_of(tokens)
@@ -102,7 +104,7 @@ class RooflineStepTimes:
             flops / self._peak_flops_per_second,
             self._kv_seconds_per_token * batch.decode_context_tokens / stages,
             self._link_seconds_per_token * tokens,
-            self._design.stage_layers,
+            self._layers,
             self._hops,
         )
 

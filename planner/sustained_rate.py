@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from planner.coefficients import Coefficients
+from planner.obstacle import Binding, Obstacle
 from planner.replica_design import ReplicaDesign
-from planner.replica_memory import Obstacle
 from planner.replica_speed import ReplicaSpeed, replica_speed
 from planner.steady_state import SteadyState, SteadyStream
 
 Latency = Literal["ttft", "tpot"]
 
-HALVINGS = 24
-"""Steps of the search: the load found is within 2^-24 of the hard limit's."""
+HALVINGS = 20
+"""Steps of the search: the load found is within 2^-20 of what there is room for."""
+
+FULLEST_FRACTION = 0.99
+"""Highest share of the time that prompts may take; at 1 their queue has no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,17 @@ class LatencyLimits:
     """To the first token."""
     tpot_seconds: float | None = None
     """For each further token."""
+
+    def __post_init__(self) -> None:
+        """Check that limits are times.
+
+        Raises:
+            ValueError: If one is not above 0.
+        """
+        for name in ("ttft_seconds", "tpot_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"the limit {name} is {value}; give a time above 0, or none")
 
     def broken_by(self, state: SteadyState) -> Latency | None:
         """Return which limit the load breaks, TTFT first."""
@@ -51,8 +65,7 @@ class SustainedRate:
     tpot_seconds: float | None
     """Likewise; 0 where a request has one token only."""
     binding: str
-    """What ends the rate: `memory`, `sequences`, `tokens` (of a step), `ttft` or `tpot`; for a rate
-    of 0 the obstacle's kind."""
+    """What ends the rate, a `Binding`; for a rate of 0 the obstacle's kind."""
     obstacle: Obstacle | None = None
     """Why the rate is 0."""
 
@@ -69,7 +82,7 @@ def throughput_table(
     A design that cannot exist yields rates of 0 with its obstacle.
 
     Raises:
-        ValueError: If a size is below 1 token or a limit is not above 0.
+        ValueError: If a size is below 1 token.
     """
     speed = replica_speed(design, coefficients)
     if isinstance(speed, Obstacle):
@@ -88,9 +101,8 @@ def sustained_rate(
     Looser limits never lower the rate.
 
     Raises:
-        ValueError: If a length is below 1 token or a limit is not above 0.
+        ValueError: If a length is below 1 token.
     """
-    _check(limits)
     stream = SteadyStream(speed, input_tokens=input_tokens, output_tokens=output_tokens)
     obstacle = _length_obstacle(speed, input_tokens + output_tokens)
     if obstacle is not None:
@@ -99,14 +111,11 @@ def sustained_rate(
     broken = limits.broken_by(alone)
     if broken is not None:
         return _refused(_latency_obstacle(broken, alone, limits), alone)
-    most, binding = stream.most_requests_per_step()
-    broken = limits.broken_by(stream.at(most))
-    if broken is not None:
-        most, broken = _halve(stream, limits, most, broken)
-        binding = broken
-        if most == 0:
-            return _refused(_latency_obstacle(broken, alone, limits), alone)
-    state = stream.at(most)
+    state, binding = _highest(speed, stream, limits)
+    if not state.requests_per_second:
+        return _refused(
+            Obstacle(binding, f"no rate above 0 keeps to its limit on {binding}"), alone
+        )
     return SustainedRate(
         requests_per_second=state.requests_per_second,
         running_sequences=state.running_sequences,
@@ -116,26 +125,30 @@ def sustained_rate(
     )
 
 
-def _halve(
-    stream: SteadyStream, limits: LatencyLimits, beyond: float, binding: Latency
-) -> tuple[float, Latency]:
-    """Return the most requests a step within the limits, below `beyond`, and the limit met."""
-    within = 0.0
+def _highest(
+    speed: ReplicaSpeed, stream: SteadyStream, limits: LatencyLimits
+) -> tuple[SteadyState, Binding]:
+    """Return the highest load that breaks no limit, and the limit met just above it."""
+    binding: Binding = "compute"
+    within, beyond = 0.0, stream.most_requests_per_step
     for _ in range(HALVINGS):
         middle = (within + beyond) / 2
-        broken = limits.broken_by(stream.at(middle))
+        broken = _broken(speed, stream.at(middle), limits)
         if broken is None:
             within = middle
         else:
             beyond, binding = middle, broken
-    return within, binding
+    return stream.at(within), binding
 
 
-def _check(limits: LatencyLimits) -> None:
-    for name in ("ttft_seconds", "tpot_seconds"):
-        value = getattr(limits, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"the limit {name} is {value}; give a time above 0, or none")
+def _broken(speed: ReplicaSpeed, state: SteadyState, limits: LatencyLimits) -> Binding | None:
+    if state.high_cached_tokens > speed.kv_capacity_tokens:
+        return "memory"
+    if state.high_sequences > speed.max_sequences:
+        return "sequences"
+    if state.prompt_load_fraction > FULLEST_FRACTION:
+        return "compute"
+    return limits.broken_by(state)
 
 
 def _length_obstacle(speed: ReplicaSpeed, tokens: int) -> Obstacle | None:

@@ -8,14 +8,24 @@ trace is in order, so disorder there means joined or damaged files.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from planner.errors import DocumentError
 from planner.trace import Trace
 from planner.trace_formats import FORMATS, BrokenRowError, Row, TraceFormat
 from planner.trace_lines import TraceLines, recognised
 from planner.trace_rows import RowCounts, Tally
+
+OpenFile = Callable[[Path], AbstractContextManager[TextIO]]
+
+
+def open_text(path: Path) -> TextIO:
+    """Return the file as UTF-8 text, without the mark some programs put at its start."""
+    return path.open(encoding="utf-8-sig")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,7 @@ def read_trace(
     format_name: str | None = None,
     broken_rows_fraction: float = 0.0,
     sort_rows: bool = False,
+    open_file: OpenFile = open_text,
 ) -> TraceReading:
     """Return the requests of the file at `path`, the earliest at 0 seconds.
 
@@ -43,6 +54,7 @@ def read_trace(
         format_name: A key of `FORMATS`; by default the first line with content tells.
         broken_rows_fraction: How many of the rows may be broken before the file is refused, 0-1.
         sort_rows: Sort a file whose format promises the order of arrival but is not in it.
+        open_file: Opens the path for reading, such as with a display of progress.
 
     Raises:
         DocumentError: If the file is missing, of no known format, has more broken rows than
@@ -52,7 +64,7 @@ def read_trace(
     if format_name is not None and format_name not in FORMATS:
         raise ValueError(f"format is {format_name!r}; use one of: {', '.join(FORMATS)}")
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_file(path) as file:
             lines = recognised(path, file, format_name)
             rows, counts = _collect(lines)
     except FileNotFoundError:

@@ -39,8 +39,8 @@ class VerificationReport(StrictModel):
     """What was replayed, such as a trace's name, rate and length."""
     num_requests: Count
     """Requests of one replication."""
-    num_replications: Count
-    """Independent replications, or batches of one trace."""
+    num_samples: Count
+    """Independent replications, or stretches of one trace, behind each interval."""
     num_rounds: Count
     """Programs solved: 1 where the first plan held."""
     cost_before_usd_per_hour: Amount
@@ -55,9 +55,9 @@ class VerificationReport(StrictModel):
         """The outcome in one line."""
         missed = [row for row in self.targets if not row.is_met]
         if not missed:
-            return f"latency verified: every target met in {self.num_replications} replications"
+            return f"latency verified: every target met over {self.num_samples} samples"
         worst = max(missed, key=lambda row: row.value_seconds / row.limit_seconds)
         return (
-            f"latency target missed, best attained: {worst.model} {worst.target} "
-            f"{worst.value_seconds:.4g} s of {worst.limit_seconds:.4g} s"
+            f"latency target missed: best attained {worst.target} of {worst.model} is "
+            f"{worst.value_seconds:.4g} s, the limit {worst.limit_seconds:.4g} s"
         )

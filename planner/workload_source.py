@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from random import Random
 
+from planner.console import open_with_progress
 from planner.errors import DocumentError, WorkloadError
 from planner.mixes import MIXES
 from planner.synthetic import synthetic_trace
@@ -98,6 +99,7 @@ def _of_file(path: Path, rate: float | None, options: FileOptions) -> WorkloadSo
         format_name=options.format,
         broken_rows_fraction=options.broken_rows_fraction,
         sort_rows=options.sort_rows,
+        open_file=open_with_progress,
     )
     whole, model = reading.trace, options.model
     trace = whole if model is None else whole.of_model(model)

@@ -11,6 +11,7 @@ from planner.loopback import ensure_loopback
 ensure_loopback()
 # Tests speak to loopback only; a proxy of the machine must not come between.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -30,6 +30,7 @@ def plan_content() -> dict[str, object]:
         "kind": "fleet-plan",
         "status": "optimal",
         "cost_usd_per_hour": 30.59,
+        "program_cost_usd_per_hour": 30.59,
         "bound_usd_per_hour": 30.59,
         "gap_fraction": 0.0,
         "survives": ["one-market"],

@@ -28,6 +28,7 @@ def demo_plan(models: Path) -> FleetPlan:
     return FleetPlan(
         status="optimal",
         cost_usd_per_hour=0.0,
+        program_cost_usd_per_hour=0.0,
         bound_usd_per_hour=0.0,
         gap_fraction=0.0,
         solver="none: written by hand",

@@ -77,8 +77,8 @@ class RenderedFleet:
         return tuple(pool for pool in self.pools if pool.row.model == model)
 
     def weights_of(self, model: str) -> tuple[PlannedWeights, ...]:
-        """Return the planned weights of a model; ranges without requests are left out."""
-        return tuple(row for row in self.plan.weights if row.model == model and row.weights)
+        """Return the planned weights of a model, by input range, rising."""
+        return tuple(row for row in self.plan.weights if row.model == model)
 
 
 def read_fleet(plan: FleetPlan, options: RenderOptions) -> RenderedFleet:

@@ -61,7 +61,6 @@ def _models(
             "weights": [
                 {"input_tokens_up_to": row.input_tokens_up_to, "weights": dict(row.weights)}
                 for row in rows.get(model.name, fleet.weights_of(model.name))
-                if row.weights
             ],
         }
         for model in fleet.plan.models

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush, heapreplace
 from itertools import pairwise
 
+from planner.errors import WorkloadError
 from planner.simulator.fleet import ServingFleet
 from planner.simulator.gaps import TokenGaps
 from planner.simulator.losses import Loss, check_losses
@@ -35,8 +36,9 @@ def simulate(
         on_progress: Told after every twentieth of the arrivals which fraction is done, up to 1.
 
     Raises:
-        ValueError: If a request asks for a model that the fleet does not serve or is routed to a
-            replica whose memory it can never fit, or if a loss does more than take replicas away.
+        WorkloadError: If a request asks for a model that the fleet does not serve, or is routed to a
+            replica whose memory it can never fit.
+        ValueError: If a loss does more than take replicas away.
     """
     check_losses(fleet, losses)
     simulation = _Simulation(fleet, trace, seed)
@@ -152,8 +154,13 @@ def _models(fleet: ServingFleet, trace: Trace) -> Sequence[str]:
     if trace.models is not None:
         unknown = sorted(set(trace.models) - set(served))
         if unknown:
-            raise ValueError(f"nobody serves {', '.join(unknown)}; served: {', '.join(served)}")
+            raise WorkloadError(
+                f"the trace asks for {', '.join(unknown)}, the fleet serves {', '.join(served)}; "
+                "leave those requests out or plan for them"
+            )
         return trace.models
     if len(served) > 1:
-        raise ValueError(f"the fleet serves {', '.join(served)}; give the trace's models")
+        raise WorkloadError(
+            f"the fleet serves {', '.join(served)} and the trace names no model; give one a request"
+        )
     return served * trace.num_requests

@@ -68,7 +68,8 @@ def judge(
             nothing: all.
 
     Raises:
-        ValueError: If no request has a latency that is limited, or tokens were not counted.
+        WorkloadError: If no request has a latency that is limited.
+        ValueError: If tokens were not counted, or there is no such pool.
     """
     outcomes = []
     if slo.ttft_seconds is not None:

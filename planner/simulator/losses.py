@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from planner.errors import InfeasibleError
 from planner.simulator.fleet import ServingFleet, SizeShares
 
 
@@ -59,7 +60,8 @@ def without_replica(
             and where there are none, each size's remaining pools in proportion to their shares.
 
     Raises:
-        ValueError: If the pool is empty, or some size is left with nobody to serve it.
+        InfeasibleError: If some size is left with nobody to serve it.
+        ValueError: If the pool is empty.
     """
     if fleet.pools[pool].num_replicas == 0:
         raise ValueError(f"{fleet.pools[pool].name} has no replica to remove")
@@ -79,7 +81,8 @@ def without_market(
             proportion to their shares.
 
     Raises:
-        ValueError: If no pool is of the market, or some size is left with nobody to serve it.
+        InfeasibleError: If some size is left with nobody to serve it.
+        ValueError: If no pool is of the market.
     """
     known = sorted({pool.market for pool in fleet.pools})
     if market not in known:
@@ -117,6 +120,6 @@ def _taken_over(row: Sequence[float], counts: Sequence[int], problem: str) -> tu
     kept = [share if count else 0.0 for share, count in zip(row, counts, strict=True)]
     total = sum(kept)
     if total == 0:
-        raise ValueError(f"{problem}; give the shares planned for this loss")
+        raise InfeasibleError(f"{problem}; give the shares planned for this loss")
     # Where the pool keeps replicas nothing moves, to the last bit.
     return tuple(share / total for share in kept) if kept != list(row) else tuple(row)

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import replace
 from heapq import heappop, heappush
 
+from planner.errors import WorkloadError
 from planner.simulator.fleet import ReplicaPool
 from planner.simulator.gaps import TokenGaps
 from planner.simulator.requests import RequestLog
@@ -77,11 +78,11 @@ class Replica:
         """Queue a request; return whether `event_seconds` changed.
 
         Raises:
-            ValueError: If the request can never fit the replica's memory.
+            WorkloadError: If the request can never fit the replica's memory.
         """
         needed = self._log.most_kv_tokens(request)
         if needed > self._pool.kv_capacity_tokens:
-            raise ValueError(
+            raise WorkloadError(
                 f"request {request} needs {needed} tokens of KV memory, a replica of "
                 f"{self._pool.name} has {self._pool.kv_capacity_tokens}; give its size no share there"
             )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from planner.errors import WorkloadError
 from planner.simulator.gaps import TokenGaps
 from planner.simulator.intervals import Estimate, half_width
 from planner.simulator.request_times import RequestTimes
@@ -46,12 +47,13 @@ class LatencySamples:
         """Return every statistic with its interval.
 
         Raises:
-            ValueError: If no request has the quantity, or tokens were not counted.
+            WorkloadError: If no request has the quantity.
+            ValueError: If tokens were not counted, or there is no such pool.
         """
         parts = [self._merged((sample,), quantity, pools) for sample in self.samples]
         whole = self._merged(self.samples, quantity, pools)
         if not len(whole):
-            raise ValueError(f"no request has a {quantity}; give a longer trace")
+            raise WorkloadError(f"no request has a {quantity} to judge; give a longer trace")
         return {
             name: Estimate(
                 whole.statistic(name), half_width([part.statistic(name) for part in parts if part])

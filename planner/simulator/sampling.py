@@ -60,7 +60,8 @@ def replicate(
 def batches_of(result: SimulationResult, *, warm_up_batches: int = 0) -> LatencySamples:
     """Cut one simulation into twenty stretches of consecutive arrivals; each is a sample.
 
-    The intervals hold as far as batches are long enough to be nearly independent.
+    The intervals hold as far as batches are long enough to be nearly independent, and for p99 hold
+    several hundred requests each.
 
     Args:
         result: Of one long trace.

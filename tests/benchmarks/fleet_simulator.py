@@ -1,35 +1,36 @@
-"""Requests a second that the fleet simulator serves, on one core.
+"""Requests a second that the fleet simulator serves, on one core, and how it grows.
 
 The fleet is twelve replicas of three kinds at 75 % of the rate at which they saturate, by shares in
-proportion to capacity. Lengths are log-normal with the mean and median of Azure's conversation trace
-of 2023 (input 1155 and 1020 tokens, at most 14050; output 211 and 129, at most 1000) and arrivals
-Poisson; or `FLEET_TRACE` names a file of that trace's form, replayed at its own gaps scaled to the
-load and repeated where it is too short. Only `simulate` is timed.
+proportion to capacity. Requests are Poisson arrivals with the lengths of Azure's conversation trace
+of 2023 (the planner's `chat` mix); or `FLEET_TRACE` names a trace file, replayed at its own gaps
+scaled to the load and repeated where it is too short. Only `simulate` is timed, in one process; the
+spread of the repetitions, and what wall clock adds to CPU seconds, is the machine's noise.
 """
 
-import csv
-import math
 import os
 import random
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import accumulate, cycle, islice, pairwise
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from planner.simulator import ReplicaPool, ServingFleet, SizeShares, Trace, simulate
+from planner.simulator import ReplicaPool, ServingFleet, SimulationResult, SizeShares, simulate
 from planner.step_times import StepBatch
+from planner.synthetic import synthetic_trace
+from planner.trace import Trace
+from planner.trace_readers import read_trace
 
 LOAD_FRACTION = 0.75
-REPETITIONS = {10_000: 5, 100_000: 3, 1_000_000: 1}
+REPETITIONS = {10_000: 7, 100_000: 5, 1_000_000: 2}
 SATURATING_REQUESTS = 4000
 LONGEST_INPUT = 14050
-LONGEST_OUTPUT = 1000
-
 
 WEIGHT_BYTES = 16e9
 FLOPS_PER_TOKEN = 16e9
@@ -67,99 +68,137 @@ POOLS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Requests:
-    """Gaps before each request, 1 on average, and tokens."""
-
-    gaps: list[float]
-    inputs: list[int]
-    outputs: list[int]
-
-    def trace(self, rate_requests_per_second: float) -> Trace:
-        """Return the requests at a rate; infinite: all at once."""
-        arrivals = accumulate(gap / rate_requests_per_second for gap in self.gaps)
-        return Trace(list(arrivals), self.inputs, self.outputs)
+Figures = dict[str, float | int | bool | list[float]]
 
 
-def run() -> list[dict[str, float]]:
-    """Measure every length of trace and print the table."""
-    fleet, rate = _loaded_fleet(_requests(SATURATING_REQUESTS))
+def run() -> dict[str, object]:
+    """Measure every length of trace, with and without counting tokens, and print the table."""
+    source = _source()
+    fleet, rate = _loaded_fleet(source(SATURATING_REQUESTS))
     rows = []
     for num_requests, repetitions in REPETITIONS.items():
-        trace = _requests(num_requests).trace(rate)
-        seconds = []
-        for seed in range(repetitions):
-            started = time.perf_counter()
-            result = simulate(fleet, trace, seed=seed)
-            seconds.append(time.perf_counter() - started)
-        row = {
-            "requests": num_requests,
-            "repetitions": repetitions,
-            "requests_per_second": num_requests / statistics.median(seconds),
-            "slowest": num_requests / max(seconds),
-            "offered_per_second": rate,
-            "busy_fraction": statistics.mean(each.busy_fraction for each in result.replicas),
-            "ttft_p50_seconds": statistics.median(result.ttft_seconds()),
-            "tpot_p50_seconds": statistics.median(result.tpot_seconds()),
-        }
-        rows.append(row)
+        trace = source(num_requests).scaled(requests_per_second=rate)
+        rows += [_measured(fleet, trace, repetitions, count_tokens=each) for each in (False, True)]
+    import_seconds = _import_seconds()
     _show(rows)
-    return rows
+    Console().print(
+        f"load {LOAD_FRACTION:.0%} of the saturating rate, {rate:.1f} requests/s offered; "
+        f"import of planner.simulator {import_seconds:.2f} s, nothing is compiled"
+    )
+    return {
+        "load_fraction": LOAD_FRACTION,
+        "offered_requests_per_second": rate,
+        "import_seconds": import_seconds,
+        "trace": os.environ.get("FLEET_TRACE", "chat mix"),
+        "rows": rows,
+    }
 
 
-def _loaded_fleet(requests: Requests) -> tuple[ServingFleet, float]:
+def _measured(
+    fleet: ServingFleet, trace: Trace, repetitions: int, *, count_tokens: bool
+) -> Figures:
+    rates, cpu_rates = [], []
+    for seed in range(repetitions):
+        started, cpu_started = time.perf_counter(), time.process_time()
+        result = simulate(fleet, trace, seed=seed, count_tokens=count_tokens)
+        rates.append(trace.num_requests / (time.perf_counter() - started))
+        cpu_rates.append(trace.num_requests / (time.process_time() - cpu_started))
+    return {
+        "requests": trace.num_requests,
+        "tokens_counted": count_tokens,
+        "repetitions": repetitions,
+        "requests_per_second": statistics.median(rates),
+        "slowest": min(rates),
+        "fastest": max(rates),
+        "requests_per_cpu_second": statistics.median(cpu_rates),
+        "busy_fractions": _busy(result),
+        "ttft_p50_seconds": statistics.median(result.ttft_seconds()),
+        "tpot_p50_seconds": statistics.median(result.tpot_seconds()),
+    }
+
+
+def _busy(result: SimulationResult) -> list[float]:
+    """Return the mean busy fraction of each pool's replicas."""
+    return [
+        statistics.mean(each.busy_fraction for each in result.replicas if each.pool == pool)
+        for pool in result.pools
+    ]
+
+
+def _loaded_fleet(trace: Trace) -> tuple[ServingFleet, float]:
     """Return the fleet and the rate that loads it."""
-    capacities = [_capacity(pool, requests) for pool in POOLS]
+    capacities = [_capacity(pool, trace) for pool in POOLS]
     total = sum(capacities)
     shares = SizeShares((LONGEST_INPUT,), (tuple(each / total for each in capacities),))
     return ServingFleet(POOLS, {"m": shares}), LOAD_FRACTION * total
 
 
-def _capacity(pool: ReplicaPool, requests: Requests) -> float:
+def _capacity(pool: ReplicaPool, trace: Trace) -> float:
     """Return the requests a second that the pool completes while its queues are full."""
     alone = {"m": SizeShares((LONGEST_INPUT,), ((1.0,),))}
     flooded = ServingFleet((replace(pool, num_replicas=1),), alone)
-    result = simulate(flooded, requests.trace(math.inf), seed=0)
+    at_once = replace(trace, arrival_seconds=(0.0,) * trace.num_requests)
+    result = simulate(flooded, at_once, seed=0)
     # The last tenth is left to a half-empty replica.
-    served = sorted(result.completion_seconds)[: len(requests.gaps) * 9 // 10]
+    served = sorted(result.completion_seconds)[: trace.num_requests * 9 // 10]
     return pool.num_replicas * len(served) / served[-1]
 
 
-def _requests(num_requests: int) -> Requests:
+def _source() -> Callable[[int], Trace]:
+    """Return what gives a trace of so many requests, at any rate."""
     path = os.environ.get("FLEET_TRACE")
     if path:
-        return _recorded(Path(path), num_requests)
-    draws = random.Random(num_requests)
-    return Requests(
-        [draws.expovariate(1) for _ in range(num_requests)],
-        [_log_normal(draws, 1155, 1020, LONGEST_INPUT) for _ in range(num_requests)],
-        [_log_normal(draws, 211, 129, LONGEST_OUTPUT) for _ in range(num_requests)],
+        recorded = replace(read_trace(Path(path)).trace, models=None, max_tokens=None)
+        return lambda num_requests: _repeated(recorded, num_requests)
+    return _synthetic
+
+
+def _synthetic(num_requests: int) -> Trace:
+    drawn = synthetic_trace(
+        "chat",
+        requests_per_second=1.0,
+        duration_seconds=1.1 * num_requests + 1000,
+        generator=random.Random(num_requests),
+    )
+    return _repeated(drawn, num_requests)
+
+
+def _repeated(trace: Trace, num_requests: int) -> Trace:
+    """Return the first requests of a trace that starts over at its end, a mean gap later."""
+    mean_gap = 1 / trace.rate_requests_per_second
+    gaps = [mean_gap, *(after - before for before, after in pairwise(trace.arrival_seconds))]
+    return Trace(
+        tuple(accumulate(islice(cycle(gaps), 1, num_requests), initial=0.0)),
+        _cut(trace.input_tokens, num_requests),
+        _cut(trace.output_tokens, num_requests),
     )
 
 
-def _log_normal(draws: random.Random, mean: float, median: float, most: int) -> int:
-    drawn = draws.lognormvariate(math.log(median), math.sqrt(2 * math.log(mean / median)))
-    return max(1, min(most, round(drawn)))
+def _cut(tokens: Sequence[int], num_requests: int) -> tuple[int, ...]:
+    return tuple(islice(cycle(tokens), num_requests))
 
 
-def _recorded(path: Path, num_requests: int) -> Requests:
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    # Python reads six digits of a second, the trace has seven.
-    times = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in rows]
-    gaps = [0.0, *(max(0.0, after - before) for before, after in pairwise(times))]
-    mean = sum(gaps) / len(gaps)
-    return Requests(
-        list(islice(cycle(gap / mean for gap in gaps), num_requests)),
-        list(islice(cycle(int(row["ContextTokens"]) for row in rows), num_requests)),
-        list(islice(cycle(int(row["GeneratedTokens"]) for row in rows), num_requests)),
+def _import_seconds() -> float:
+    """Return the median time that a new process takes to import the simulator."""
+    code = "import time; t = time.perf_counter(); import planner.simulator; print(time.perf_counter() - t)"
+    return statistics.median(
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(5)
     )
 
 
-def _show(rows: list[dict[str, float]]) -> None:
+def _show(rows: list[Figures]) -> None:
     table = Table(title="fleet simulator, median of the repetitions, one core")
     for heading in rows[0]:
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(*(f"{value:.4g}" for value in row.values()))
+        table.add_row(*(_cell(value) for value in row.values()))
     Console().print(table)
+
+
+def _cell(value: float | int | bool | list[float]) -> str:
+    if isinstance(value, list):
+        return " ".join(f"{each:.2f}" for each in value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value > 1000 else f"{value:.4g}"
+    return str(value)

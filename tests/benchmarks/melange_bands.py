@@ -17,7 +17,7 @@ from rich.table import Table
 from planner.catalogue import Catalogue, built_in_catalogue
 from planner.coefficients import built_in_coefficients
 from planner.find_model import find_model
-from planner.fleet_config import FleetConfig
+from planner.fleet_config import FleetConfig, ServedModel
 from planner.offers import Offer
 from planner.plan import plan_fleet
 from planner.replica_design import ReplicaDesign
@@ -64,14 +64,16 @@ def compare(
     histogram: Histogram, rate: float, throughputs: dict[str, Throughputs]
 ) -> dict[str, object]:
     """Return the cheapest mix and the cheapest single type at this rate."""
+    workload = Workload(
+        input_tokens_up_to=INPUT_ENDS,
+        output_tokens_up_to=OUTPUT_ENDS,
+        histogram_fraction=histogram,
+        requests_per_second=rate,
+    )
     config = FleetConfig(
-        model=MODEL,
-        workload=Workload(
-            input_tokens_up_to=INPUT_ENDS,
-            output_tokens_up_to=OUTPUT_ENDS,
-            histogram_fraction=histogram,
-            requests_per_second=rate,
-        ),
+        schema_version=2,
+        models=(ServedModel(name=MODEL, workload=workload),),
+        shares="oracle",  # The paper's shares follow outputs too.
         offers=tuple(
             Offer(
                 name=price.gpu,
@@ -82,6 +84,7 @@ def compare(
             if price.region == REGION
         ),
         utilisation_limit_fraction=1.0,
+        verification=None,
     )
     plan = plan_fleet(config).plan
     assert plan is not None

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "drafting": "one stream through the engine, with and without drafting",
     "fleet-simulator": "requests a second of the fleet simulator, from 10^4 to 10^6 requests",
     "melange-bands": "the best mix against the best single type, Llama-2-7B on four GPU types",
+    "fleet": "the fleet program: seconds and gap, small against sliced binaries, and large",
 }
 RESULTS = Path("runs") / "benchmarks"
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from serving_fleets import LinearStepTimes, fleet, pool
 
 from planner.simulator import batches_of, judge, replicate, simulate
-from planner.simulator.gaps import TokenGaps
 from planner.simulator.request_times import RequestTimes
 from planner.simulator.samples import LatencySample, LatencySamples
 from planner.slo import Slo
@@ -116,12 +115,3 @@ def test_a_miss_always_names_a_pool(ttft, limit, statistic):
         assert outcome.missing_pools
     late = [each.num_late for each in outcome.missing_pools]
     assert late == sorted(late, reverse=True)
-
-
-def test_gaps_are_kept_in_little_memory():
-    """A million gaps of a spread of ten take a few hundred bins."""
-    gaps = TokenGaps()
-    for step in range(1000):
-        gaps.add(0.01 * 10 ** (step / 1000))
-    assert len(gaps) == 1000
-    assert len(gaps._counts) <= 470

@@ -306,14 +306,6 @@ def test_names_are_labels_and_unique() -> None:
     assert all(len(name) <= 44 and name[0].isalpha() for name in names)
 
 
-def test_a_range_without_requests_is_left_out() -> None:
-    """Nothing was planned for it: its requests go as those of the next longer range do."""
-    rows = plan_content()["weights"]
-    rows[0] |= {"rate_requests_per_second": 0.0, "shares_fraction": {}, "weights": {}}
-    config = router_config(files_for("local", weights=rows)["router.yaml"])
-    assert [row.input_tokens_up_to for row in config.models[0].weights] == [4096]
-
-
 def test_dollars_are_escaped_where_they_mean_something() -> None:
     """An argument with a dollar arrives as it is: compose halves `$$`, Kubernetes `$$(`."""
     rows = plan_content()["replicas"]

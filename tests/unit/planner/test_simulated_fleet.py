@@ -5,6 +5,7 @@ import math
 import pytest
 from serving_fleets import LinearStepTimes, fleet, pool
 
+from planner.errors import InfeasibleError
 from planner.simulator import (
     Loss,
     ServingFleet,
@@ -89,9 +90,11 @@ def test_a_lost_market_takes_all_its_pools():
 
 def test_a_loss_that_leaves_nobody_is_said():
     """The model and the size without a server are named."""
-    with pytest.raises(ValueError, match="without the last replica of a nobody serves m, inputs"):
+    with pytest.raises(
+        InfeasibleError, match="without the last replica of a nobody serves m, inputs"
+    ):
         without_replica(fleet(pool()), 0)
-    with pytest.raises(ValueError, match="without market on-demand nobody serves m"):
+    with pytest.raises(InfeasibleError, match="without market on-demand nobody serves m"):
         without_market(fleet(pool()), "on-demand")
 
 

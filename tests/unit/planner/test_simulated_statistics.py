@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from serving_fleets import LinearStepTimes, fleet, pool
 
+from planner.errors import WorkloadError
 from planner.simulator import batches_of, replicate, simulate
 from planner.simulator.gaps import TokenGaps
 from planner.simulator.intervals import half_width, student_quantile
@@ -116,7 +117,7 @@ def test_what_was_not_simulated_cannot_be_asked():
         samples.estimates("ttft", ("z",))
     with pytest.raises(ValueError, match="count_tokens"):
         samples.estimates("token gap")
-    with pytest.raises(ValueError, match="no request has a tpot"):
+    with pytest.raises(WorkloadError, match="no request has a tpot"):
         samples.estimates("tpot")
 
 

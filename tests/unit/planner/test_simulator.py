@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from serving_fleets import LinearStepTimes, fleet, pool
 
 import planner.simulator
+from planner.errors import WorkloadError
 from planner.simulator import ServingFleet, SizeShares, batches_of, simulate, without_replica
 from planner.step_times import StepBatch
 from planner.trace import Trace
@@ -145,9 +146,9 @@ def test_models_keep_to_their_own_pools():
     both = ServingFleet((pool("a"), pool("b")), shares)
     columns = ([0.0, 1.0, 2.0], [5, 5, 5], [5, 5, 5])
     assert simulate(both, Trace(*columns, ["y", "x", "y"]), seed=0).replica_of == [1, 0, 1]
-    with pytest.raises(ValueError, match="nobody serves z; served: x, y"):
+    with pytest.raises(WorkloadError, match="asks for z, the fleet serves x, y"):
         simulate(both, Trace(*columns, ["y", "z", "y"]), seed=0)
-    with pytest.raises(ValueError, match="give the trace's models"):
+    with pytest.raises(WorkloadError, match="the trace names no model"):
         simulate(both, Trace(*columns), seed=0)
 
 
@@ -185,7 +186,7 @@ def test_removing_a_replica_never_speeds_a_loaded_fleet_up(seed, num_replicas):
 def test_a_request_that_can_never_fit_is_named():
     """A request longer than the memory is refused before it blocks the queue for ever."""
     with pytest.raises(
-        ValueError, match="request 1 needs 2001 tokens of KV memory, a replica of a"
+        WorkloadError, match="request 1 needs 2001 tokens of KV memory, a replica of a"
     ):
         simulate(fleet(pool()), Trace([0.0, 1.0], [1, 2000], [1, 2]), seed=0)
 

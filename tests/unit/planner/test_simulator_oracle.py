@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from serving_fleets import LinearStepTimes, fleet, pool
 from step_by_step_simulator import simulate_step_by_step
 
+from planner.errors import InfeasibleError
 from planner.simulator import (
     Loss,
     ServingFleet,
@@ -98,7 +99,7 @@ def _cases_with_losses(draw):
         lost = whole.pools[pool_index].market if lose is without_market else pool_index
         try:
             left = lose(left, lost)
-        except ValueError:  # nobody would be left to serve
+        except (InfeasibleError, ValueError):  # nobody would be left, or nothing is to lose
             continue
         losses.append(Loss(milliseconds / 1000, left))
     return whole, trace, seed, losses

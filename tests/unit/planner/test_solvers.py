@@ -5,10 +5,10 @@ import logging
 import pulp
 import pytest
 from fleet_instances import fleet_problem, melange_problem
+from planner.ilp import cheapest_counts
 
 from planner.errors import SolverError
 from planner.fleet_config import FleetConfig
-from planner.ilp import cheapest_counts
 from planner.plan import plan_fleet
 from planner.solvers import Answer, Highs, SolverChain
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Plan 07e839fab816: every replica in the background, the router in front.
+# Plan 181ce9387a66: every replica in the background, the router in front.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$here/logs"

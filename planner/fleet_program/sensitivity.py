@@ -1,0 +1,142 @@
+"""What binds a plan, and what one more or one fewer of each cap or offer would cost: by solving again.
+
+Integer programs have no duals: the only honest price of a GPU is the difference of two optima. Each
+answer carries bounds, so that a difference within the gaps is not taken for a price.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from planner.fleet_program.answer import FleetAnswer, Status
+from planner.fleet_program.cap_raises import cap_use
+from planner.fleet_program.problem import Cap, FleetProblem
+from planner.fleet_program.solve import solve
+from planner.solvers import SolverChain
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """The same problem with one number changed by one."""
+
+    name: str
+    """The cap's name, or `model/offer`."""
+    change: int
+    """+1 or -1."""
+    status: Status
+    cost_change_usd_per_hour: float | None
+    """Against the plan; None: no plan."""
+    uncertain_usd_per_hour: float
+    """How much of the change the two gaps may account for."""
+
+
+def binding(problem: FleetProblem, answer: FleetAnswer) -> tuple[str, ...]:
+    """Return the names of what a plan exhausts: caps, the budget, spot limits."""
+    names = []
+    for cap in problem.caps:
+        left = cap.limit - cap_use(problem, cap, answer.counts)
+        smallest = min((cap.use_of(problem.columns[o]) for o in cap.columns), default=0)
+        if cap.columns and left < smallest:
+            names.append(cap.name)
+    rules = problem.rules
+    prices = [c.price_usd_per_hour for c in problem.columns if c.price_usd_per_hour > 0]
+    if rules.budget_usd_per_hour is not None:
+        left_usd = rules.budget_usd_per_hour - answer.cost_usd_per_hour
+        if left_usd < min(prices, default=0.0):
+            names.append("budget")
+    names += _full_spot_rows(problem, answer)
+    return tuple(names)
+
+
+def cap_changes(
+    problem: FleetProblem,
+    answer: FleetAnswer,
+    *,
+    solver: SolverChain,
+    seconds: float,
+    gap_fraction: float,
+    clock: Callable[[], float],
+) -> tuple[WhatIf, ...]:
+    """Return what one unit more, then less, of each cap in use would cost, until the time is up."""
+    used = [
+        number
+        for number, cap in enumerate(problem.caps)
+        if cap_use(problem, cap, answer.counts) > 0
+    ]
+    cases = [
+        (problem.caps[number].name, change, _with_cap(problem, number, change))
+        for number in used
+        for change in (1, -1)
+        if problem.caps[number].limit + change >= 0
+    ]
+    return _solved(cases, answer, solver, seconds, gap_fraction, clock)
+
+
+def offer_changes(
+    problem: FleetProblem,
+    answer: FleetAnswer,
+    *,
+    solver: SolverChain,
+    seconds: float,
+    gap_fraction: float,
+    clock: Callable[[], float],
+) -> tuple[WhatIf, ...]:
+    """Return what at most one replica fewer of each offer in use would cost, until the time is up."""
+    cases = []
+    for o, count in enumerate(answer.counts):
+        if count > 0:
+            column = problem.columns[o]
+            name = f"{problem.models[column.model]}/{column.offer}"
+            fewer = Cap(name, count - 1, (o,), "replicas")
+            cases.append((name, -1, replace(problem, caps=(*problem.caps, fewer))))
+    return _solved(cases, answer, solver, seconds, gap_fraction, clock)
+
+
+def _with_cap(problem: FleetProblem, number: int, change: int) -> FleetProblem:
+    cap = problem.caps[number]
+    changed = replace(cap, limit=cap.limit + change)
+    caps = (*problem.caps[:number], changed, *problem.caps[number + 1 :])
+    return replace(problem, caps=caps)
+
+
+def _solved(
+    cases: Sequence[tuple[str, int, FleetProblem]],
+    answer: FleetAnswer,
+    solver: SolverChain,
+    seconds: float,
+    gap_fraction: float,
+    clock: Callable[[], float],
+) -> tuple[WhatIf, ...]:
+    deadline = clock() + seconds
+    rows = []
+    for left, (name, change, problem) in zip(range(len(cases), 0, -1), cases, strict=True):
+        remaining = deadline - clock()
+        if remaining <= 0:
+            break
+        other = solve(
+            problem,
+            solver=solver,
+            time_limit_seconds=max(remaining / left, 0.1),
+            gap_fraction=gap_fraction,
+            clock=clock,
+        )
+        rows.append(_what_if(name, change, answer, other))
+    return tuple(rows)
+
+
+def _what_if(name: str, change: int, answer: FleetAnswer, other: FleetAnswer) -> WhatIf:
+    if not other.counts:
+        return WhatIf(name, change, other.status, None, 0.0)
+    uncertain = sum(one.cost_usd_per_hour - one.bound_usd_per_hour for one in (answer, other))
+    difference = other.cost_usd_per_hour - answer.cost_usd_per_hour
+    return WhatIf(name, change, other.status, difference, max(0.0, uncertain))
+
+
+def _full_spot_rows(problem: FleetProblem, answer: FleetAnswer) -> list[str]:
+    limit = problem.rules.spot_fraction_limit
+    if limit is None or limit >= 1:
+        return []
+    return [
+        f"spot limit of {problem.rows[r].name}"
+        for r, row in enumerate(answer.shares)
+        if sum(share for o, share in row if problem.columns[o].is_spot) >= limit - 1e-6
+    ]

@@ -1,0 +1,173 @@
+"""The fleet program against brute force, in one piece and decomposed; and its single rules."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from fleet_programs import brute_force_cost, is_plan, melange_program, one_model, random_program
+
+from planner.fleet_program import decomposed
+from planner.fleet_program import solve as solving
+from planner.fleet_program.balance import check_shares
+from planner.fleet_program.limits import Scenario
+from planner.fleet_program.problem import Cap, Rules
+from planner.fleet_program.solve import solve, unservable_rows
+from planner.solvers import Cbc, Highs, SolverChain
+
+
+def _solve(problem, *, solver=None):
+    return solve(
+        problem,
+        solver=solver or SolverChain([Highs()]),
+        time_limit_seconds=60,
+        gap_fraction=1e-7,
+        clock=time.perf_counter,
+    )
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_cost_equals_brute_force(seed):
+    """Whatever the rules, the proven optimum costs what trying every count costs."""
+    problem = random_program(seed)
+    expected = brute_force_cost(problem)
+    found = _solve(problem)
+    if expected is None:
+        assert found.status == "infeasible"
+        return
+    assert found.status == "optimal"
+    assert found.cost_usd_per_hour == pytest.approx(expected, abs=1e-6)
+    assert found.bound_usd_per_hour == pytest.approx(expected, rel=1e-6)
+    assert is_plan(problem, found.counts)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_decomposing_changes_no_cost(seed, monkeypatch):
+    """Taken apart, a problem has the cost it has in one piece, proven too."""
+    problem = random_program(seed)
+    whole = _solve(problem)
+    monkeypatch.setattr(solving, "WHOLE_SHARES", 0)
+    found = _solve(problem)
+    assert found.status == whole.status
+    assert found.cost_usd_per_hour == pytest.approx(whole.cost_usd_per_hour, rel=1e-6)
+    if found.counts:
+        assert found.solver == decomposed.SOLVER
+        assert is_plan(problem, found.counts)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_cbc_agrees_with_highs(seed):
+    """Without HiGHS the same cost is found."""
+    problem = random_program(seed)
+    found = _solve(problem, solver=SolverChain([Cbc()]))
+    assert found.cost_usd_per_hour == pytest.approx(_solve(problem).cost_usd_per_hour, abs=1e-6)
+
+
+def test_the_published_example_costs_468():
+    """Mélange's example takes one A10G and one A100, at the shares worked out by hand."""
+    found = _solve(melange_program())
+    assert found.counts == (1, 1)
+    assert found.cost_usd_per_hour == pytest.approx(4.68, abs=1e-12)
+    assert found.gap_fraction <= 1e-6
+    by_hand = [{1: 1}, {1: 1}, {0: 1 / 3, 1: 2 / 3}, {1: 1}]
+    for row, expected in zip(found.shares, by_hand, strict=True):
+        assert dict(row) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ties_go_to_fewer_replicas_then_to_the_first_name():
+    """Of equally cheap plans the one with fewer replicas is taken, then the first by offer name."""
+    fewer = one_model([2.0], [(1.0, [1.0]), (2.0, [2.0])])
+    assert _solve(fewer).counts == (0, 1)
+    twins = one_model([2.0], [(2.0, [2.0]), (2.0, [2.0]), (2.0, [2.0])])
+    assert _solve(twins).counts == (1, 0, 0)
+
+
+def test_models_share_a_cap():
+    """What one model takes of a pool the other has not."""
+    first = one_model([1.0], [(1.0, [1.0]), (3.0, [1.0])])
+    second = tuple(replace(column, model=1) for column in first.columns)
+    problem = replace(
+        first,
+        models=("a", "b"),
+        rows=(*first.rows, replace(first.rows[0], model=1)),
+        columns=(*first.columns, *second),
+        caps=(Cap("cheap", 1, (0, 2)),),
+    )
+    assert _solve(problem).cost_usd_per_hour == pytest.approx(4.0)
+
+
+def test_a_cap_counts_gpus_over_parallel_degrees():
+    """Replicas of two and of four GPUs draw on one pool."""
+    problem = one_model([6.0], [(2.0, [2.0]), (3.9, [4.0]), (9.0, [2.0])])
+    columns = tuple(
+        replace(column, gpus=gpus) for column, gpus in zip(problem.columns, (2, 4, 1), strict=True)
+    )
+    pooled = replace(problem, columns=columns, caps=(Cap("pool", 4, (0, 1)),))
+    assert _solve(problem).counts == (1, 1, 0)
+    assert _solve(pooled).counts == (0, 1, 1)
+
+
+def test_surviving_a_replica_leaves_no_single_one():
+    """A load of one and a half replicas takes three, and a tiny load two."""
+    rules = Rules(survive_one_replica=True)
+    assert _solve(one_model([1.5], [(1.0, [1.0])], rules=rules)).counts == (3,)
+    assert _solve(one_model([0.01], [(1.0, [1.0])], rules=rules)).counts == (2,)
+
+
+def test_surviving_a_market_returns_its_shares():
+    """Each market alone carries everything, and the shares to route by are in the answer."""
+    problem = one_model([1.0], [(1.0, [1.0], 0.8), (2.0, [1.0], 0.8)])
+    columns = tuple(
+        replace(column, market=market)
+        for column, market in zip(problem.columns, ("a", "b"), strict=True)
+    )
+    rules = Rules(survive_one_market=True)
+    found = _solve(replace(problem, columns=columns, rules=rules))
+    assert found.counts == (1, 1)
+    assert found.shares_without_market == (("a", (((1, 1.0),),)), ("b", (((0, 1.0),),)))
+
+
+def test_a_replica_that_must_stay_may_idle():
+    """Where a bounded change keeps replicas, they stand although nothing needs them."""
+    problem = one_model([1.0], [(5.0, [1.0]), (1.0, [1.0])], rules=Rules(max_change_replicas=1))
+    kept = replace(problem.columns[0], current_replicas=3)
+    found = _solve(replace(problem, columns=(kept, problem.columns[1])))
+    assert found.counts == (2, 0)
+
+
+def test_owned_hardware_is_used_first():
+    """Replicas at price 0 are taken before any that cost."""
+    problem = one_model([3.0], [(0.0, [1.0]), (1.0, [1.0])], caps=(Cap("own", 2, (0,)),))
+    found = _solve(problem)
+    assert found.counts == (2, 1)
+    assert found.gap_fraction == 0
+
+
+def test_a_row_nobody_serves_is_infeasible():
+    """A row without any offer ends the search before it starts."""
+    problem = one_model([1.0, 1.0], [(1.0, [1.0, 0.0])])
+    assert unservable_rows(problem) == (1,)
+    assert _solve(problem).status == "infeasible"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_pass_a_check_of_their_own(seed):
+    """The returned shares sum to one and overload nothing."""
+    problem = random_program(seed)
+    found = _solve(problem)
+    if found.counts:
+        check_shares(problem, found.counts, Scenario(), found.shares)
+        assert all(sum(share for _, share in row) == pytest.approx(1) for row in found.shares)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"caps": (Cap("c", -1, (0,)),)}, "negative"),
+        ({"rules": Rules(spot_fraction_limit=2.0)}, "spot limit"),
+        ({"rules": Rules(min_replicas_of_model=(1, 2))}, "each model"),
+    ],
+)
+def test_a_broken_problem_is_refused(change, words):
+    """Numbers outside their range name themselves."""
+    with pytest.raises(ValueError, match=words):
+        replace(melange_program(), **change)
