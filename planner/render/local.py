@@ -23,6 +23,8 @@ _HOW = """
 
 _REMARKS = (
     "The ports were free when this was rendered; render again if one is taken since",
+    "GPUs are taken by index in the order of the script: check that they are the planned ones "
+    "(`nvidia-smi -L`)",
     "Folders of models are relative to where the script is started",
     "Replicas of vLLM need `vllm` on the PATH; everything else runs with the Motley that rendered this",
 )

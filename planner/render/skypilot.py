@@ -16,8 +16,8 @@ from planner.render.router_file import router_files
 from planner.render.shares import full_rate
 from planner.render.text import yaml_text
 
-_CLOUDS = ("aws", "gcp", "azure")
-"""Regions of the price list that start so are that cloud's."""
+_CLOUDS = ("aws", "gcp", "azure", "lambda", "runpod")
+"""Regions of the price list that are or start so are that cloud's."""
 
 _HOW = """
     sh up.sh           # starts every service; SKYPILOT_DISABLE_USAGE_COLLECTION=1 keeps it to itself
@@ -86,8 +86,8 @@ def _resources(pool: Pool, options: RenderOptions) -> dict[str, Any]:
     device = require_device(pool)
     cloud, _, region = (pool.row.region or "").partition("-")
     content: dict[str, Any] = {}
-    if cloud in _CLOUDS and region:
-        content["infra"] = f"{cloud}/{region}"
+    if cloud in _CLOUDS:
+        content["infra"] = f"{cloud}/{region}" if region else cloud
     if device.vendor == "cpu":
         gibibytes = int(device.spec.memory_bytes * pool.row.memory_fraction) >> 30
         content |= {"cpus": f"{device.cores or 1}+", "memory": f"{gibibytes}+"}

@@ -258,6 +258,22 @@ def test_sky_services_are_sized_by_the_plan() -> None:
     assert rate == pytest.approx((0.25 * 6 + 2) / 0.6 * 0.8, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("region", "infra"),
+    [
+        ("azure-eastus", "azure/eastus"),
+        ("runpod", "runpod"),
+        ("melange-paper", None),
+        (None, None),
+    ],
+)
+def test_sky_services_run_where_the_offer_says(region: str | None, infra: str | None) -> None:
+    """Regions that SkyPilot knows are asked for; with others the cheapest place will do."""
+    files = files_for("skypilot", replicas=changed_replica(region=region))
+    task = yaml.safe_load(files["services/chat-l4-on-demand-gcp-us-central1.yaml"])
+    assert task["resources"].get("infra") == infra
+
+
 def test_compose_gives_each_gpu_once() -> None:
     """Replicas of one vendor never share a device."""
     services = yaml.safe_load(files_for("compose")["compose.yaml"])["services"]
