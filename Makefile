@@ -8,7 +8,7 @@ VALIDATORS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/motley/validators
 VALIDATORS_READY := $(VALIDATORS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow soak check check-rendered bench clean
+.PHONY: help setup demo test test-slow test-gpu soak check check-rendered bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: $(READY) ## every test but slow, gpu and soak
 
 test-slow: $(READY) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(READY) ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 soak: $(READY) ## long load
 	$(BIN)/python -m pytest -m soak

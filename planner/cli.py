@@ -5,6 +5,7 @@ import typer
 from planner.console import run_app
 from planner.fleet_cli import fleet, simulate
 from planner.insight_cli import explain, pareto
+from planner.profile_cli import profile
 from planner.render.cli import render
 from planner.workload_cli import workload
 
@@ -28,4 +29,5 @@ app.command()(simulate)
 app.command()(explain)
 app.command()(pareto)
 app.command()(workload)
+app.command()(profile)
 app.command()(render)

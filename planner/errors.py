@@ -4,6 +4,8 @@ PlannerError
 ├── DocumentError     a file that cannot be read, or does not say what its schema asks
 ├── WorkloadError     a trace or a mix that gives no workload, or not on the grid asked for
 ├── PriceError        a device has no price, or several
+├── ProfileError      a profile or a benchmark's file that does not tell what is asked of it
+├── EndpointError     a live endpoint that cannot be measured
 ├── PlotError         a plot was asked for and cannot be drawn here
 ├── UnverifiableError a latency cannot be replayed: the speeds are not known step by step
 ├── InfeasibleError   a plan was demanded and none exists
@@ -43,6 +45,14 @@ class WorkloadError(PlannerError):
 
 class PriceError(PlannerError):
     """An offer's price is neither given nor to be found, or several are found."""
+
+
+class ProfileError(PlannerError):
+    """A profile, or a benchmark's result file, does not tell what is asked of it."""
+
+
+class EndpointError(PlannerError):
+    """A live endpoint cannot be measured: not there, refuses us, or does not count tokens."""
 
 
 class PlotError(PlannerError):

@@ -75,8 +75,11 @@ class GpuCap(StrictModel):
 
     def covers(self, offer: Offer) -> bool:
         """Tell whether devices of the offer count."""
-        pairs = ((self.gpu, offer.gpu), (self.market, offer.market), (self.region, offer.region))
-        return all(asked is None or asked == held for asked, held in pairs)
+        pairs = ((self.market, offer.market), (self.region, offer.region))
+        # The catalogue takes a device's name in any case of its letters; so does a cap.
+        return (self.gpu is None or self.gpu.casefold() == (offer.gpu or "").casefold()) and all(
+            asked is None or asked == held for asked, held in pairs
+        )
 
 
 class Verification(StrictModel):
@@ -127,6 +130,9 @@ class FleetConfig(StrictModel):
     utilisation_limit_fraction: Utilisation = 0.85
     """Highest planned load of a replica where its offer names none. The default keeps waiting
     bounded (the limit inference-fleet-sim plans with); 1.0 leaves no room for bursts."""
+    extrapolate_profiles: bool = False
+    """Count requests longer than a profile's cells in proportion to their tokens, with a note,
+    instead of taking them for unservable."""
     coefficients: Name = DEFAULT_COEFFICIENTS
     """Set of coefficients for modelled speeds."""
     catalogues: tuple[Path, ...] = ()
@@ -140,6 +146,9 @@ class FleetConfig(StrictModel):
         _check_unique("offers", [name for offer in self.offers for name in _replica_names(offer)])
         if self.max_change_replicas is not None and self.current_plan is None:
             raise ValueError("max_change_replicas needs current_plan; name the plan that runs now")
+        for cap in self.caps:
+            if not any(map(cap.covers, self.offers)):
+                raise ValueError(f"caps: no offer is of {cap.name}; correct the cap or remove it")
         for offer in self.offers:
             self._check_throughputs(offer)
         return self

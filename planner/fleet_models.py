@@ -1,13 +1,15 @@
 """The models of a planned file with everything looked up: sizes, requests, and what to replay."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from planner.catalogue import Catalogue
-from planner.errors import DocumentError
+from planner.errors import DocumentError, WorkloadError
 from planner.find_model import find_model
 from planner.fleet_config import FleetConfig, ServedModel
 from planner.grid import Grid
+from planner.mixes import MIXES
 from planner.model_spec import ModelSpec
 from planner.requests_config import MixRequests, TraceRequests
 from planner.trace import Trace
@@ -43,7 +45,10 @@ class FleetModel:
         """Return input and output of the longest request of each of `sizes`, together."""
         sizes = self.sizes()
         if self.trace is None:
-            return tuple(sum(lengths) for lengths in map(lengths_of, sizes))
+            return tuple(
+                math.ceil(size.input_spread_tokens[1]) + math.ceil(size.output_spread_tokens[1])
+                for size in sizes
+            )
         largest = dict.fromkeys(range(len(sizes)), 0)
         ends = [(size.input_tokens_up_to, size.output_tokens_up_to) for size in sizes]
         number = {cell: s for s, cell in enumerate(ends)}
@@ -129,6 +134,10 @@ def _grid_notes(model: ServedModel, spec: ModelSpec | None) -> tuple[str, ...]:
 
 def _source(model: ServedModel, asked: TraceRequests | MixRequests, folder: Path) -> WorkloadSource:
     if isinstance(asked, MixRequests):
+        if asked.mix not in MIXES:
+            raise WorkloadError(
+                f"{model.name}: there is no mix {asked.mix!r}; use one of: {', '.join(MIXES)}"
+            )
         return requests_of(
             asked.mix,
             requests_per_second=asked.requests_per_second,

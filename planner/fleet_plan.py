@@ -1,5 +1,6 @@
 """The plan of a fleet: the document that renderers, the simulator, the router and serving read."""
 
+from collections.abc import Iterable, Set
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -23,6 +24,9 @@ LATENCY_NOT_VERIFIED = "latency not verified"
 WEIGHT_SUM = 1000
 """What the integer weights of one input range sum to."""
 
+SHARES_TOLERANCE = 1e-6
+"""How far shares may sum to other than 1: the rounding of a file."""
+
 Amount = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Replicas = Annotated[int, Field(ge=1)]
@@ -40,6 +44,25 @@ class PlannedModel(StrictModel):
     """Latency target; null: none was stated."""
     workload: Workload
     """Planned rate of each request size."""
+
+
+class FittedSpeed(StrictModel):
+    """Step times fitted to a profile, and the limits it observed; `fitted_steps.py` has the form."""
+
+    knots: Annotated[tuple[Replicas, ...], Field(min_length=1)]
+    """Decoding sequences at which `base_seconds` is known, rising."""
+    base_seconds: tuple[Amount, ...]
+    """Of a step with so many decoding sequences, contexts apart."""
+    decode_context_token_seconds: Amount
+    """For each token of their contexts."""
+    prefill_token_seconds: Amount
+    """For each prompt token."""
+    prefill_pair_seconds: Amount
+    """For each query-key pair of the prompts."""
+    kv_capacity_tokens: Tokens
+    """Tokens whose keys and values fit one replica."""
+    max_context_tokens: Tokens
+    """Longest sequence."""
 
 
 class PlannedReplicas(StrictModel):
@@ -77,6 +100,8 @@ class PlannedReplicas(StrictModel):
     """Where the throughput comes from: the planned file, a measured profile, the model."""
     coefficients: Name | None = None
     """Set of coefficients of a modelled speed."""
+    fitted: FittedSpeed | None = None
+    """A profiled speed step by step; null: the profile tells throughputs alone, or there is none."""
     weight_dtype: DType | None = None
     """Format of the weights; null: not stated."""
     kv_dtype: DType | None = None
@@ -204,14 +229,13 @@ class FleetPlan(StrictModel):
         pools = {(row.model, row.offer) for row in self.replicas}
         if len(models) < len(self.models) or len(pools) < len(self.replicas):
             raise ValueError("a model, or an offer of one, is there twice; plan again")
-        for row in self.weights:
-            if row.model not in models:
-                raise ValueError(f"weights are for {row.model}, which is no model of the plan")
-            for offer in row.shares_fraction.keys() | row.weights.keys():
-                if (row.model, offer) not in pools:
-                    raise ValueError(f"weights of {row.model} name {offer}, which has no replica")
-            if sum(row.weights.values()) != WEIGHT_SUM:
-                raise ValueError(f"weights of {row.model} do not sum to {WEIGHT_SUM}; plan again")
+        for rows in (self.weights, *(loss.weights for loss in self.market_losses)):
+            if {row.model for row in rows} != models:
+                raise ValueError("weights are not for each model of the plan; plan again")
+            for row in rows:
+                _check_weights(row, pools)
+            if not self.oracle_shares:
+                _check_no_gap(rows)
         return self
 
     @property
@@ -228,3 +252,26 @@ class FleetPlan(StrictModel):
                 return None
             cheapest.append(min(fleets, key=lambda fleet: fleet.cost_usd_per_hour or 0.0))
         return tuple(cheapest)
+
+
+def _check_weights(row: PlannedWeights, pools: Set[tuple[str, str]]) -> None:
+    for offer in row.shares_fraction.keys() | row.weights.keys():
+        if (row.model, offer) not in pools:
+            raise ValueError(f"weights of {row.model} name {offer}, which has no replica")
+    if sum(row.weights.values()) != WEIGHT_SUM:
+        raise ValueError(f"weights of {row.model} do not sum to {WEIGHT_SUM}; plan again")
+    total = sum(row.shares_fraction.values())
+    if abs(total - 1) > SHARES_TOLERANCE:
+        raise ValueError(f"shares of {row.model} sum to {total:g}, not to 1; plan again")
+
+
+def _check_no_gap(rows: Iterable[PlannedWeights]) -> None:
+    ends: dict[str, int] = {}
+    for row in rows:
+        end = ends.get(row.model, 0)
+        if row.input_tokens_over != end or row.input_tokens_up_to <= end:
+            raise ValueError(
+                f"weights of {row.model} for inputs over {row.input_tokens_over} up to "
+                f"{row.input_tokens_up_to} tokens follow {end}; let ranges rise without a gap"
+            )
+        ends[row.model] = row.input_tokens_up_to

@@ -9,6 +9,9 @@ from planner.plan_document import FleetInputs
 from planner.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests
 from planner.trace import Trace
 
+FEWEST_REPLAYED = 200
+"""Requests of a trace below which a replay says nothing: ten for each of its stretches."""
+
 
 def obstacle_to_replay(inputs: FleetInputs) -> str:
     """Return why plans of these inputs cannot be replayed; empty where they can."""
@@ -17,9 +20,16 @@ def obstacle_to_replay(inputs: FleetInputs) -> str:
     for model in inputs.models:
         if model.config.slo is None:
             return f"{model.name} has no slo"
+        if model.trace is not None and model.trace.num_requests < FEWEST_REPLAYED:
+            return (
+                f"{model.name} has {model.trace.num_requests} requests to replay, "
+                f"under {FEWEST_REPLAYED}"
+            )
     for kind in inputs.kinds:
         if kind.source == "stated" and any(rate.requests_per_second for rate in kind.speed.rates):
             return f"{kind.name} states throughputs, which cannot be replayed"
+        if kind.source == "profile" and kind.speed.speed is None:
+            return f"the profile of {kind.name} holds rates alone, which cannot be replayed"
     return ""
 
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.fleet_config import FleetConfig
 from planner.fleet_models import FleetModel
@@ -62,48 +62,59 @@ def fleet_problem(
         current_replicas: Replicas of the current plan by model name and kind; nothing: none runs.
     """
     groups = size_groups(models, knows_outputs=knows_outputs)
-    rows = tuple(
-        ShareRow(
-            group.model,
-            group.name(knows_outputs=knows_outputs),
-            sum(models[group.model].sizes()[s].rate_requests_per_second for s in group.sizes),
-        )
-        for group in groups
+    columns = (
+        _column(config, models, kind, [group for group in groups if group.model == kind.model])
+        for kind in kinds
     )
-    columns = []
-    for kind in kinds:
-        limit = (limits_fraction or {}).get((kind.model, kind.name))
-        current = None
-        if current_replicas is not None:
-            current = current_replicas.get((models[kind.model].name, kind.name), 0)
-        columns.append(
-            ReplicaColumn(
-                model=kind.model,
-                offer=kind.name,
-                price_usd_per_hour=kind.price_usd_per_hour,
-                loads=tuple(
-                    _load(models[kind.model], kind, group)
-                    for group in groups
-                    if group.model == kind.model
-                ),
-                utilisation_limit_fraction=(
-                    limit or kind.offer.limit_fraction(config.utilisation_limit_fraction)
-                ),
-                gpus=kind.num_devices,
-                gpu_type=kind.offer.gpu or kind.offer.base_name,
-                market=kind.offer.market,
-                region=kind.offer.region or "",
-                is_spot=kind.offer.market == "spot",
-                current_replicas=current,
-            )
-        )
+    columns = (_limited(column, limits_fraction or {}) for column in columns)
+    if current_replicas is not None:
+        columns = (_running(column, models, current_replicas) for column in columns)
     return FleetProblem(
         models=tuple(model.name for model in models),
-        rows=rows,
+        rows=tuple(_row(models, group, knows_outputs=knows_outputs) for group in groups),
         columns=tuple(columns),
         caps=tuple(_caps(config, kinds)),
         rules=_rules(config, models),
     )
+
+
+def _row(models: Sequence[FleetModel], group: SizeGroup, *, knows_outputs: bool) -> ShareRow:
+    sizes = models[group.model].sizes()
+    rate = sum(sizes[s].rate_requests_per_second for s in group.sizes)
+    return ShareRow(group.model, group.name(knows_outputs=knows_outputs), rate)
+
+
+def _column(
+    config: FleetConfig,
+    models: Sequence[FleetModel],
+    kind: ReplicaKind,
+    groups: Sequence[SizeGroup],
+) -> ReplicaColumn:
+    offer = kind.offer
+    return ReplicaColumn(
+        model=kind.model,
+        offer=kind.name,
+        price_usd_per_hour=kind.price_usd_per_hour,
+        loads=tuple(_load(models[kind.model], kind, group) for group in groups),
+        utilisation_limit_fraction=offer.limit_fraction(config.utilisation_limit_fraction),
+        gpus=kind.num_devices,
+        gpu_type=offer.gpu or offer.base_name,
+        market=offer.market,
+        region=offer.region or "",
+        is_spot=offer.market == "spot",
+    )
+
+
+def _limited(column: ReplicaColumn, limits: Mapping[tuple[int, str], float]) -> ReplicaColumn:
+    limit = limits.get((column.model, column.offer))
+    return column if limit is None else replace(column, utilisation_limit_fraction=limit)
+
+
+def _running(
+    column: ReplicaColumn, models: Sequence[FleetModel], current: Mapping[tuple[str, str], int]
+) -> ReplicaColumn:
+    name = models[column.model].name
+    return replace(column, current_replicas=current.get((name, column.offer), 0))
 
 
 def _load(model: FleetModel, kind: ReplicaKind, group: SizeGroup) -> float | None:

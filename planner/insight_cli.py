@@ -50,6 +50,7 @@ def explain(
 
     config = read_document(file, FleetConfig).model_copy(update={"verification": None})
 
+    from planner.errors import TimeLimitError
     from planner.explain import explanation, print_explanation
     from planner.plan import FleetPlanner, Search, demand_plan, fleet_inputs
     from planner.planning_progress import planning_progress
@@ -61,7 +62,8 @@ def explain(
         plan = demand_plan(config, file=file, search=search)
         inputs = fleet_inputs(config, folder=file.parent)
         solved = FleetPlanner(inputs, search).solved({})
-        assert solved is not None  # `demand_plan` found one.
+        if solved is None:  # `demand_plan` found one: only the time differs.
+            raise TimeLimitError(f"{file}: no plan was found a second time; raise the time limit")
         show("solving changed fleets", 0.0)
         found = explanation(
             inputs,

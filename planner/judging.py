@@ -107,6 +107,11 @@ class Judge:
         """Samples behind each interval, of the model that has the fewest."""
         return min(self._replays[model].num_samples for model in self._targets)
 
+    @property
+    def duration_seconds(self) -> float:
+        """How long the requests of one replication arrive, of the model whose end first."""
+        return min(self._replays[model].duration_seconds for model in self._targets)
+
     def judged(self, solved: Solved) -> Judged:
         """Return the outcome of every target of every model."""
         return Judged(solved, {model: self.of_model(solved.plan, model) for model in self._targets})

@@ -7,6 +7,7 @@ from planner.errors import WorkloadError
 from planner.fleet_models import FleetModel, lengths_of
 from planner.gpu_spec import GpuSpec
 from planner.obstacle import Obstacle
+from planner.offers import Offer
 from planner.replica_design import ReplicaDesign
 from planner.replica_speed import ReplicaSpeed, replica_speed
 from planner.slo import Slo
@@ -36,6 +37,8 @@ class KindSpeed:
     """By request size of the model, those with requests only."""
     speed: ReplicaSpeed | None = None
     """What a replay needs; nothing: only throughputs are known, or it cannot exist."""
+    notes: tuple[str, ...] = ()
+    """What a reader of a plan with this replica must know."""
 
 
 def stated_speed(model: FleetModel, matrix: tuple[tuple[float, ...], ...]) -> KindSpeed:
@@ -57,6 +60,7 @@ def no_speed(model: FleetModel, obstacle: str) -> KindSpeed:
 
 def modelled_speed(
     model: FleetModel,
+    offer: Offer,
     gpu: GpuSpec,
     *,
     tensor_parallel: int,
@@ -74,7 +78,11 @@ def modelled_speed(
             "add ttft_seconds, tpot_seconds or both"
         )
     design = replica_design(
-        model, gpu, tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel
+        model,
+        offer,
+        gpu,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
     )
     speed = replica_speed(design, coefficients)
     if isinstance(speed, Obstacle):
@@ -111,7 +119,7 @@ def tail_sizes(model: FleetModel) -> frozenset[int]:
         return frozenset()
     sizes = model.sizes()
     total = sum(size.rate_requests_per_second for size in sizes)
-    room = TAIL_FRACTION * (1 - int(slo.ttft_statistic[1:]) / 100) * total
+    room = TAIL_FRACTION * (100 - int(slo.ttft_statistic[1:])) / 100 * total
     tail: set[int] = set()
     for end in sorted({size.input_tokens_up_to for size in sizes}, reverse=True):
         members = [s for s, size in enumerate(sizes) if size.input_tokens_up_to == end]
@@ -123,7 +131,7 @@ def tail_sizes(model: FleetModel) -> frozenset[int]:
 
 
 def replica_design(
-    model: FleetModel, gpu: GpuSpec, *, tensor_parallel: int, pipeline_parallel: int
+    model: FleetModel, offer: Offer, gpu: GpuSpec, *, tensor_parallel: int, pipeline_parallel: int
 ) -> ReplicaDesign:
     """Return the replica as it would be deployed."""
     spec = model.spec
@@ -138,6 +146,9 @@ def replica_design(
         pipeline_parallel=pipeline_parallel,
         weight_dtype=model.config.weight_dtype,
         kv_dtype=model.config.cache_dtype,
+        memory_fraction=offer.memory_fraction,
+        max_sequences=offer.max_sequences,
+        max_batched_tokens=offer.max_batched_tokens,
     )
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from planner.catalogue import Market
 from planner.config import StrictModel
-from planner.units import Count, Name, Price, Throughputs, Utilisation
+from planner.units import Count, Name, Price, Throughputs, Tokens, Utilisation
 
 Degrees = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 """Degrees of parallelism to choose from."""
@@ -48,6 +48,12 @@ class Offer(StrictModel):
     """Replicas of each kind that can be had, all models together; nothing: as many as needed."""
     utilisation_limit_fraction: Utilisation | None = None
     """Highest planned load of a replica; nothing: the file's limit."""
+    memory_fraction: Utilisation = 0.9
+    """Share of a device's memory that the engine may use."""
+    max_sequences: Tokens = 256
+    """Sequences that a replica runs at once."""
+    max_batched_tokens: Tokens = 2048
+    """Tokens of one step of a replica, prompts and answers; at least `max_sequences`."""
     engine_arguments: tuple[str, ...] = ()
     """Further arguments for the engine of each replica, copied into the plan."""
 
@@ -55,6 +61,16 @@ class Offer(StrictModel):
     def _is_consistent(self) -> Self:
         if self.name is None and self.gpu is None:
             raise ValueError("has neither name nor gpu; give one of them")
+        if self.max_batched_tokens < self.max_sequences:
+            raise ValueError(
+                f"{self.base_name}: max_batched_tokens is {self.max_batched_tokens}, below the "
+                f"{self.max_sequences} of max_sequences; raise it"
+            )
+        self._check_speed()
+        self._check_price()
+        return self
+
+    def _check_speed(self) -> None:
         has_speed = self.throughput_requests_per_second is not None or self.profile is not None
         if self.gpu is None and not has_speed:
             raise ValueError(
@@ -62,6 +78,13 @@ class Offer(StrictModel):
             )
         if self.throughput_requests_per_second is not None and self.profile is not None:
             raise ValueError(f"{self.base_name} states throughputs beside a profile; give one")
+        if has_speed and len(self.degrees) > 1:
+            raise ValueError(
+                f"{self.base_name} has one measured speed and {len(self.degrees)} degrees of "
+                "parallelism; write an offer for each degree"
+            )
+
+    def _check_price(self) -> None:
         if self.market == "owned" and self.price_usd_per_hour:
             raise ValueError(
                 f"{self.base_name} is owned at {self.price_usd_per_hour:g} USD an hour; "
@@ -73,12 +96,6 @@ class Offer(StrictModel):
             )
         if self.gpu is None and self.price_usd_per_hour is None and self.market != "owned":
             raise ValueError(f"{self.name} has no price_usd_per_hour; add it (0 where owned)")
-        if has_speed and len(self.degrees) > 1:
-            raise ValueError(
-                f"{self.base_name} has one measured speed and {len(self.degrees)} degrees of "
-                "parallelism; write an offer for each degree"
-            )
-        return self
 
     @property
     def base_name(self) -> str:

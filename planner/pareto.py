@@ -46,8 +46,9 @@ def pareto(
             "profile to vary it"
         )
     points = []
-    for number, factor in enumerate(sorted(factors)):
-        search.on_progress(f"limits x {factor:g}", number / len(FACTORS))
+    rising = sorted(set(factors))
+    for number, factor in enumerate(rising):
+        search.on_progress(f"limits x {factor:g}", number / len(rising))
         points.append(_point(_scaled(config, factor), factor, folder, search))
     return tuple(points)
 

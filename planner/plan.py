@@ -1,13 +1,13 @@
 """`plan_fleet`: from a file's content to a plan, or to the reason why there is none."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from planner.catalogue import load_catalogue
-from planner.errors import InfeasibleError, TimeLimitError
+from planner.errors import DocumentError, InfeasibleError, TimeLimitError
 from planner.fleet_config import FleetConfig
 from planner.fleet_models import fleet_models
 from planner.fleet_plan import LATENCY_NOT_VERIFIED, FleetPlan
@@ -21,7 +21,7 @@ from planner.judging import Judge, OnProgress, Solved
 from planner.plan_document import FleetInputs, plan_document
 from planner.plan_file import read_plan
 from planner.replica_kinds import replica_kinds
-from planner.savings import SavingsSearch
+from planner.savings import LEAST_SECONDS, SavingsSearch
 from planner.single_types import single_type_fleets
 from planner.solvers import SolverChain, default_solvers
 from planner.verify import Limits, verified, with_report
@@ -99,9 +99,26 @@ def fleet_inputs(config: FleetConfig, *, folder: Path) -> FleetInputs:
     kinds = replica_kinds(config, models, catalogue, folder=folder)
     current = None
     if config.current_plan is not None:
-        plan = read_plan(folder / config.current_plan.expanduser())
-        current = {(row.model, row.offer): row.replicas for row in plan.replicas}
+        path = folder / config.current_plan.expanduser()
+        current = {(row.model, row.offer): row.replicas for row in read_plan(path).replicas}
+        _check_current(path, config, current, {(models[k.model].name, k.name) for k in kinds})
     return FleetInputs(config, models, kinds, current)
+
+
+def _check_current(
+    path: Path,
+    config: FleetConfig,
+    current: Mapping[tuple[str, str], int],
+    known: Set[tuple[str, str]],
+) -> None:
+    """Refuse running replicas that a bounded change would take away because no offer names them."""
+    for (model, offer), count in current.items():
+        if config.max_change_replicas is not None and (model, offer) not in known:
+            raise DocumentError(
+                path,
+                f"runs {count} x {offer} for {model}, which the file to plan does not offer; "
+                "add the offer, or leave out max_change_replicas",
+            )
 
 
 class FleetPlanner:
@@ -185,17 +202,31 @@ class FleetPlanner:
             replays(self._inputs, verification),
             self._search.on_progress,
         )
+        search = self._savings_search(judge, verification.savings_seconds)
         ended = verified(
             first,
             solve=self.solved,
             judge=judge,
             num_rounds=verification.rounds,
-            savings_search=self._savings_search(judge, verification.savings_seconds),
+            savings_search=search,
         )
-        return with_report(ended, judge)
+        plan = with_report(ended, judge)
+        note = ""
+        if judge.duration_seconds < LEAST_SECONDS:
+            note = (
+                f"the replay lasts {judge.duration_seconds:.0f} s, under the {LEAST_SECONDS:g} s that "
+                "show whether a queue grows; no savings were looked for"
+            )
+        elif search is not None and ended.judged.is_met and search.is_time_up():
+            note = (
+                f"the search for savings ended after {verification.savings_seconds:g} s: more replicas "
+                "may be spare; raise savings_seconds"
+            )
+        return plan.model_copy(update={"notes": (*plan.notes, note)}) if note else plan
 
     def _savings_search(self, judge: Judge, seconds: float) -> SavingsSearch | None:
-        if self._inputs.config.survive or seconds == 0:
+        is_short = judge.duration_seconds < LEAST_SECONDS
+        if self._inputs.config.survive or seconds == 0 or is_short:
             return None
         clock = self._search.clock
         started: list[float] = []

@@ -1,14 +1,16 @@
 """From a solved program to the plan's document."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from planner.catalogue import Market
 from planner.coefficients import built_in_coefficients
+from planner.fitted_steps import FittedStepTimes
 from planner.fleet_config import FleetConfig
 from planner.fleet_models import FleetModel
 from planner.fleet_plan import (
     WEIGHT_SUM,
+    FittedSpeed,
     FleetPlan,
     MarketLoss,
     PlannedModel,
@@ -67,6 +69,7 @@ class FleetInputs:
     def notes(self) -> tuple[str, ...]:
         """What a reader of any plan made of it must know."""
         notes = [note for model in self.models for note in model.notes]
+        notes += dict.fromkeys(note for kind in self.kinds for note in kind.speed.notes)
         modelled = {kind.model for kind in self.kinds if kind.source == "modelled"}
         notes += [note for m in sorted(modelled) if (note := _tail_note(self.models[m]))]
         if modelled:
@@ -172,10 +175,27 @@ def _replicas(
                 weight_dtype=model.config.weight_dtype if kind.source == "modelled" else None,
                 kv_dtype=model.config.cache_dtype if kind.source == "modelled" else None,
                 max_context_tokens=model.config.max_context_tokens,
+                fitted=_fitted(kind),
+                memory_fraction=kind.offer.memory_fraction,
+                max_sequences=kind.speed.speed.max_sequences
+                if kind.speed.speed
+                else kind.offer.max_sequences,
+                max_batched_tokens=kind.offer.max_batched_tokens,
                 engine_arguments=kind.offer.engine_arguments,
             )
         )
     return tuple(rows)
+
+
+def _fitted(kind: ReplicaKind) -> FittedSpeed | None:
+    speed = kind.speed.speed
+    if speed is None or not isinstance(speed.step_times, FittedStepTimes):
+        return None
+    return FittedSpeed(
+        **asdict(speed.step_times),
+        kv_capacity_tokens=speed.kv_capacity_tokens,
+        max_context_tokens=speed.max_context_tokens,
+    )
 
 
 def column_loads(problem: FleetProblem, shares: Shares) -> list[float]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from planner.errors import UnverifiableError
+from planner.fitted_steps import FittedStepTimes
 from planner.fleet_plan import FleetPlan, PlannedReplicas, PlannedWeights
 from planner.obstacle import Obstacle
 from planner.replica_design import ReplicaDesign
@@ -57,6 +58,34 @@ def planned_speed(plan: FleetPlan, row: PlannedReplicas) -> ReplicaSpeed:
     """
     if row.speed == "stated":
         raise UnverifiableError(f"{row.offer} states a throughput, which cannot be replayed")
+    if row.speed == "profile":
+        return _fitted_speed(row)
+    return _modelled_speed(plan, row)
+
+
+def _fitted_speed(row: PlannedReplicas) -> ReplicaSpeed:
+    if row.fitted is None:
+        raise UnverifiableError(
+            f"the profile of {row.offer} holds rates alone, which cannot be replayed; measure one "
+            "with `motley plan profile URL`"
+        )
+    fitted = row.fitted
+    return ReplicaSpeed(
+        step_times=FittedStepTimes(
+            fitted.knots,
+            fitted.base_seconds,
+            fitted.decode_context_token_seconds,
+            fitted.prefill_token_seconds,
+            fitted.prefill_pair_seconds,
+        ),
+        kv_capacity_tokens=fitted.kv_capacity_tokens,
+        max_context_tokens=fitted.max_context_tokens,
+        max_sequences=row.max_sequences,
+        max_batched_tokens=row.max_batched_tokens,
+    )
+
+
+def _modelled_speed(plan: FleetPlan, row: PlannedReplicas) -> ReplicaSpeed:
     gpus = {gpu.name: gpu for gpu in plan.gpus}
     sets = {entry.name: entry for entry in plan.coefficients}
     spec = plan.model_specs.get(row.model)

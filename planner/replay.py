@@ -41,6 +41,11 @@ class Replay(Protocol):
         """Replications or batches that are judged."""
         ...
 
+    @property
+    def duration_seconds(self) -> float:
+        """From the first arrival of one replication to the last."""
+        ...
+
     def samples(
         self,
         fleet: ServingFleet,
@@ -69,6 +74,11 @@ class RecordedReplay:
     def num_samples(self) -> int:
         """Stretches that are judged."""
         return NUM_BATCHES - WARM_UP_BATCHES
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the trace's first arrival to its last."""
+        return self.trace.duration_seconds
 
     def samples(
         self,
@@ -103,6 +113,11 @@ class DrawnReplay:
         """Replications."""
         return self.num_replications
 
+    @property
+    def duration_seconds(self) -> float:
+        """How long a replication's requests take to arrive, on average."""
+        return self.num_requests / _rate(self.workload)
+
     def samples(
         self,
         fleet: ServingFleet,
@@ -124,8 +139,11 @@ class DrawnReplay:
 
 def drawn_requests(workload: Workload, *, most: int) -> int:
     """Return how many requests a replication draws: ten minutes' worth, within bounds."""
-    rate = sum(size.rate_requests_per_second for size in workload.sizes())
-    return min(most, max(FEWEST_REQUESTS, math.ceil(rate * SETTLED_SECONDS)))
+    return min(most, max(FEWEST_REQUESTS, math.ceil(_rate(workload) * SETTLED_SECONDS)))
+
+
+def _rate(workload: Workload) -> float:
+    return sum(size.rate_requests_per_second for size in workload.sizes())
 
 
 def drawn_trace(workload: Workload, num_requests: int, generator: Random) -> Trace:
@@ -145,18 +163,15 @@ def drawn_trace(workload: Workload, num_requests: int, generator: Random) -> Tra
 
 
 def _input(size: RequestSize, generator: Random) -> int:
-    ends = size.input_tokens_over, size.input_tokens_up_to
-    return _length(*ends, size.mean_input_tokens, generator)
+    drawn = _whole(*size.input_spread_tokens, generator)
+    return min(size.input_tokens_up_to, max(size.input_tokens_over + 1, drawn))
 
 
 def _output(size: RequestSize, generator: Random) -> int:
-    ends = size.output_tokens_over, size.output_tokens_up_to
-    return _length(*ends, size.mean_output_tokens, generator)
+    drawn = _whole(*size.output_spread_tokens, generator)
+    return min(size.output_tokens_up_to, max(size.output_tokens_over + 1, drawn))
 
 
-def _length(over: int, up_to: int, mean: float | None, generator: Random) -> int:
-    if mean is None:
-        return generator.randint(over + 1, up_to)
-    # The widest span around the mean that the range holds.
-    span = min(mean - (over + 1), up_to - mean)
-    return min(up_to, max(over + 1, round(generator.uniform(mean - span, mean + span))))
+def _whole(least: float, most: float, generator: Random) -> int:
+    # Half a token beyond both ends makes whole numbers equally likely, the ends too.
+    return round(generator.uniform(least - 0.5, most + 0.5))

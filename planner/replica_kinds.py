@@ -13,6 +13,7 @@ from planner.gpu_spec import GpuSpec
 from planner.kind_rates import KindSpeed, modelled_speed, no_speed, stated_speed
 from planner.offer_prices import device_price
 from planner.offers import Offer
+from planner.profiled_speed import profiled_speed
 
 SpeedSource = Literal["stated", "profile", "modelled"]
 
@@ -91,11 +92,27 @@ def _speed(
         if model.name not in stated:
             return "stated", no_speed(model, f"states no throughput of {model.name}")
         return "stated", stated_speed(model, stated[model.name])
+    if offer.profile is not None:
+        path = _profile_path(offer, model)
+        if path is None:
+            return "profile", no_speed(model, f"has no profile of {model.name}")
+        return "profile", profiled_speed(
+            model,
+            offer,
+            path=around.folder / path.expanduser(),
+            extrapolates=around.config.extrapolate_profiles,
+        )
     assert offer.gpu is not None
     return "modelled", modelled_speed(
         model,
+        offer,
         around.catalogue.gpu(offer.gpu),
         tensor_parallel=degrees[0],
         pipeline_parallel=degrees[1],
         coefficients=around.coefficients,
     )
+
+
+def _profile_path(offer: Offer, model: FleetModel) -> Path | None:
+    assert offer.profile is not None
+    return offer.profile.get(model.name) if isinstance(offer.profile, dict) else offer.profile

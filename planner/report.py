@@ -46,7 +46,10 @@ def _named(row: PlannedReplicas, several: bool) -> str:
 
 
 def comparison_line(plan: FleetPlan) -> str:
-    """Return the cheapest fleet of a single type beside the mix, in one line."""
+    """Return the cheapest fleet of a single type beside the mix, in one line.
+
+    Like is compared with like: a replay may change the plan, but has seen no other fleet.
+    """
     single = plan.cheapest_single_types
     if single is None:
         return "cheapest single type: none can serve the workload alone"
@@ -54,10 +57,10 @@ def comparison_line(plan: FleetPlan) -> str:
     cost = sum(fleet.cost_usd_per_hour or 0.0 for fleet in single)
     label = "cheapest single type" + (" of each model" if len(single) > 1 else "")
     if plan.verification is not None:
-        label += " (by the program, not replayed)"
-    if cost <= plan.cost_usd_per_hour:
+        label += " (by the programs, before any replay)"
+    if cost <= plan.program_cost_usd_per_hour:
         return f"{label}: {named} = {usd(cost)}/h; mixing saves nothing"
-    saved = 1 - plan.cost_usd_per_hour / cost
+    saved = 1 - plan.program_cost_usd_per_hour / cost
     return f"{label}: {named} = {usd(cost)}/h; the mix saves {saved:.1%}"
 
 

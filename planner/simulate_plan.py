@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.errors import UnverifiableError, WorkloadError
+from planner.errors import UnknownNameError, UnverifiableError, WorkloadError
 from planner.fleet_plan import FleetPlan
 from planner.judging import OnProgress, targets_of
 from planner.planned_fleet import planned_fleet
 from planner.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests
 from planner.simulator import ServingFleet, without_market, without_replica
 from planner.simulator.judgement import judge
-from planner.trace import Trace
+from planner.trace import MOST_TOKENS, Trace
 from planner.trace_readers import read_trace
 from planner.verification import VerificationReport, VerifiedTarget
 
@@ -55,7 +55,9 @@ def simulate_plan(
         WorkloadError: If it asks for models that the plan does not serve, or for nothing at all.
         UnverifiableError: If a speed is not known step by step, or no model has a target.
         InfeasibleError: If a loss leaves requests with nobody.
+        UnknownNameError: If the plan has no replica of what is to be gone.
     """
+    _check_losses(plan, losses)
     replays = _replays(plan, trace_file, requests_per_second, unnamed, seed)
     targets: list[VerifiedTarget] = []
     for model in plan.models:
@@ -76,13 +78,26 @@ def simulate_plan(
         targets += targets_of(model.name, judge(model.slo, samples))
     return VerificationReport(
         status="met" if all(target.is_met for target in targets) else "best attained",
-        replayed="; ".join(f"{name}: {replay.words}" for name, replay in replays.items()),
+        replayed="; ".join(
+            f"{model.name}: {replays[model.name].words if model.name in replays else 'no requests'}"
+            for model in plan.models
+        ),
         num_requests=sum(replay.num_requests for replay in replays.values()),
         num_samples=min(replay.num_samples for replay in replays.values()),
         num_rounds=1,
         cost_before_usd_per_hour=plan.cost_usd_per_hour,
         targets=tuple(targets),
     )
+
+
+def _check_losses(plan: FleetPlan, losses: Losses) -> None:
+    offers = {row.offer: None for row in plan.replicas}
+    markets = {row.market: None for row in plan.replicas}
+    remedy = "name what the plan has replicas of"
+    if losses.replica is not None and losses.replica not in offers:
+        raise UnknownNameError("offer of the plan", losses.replica, offers, remedy)
+    if losses.market is not None and losses.market not in markets:
+        raise UnknownNameError("market of the plan", losses.market, markets, remedy)
 
 
 def _fleet(plan: FleetPlan, model: str, losses: Losses) -> ServingFleet:
@@ -120,12 +135,31 @@ def _replays(
     if requests_per_second is not None:
         trace = trace.scaled(requests_per_second=requests_per_second)
     traces = _by_model(plan, trace, unnamed)
+    for name, of_model in traces.items():
+        _check_context(plan, name, of_model)
     return {
         name: RecordedReplay(
             of_model, f"{trace_file.name}, {of_model.num_requests:,} requests", seed
         )
         for name, of_model in traces.items()
     }
+
+
+def _check_context(plan: FleetPlan, model: str, trace: Trace) -> None:
+    """Refuse requests longer than the sequences that the plan's replicas serve."""
+    rows = [row for row in plan.replicas if row.model == model]
+    contexts = [row.max_context_tokens for row in rows if row.max_context_tokens is not None]
+    if model in plan.model_specs:
+        contexts.append(plan.model_specs[model].max_context_tokens)
+    most = min(contexts, default=MOST_TOKENS)
+    lengths = [sum(pair) for pair in zip(trace.input_tokens, trace.output_tokens, strict=True)]
+    num_longer = sum(length > most for length in lengths)
+    if num_longer:
+        raise WorkloadError(
+            f"{num_longer:,} requests of the trace for {model} are longer than its context of {most:,} "
+            f"tokens, the longest {max(lengths):,}; raise max_context_tokens and plan again, or leave "
+            "them out"
+        )
 
 
 def _by_model(plan: FleetPlan, trace: Trace, unnamed: str | None) -> dict[str, Trace]:

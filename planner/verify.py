@@ -20,6 +20,9 @@ TIGHTENING = 0.9
 LOWEST_LIMIT = 0.02
 """Below this limit a pool is left alone: load is not what makes it late."""
 
+LEAST_USD_PER_HOUR = 1e-6
+"""A smaller difference of costs is rounding."""
+
 Limits = Mapping[tuple[str, str], float]
 """Utilisation limit by model and offer."""
 
@@ -71,12 +74,39 @@ def verified(
         best = min(current, best, key=_rank)
     savings: tuple[Saving, ...] = ()
     if best.is_met and savings_search is not None:
-        best, savings = savings_search.run(best)
-    if savings:
-        assert savings_search is not None
+        best, savings, more_rounds = _spared(
+            best, limits, solve=solve, judge=judge, savings_search=savings_search
+        )
+        rounds += more_rounds
+    return Verified(best, first, rounds, savings)
+
+
+def _spared(
+    best: Judged,
+    limits: Limits,
+    *,
+    solve: Callable[[Limits], Solved | None],
+    judge: Judge,
+    savings_search: SavingsSearch,
+) -> tuple[Judged, tuple[Saving, ...], int]:
+    """Return the plan after every saving, the savings, and how many programs were solved for it.
+
+    A plan that the program finds cheaper at the loads that held is asked for savings in its turn.
+    """
+    savings: list[Saving] = []
+    rounds = 0
+    while True:
+        best, found = savings_search.run(best)
+        savings += found
+        if not found:
+            return best, tuple(savings), rounds
+        before = best.solved.answer.cost_usd_per_hour
         best = _certified(best, limits, solve=solve, judge=judge, draw=savings_search.draw)
         rounds += 1
-    return Verified(best, first, rounds, savings)
+        saved = before - best.solved.answer.cost_usd_per_hour
+        if saved < LEAST_USD_PER_HOUR:
+            return best, tuple(savings), rounds
+        savings.append(Saving("planned anew with the loads that held allowed", saved))
 
 
 def _certified(
@@ -101,7 +131,8 @@ def _certified(
     final = solve({**limits, **carried})
     if final is None:
         return judged
-    if final.answer.cost_usd_per_hour < judged.solved.answer.cost_usd_per_hour:
+    saved = judged.solved.answer.cost_usd_per_hour - final.answer.cost_usd_per_hour
+    if saved >= LEAST_USD_PER_HOUR:
         cheaper = judge.judged(final)
         if cheaper.is_met:
             return cheaper

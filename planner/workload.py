@@ -41,6 +41,16 @@ class RequestSize:
     mean_output_tokens: float | None = None
     """The same of outputs."""
 
+    @property
+    def input_spread_tokens(self) -> tuple[float, float]:
+        """Shortest and longest input taken to occur: around the mean, as wide as the range allows."""
+        return _spread(self.input_tokens_over, self.input_tokens_up_to, self.mean_input_tokens)
+
+    @property
+    def output_spread_tokens(self) -> tuple[float, float]:
+        """The same of outputs."""
+        return _spread(self.output_tokens_over, self.output_tokens_up_to, self.mean_output_tokens)
+
     def __str__(self) -> str:
         return (
             f"input {self.input_tokens_over + 1}-{self.input_tokens_up_to}, "
@@ -152,6 +162,13 @@ class Workload(StrictModel):
         if means is None:
             return repeat(None, len(self.input_tokens_up_to) * len(self.output_tokens_up_to))
         return chain.from_iterable(means)
+
+
+def _spread(over: int, up_to: int, mean: float | None) -> tuple[float, float]:
+    if mean is None:
+        return over + 1, up_to
+    half = max(0.0, min(mean - (over + 1), up_to - mean))
+    return mean - half, mean + half
 
 
 def _ranges(ends: tuple[int, ...]) -> list[tuple[int, int]]:

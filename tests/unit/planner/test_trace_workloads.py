@@ -68,12 +68,15 @@ def test_a_written_workload_is_read_back(tmp_path, suffix):
 
 
 def test_a_written_workload_pastes_into_a_fleet_file(repository):
-    """The section is a fleet file's, as it stands."""
+    """The section is that of a fleet file's model, as it stands."""
     workload = traced_workload(TRACE, requests_per_second=2, grid=Grid((100, 500), (3, 5))).workload
     fleet = yaml.safe_load((repository / "configs/fleet/melange-example.yaml").read_text())
     for text in (workload_yaml(workload, []), workload_json(workload)):
-        config = FleetConfig.model_validate(fleet | yaml.safe_load(text))
-        assert config.workload.requests_per_second == 2
+        fleet["models"][0] |= yaml.safe_load(text)
+        for offer in fleet["offers"]:
+            offer["throughput_requests_per_second"] = [[1, 1], [1, 1]]
+        (model,) = FleetConfig.model_validate(fleet).models
+        assert model.workload.requests_per_second == 2
 
 
 def test_a_file_that_is_no_workload_is_refused(tmp_path):

@@ -1,0 +1,1 @@
+"""Measuring a live OpenAI endpoint: the work of `motley plan profile URL`."""

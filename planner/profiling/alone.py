@@ -1,0 +1,102 @@
+"""Measurements of the endpoint's parts, from which step times are fitted (`fitted_steps.py`)."""
+
+import statistics
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.errors import EndpointError
+from planner.profile import DecodeBatch, LonePrompt
+from planner.profiling.clock import Clock
+from planner.profiling.endpoint import Endpoint
+from planner.profiling.load import Request, Sent, send
+from planner.profiling.prompts import PromptMaker
+
+DECODE_TOKENS = 64
+"""Answer length of a decoding batch: enough steps after the last prompt is computed."""
+_FEWEST_STEPS = 8
+"""Steps that a decoding batch must share for its time to count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Measures with nobody else on the endpoint."""
+
+    endpoint: Endpoint
+    prompts: PromptMaker
+    clock: Clock
+
+    async def lone_prompt(self, input_tokens: int, *, repetitions: int) -> LonePrompt:
+        """Return the median time to first token of requests that come one after another.
+
+        Raises:
+            EndpointError: If one fails.
+        """
+        times = []
+        for _ in range(repetitions):
+            (sent,) = await self._burst(1, input_tokens, output_tokens=1)
+            times.append(sent.ttft_seconds)
+        return LonePrompt(
+            input_tokens=input_tokens,
+            ttft_seconds=statistics.median(times),
+            num_requests=repetitions,
+        )
+
+    async def decode_batch(
+        self, sequences: int, input_tokens: int, *, repetitions: int
+    ) -> DecodeBatch | int:
+        """Return the time of a step in which so many sequences decode and nothing else happens.
+
+        Returns:
+            The batch, or how many ran together where the endpoint does not run that many at once.
+
+        Raises:
+            EndpointError: If a request fails.
+        """
+        seconds, contexts = [], []
+        for _ in range(repetitions):
+            burst = await self._burst(sequences, input_tokens, output_tokens=DECODE_TOKENS)
+            shared = _shared_steps(burst)
+            if shared is None:
+                return _num_together(burst)
+            seconds.append(shared[0])
+            contexts.append(shared[1])
+        return DecodeBatch(
+            sequences=sequences,
+            input_tokens=input_tokens,
+            context_tokens=statistics.mean(contexts),
+            step_seconds=statistics.median(seconds),
+            num_repetitions=repetitions,
+        )
+
+    async def _burst(self, count: int, input_tokens: int, *, output_tokens: int) -> list[Sent]:
+        requests = [
+            Request(0.0, self.prompts.make(input_tokens), output_tokens) for _ in range(count)
+        ]
+        burst = await send(self.endpoint, requests, clock=self.clock)
+        failure = next((each.answer.failure for each in burst if each.answer.failure), None)
+        if failure is not None:
+            raise EndpointError(f"{self.endpoint.url}: a request failed ({failure})")
+        return burst
+
+
+def _shared_steps(burst: Sequence[Sent]) -> tuple[float, float] | None:
+    """Return seconds of a step and mean context while all of a burst decode; nothing: never."""
+    first = max(each.answer.token_seconds[0] for each in burst)
+    last = min(each.answer.token_seconds[-1] for each in burst)
+    seconds, contexts = [], []
+    for each in burst:
+        times = each.answer.token_seconds
+        start, stop = bisect_left(times, first), bisect_right(times, last) - 1
+        if stop - start < _FEWEST_STEPS:
+            return None
+        tokens_per_piece = each.answer.output_tokens / len(times)
+        seconds.append((times[stop] - times[start]) / (stop - start) / tokens_per_piece)
+        contexts.append(each.answer.input_tokens + (start + stop + 1) / 2 * tokens_per_piece)
+    return statistics.mean(seconds), statistics.mean(contexts)
+
+
+def _num_together(burst: Sequence[Sent]) -> int:
+    """Return how many sequences had begun when the first one ended."""
+    first_end = min(each.answer.token_seconds[-1] for each in burst)
+    return sum(each.answer.token_seconds[0] < first_end for each in burst)

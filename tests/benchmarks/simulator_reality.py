@@ -1,0 +1,254 @@
+"""The simulator against reality: the tiny model, served, profiled, fitted, predicted, replayed.
+
+`motley serve` runs on one core (one thread, no draft), the load generator on another. The endpoint
+is profiled as `motley plan profile` does it, step times are fitted to the profile, and the time to
+first token and per output token of three loads that were not profiled (other sizes, other rates) is
+predicted by simulation; then the very traces that were simulated are replayed. Profiling and
+replaying alternate, REPETITIONS times, so that what else the machine does falls on both; compared
+are the medians over the repetitions.
+
+How the engine's rules (`serving/engine/scheduler.py`) map to the simulator's: a step computes one
+token of every decoding sequence and, beside them, up to 512 prompt tokens (`MOST_PREFILL_TOKENS`),
+first come first served, while the simulator's budget counts both, so half of the sequences' places
+are added to it; the engine reserves a request's whole memory and never evicts, the simulator admits
+by what is used, and here the memory is far larger than what sixteen requests need.
+"""
+
+import asyncio
+import os
+import random
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from planner.demo.processes import Server
+from planner.fitted_steps import FittedReplica, fitted_replica
+from planner.profile import LatencySummary, Profile
+from planner.profile_assembly import ReplicaFacts, merged
+from planner.profiling.clock import Clock
+from planner.profiling.endpoint import Endpoint, connected
+from planner.profiling.load import Request, Sent, poisson_arrivals, send
+from planner.profiling.measure import Measurement, Settings
+from planner.simulator import ReplicaPool, ServingFleet, SizeShares, simulate
+from planner.trace import Trace
+
+MODEL = Path(__file__).parents[2] / "serving" / "models" / "tiny" / "target"
+REPETITIONS = int(os.environ.get("REALITY_REPETITIONS", "5"))
+LOADS = (0.35, 0.6, 0.85)
+"""Of the capacity that floods of the live endpoint show before the first repetition."""
+FLOODS = 2
+REQUESTS = 80
+WARM_UP = 8
+"""Requests of a replay that are left out, live and simulated: they meet an empty endpoint."""
+INPUTS, OUTPUTS = (32, 320), (8, 64)
+"""Shortest and longest of the replayed requests, uniform between."""
+MAX_SEQUENCES = 16
+MOST_PREFILL_TOKENS = 512
+KV_TOKENS = (1 << 30) // (2 * 12 * 2 * 64 * 4)
+"""1 GiB of keys and values: 12 layers, 2 heads of 64, float32."""
+SETTINGS = Settings(
+    input_tokens=(64, 512),
+    output_tokens=(32,),
+    rates_requests_per_second=(2.0,),
+    run_seconds=10.0,
+    most_sequences=MAX_SEQUENCES,
+    repetitions=1,
+)
+TARGET = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """What is compared."""
+
+    ttft_p50: float
+    ttft_p95: float
+    tpot_p50: float
+    tpot_p95: float
+
+    @classmethod
+    def of(cls, ttft: list[float], tpot: list[float]) -> "Latency":
+        first, each = LatencySummary.of(ttft), LatencySummary.of(tpot)
+        return cls(first.p50_seconds, first.p95_seconds, each.p50_seconds, each.p95_seconds)
+
+
+def run() -> dict[str, object]:
+    """Measure, predict, replay, compare; print the table."""
+    server_core, client_core = _cores()
+    os.sched_setaffinity(0, {client_core})
+    words = ["serve", str(MODEL), "--port", "0", "--threads", "1", "--served-model-name", "tiny"]
+    words += ["--max-sequences", str(MAX_SEQUENCES)]
+    folder = tempfile.TemporaryDirectory()
+    with folder, Server(words, log=Path(folder.name) / "serve.log") as server:
+        os.sched_setaffinity(server.pid, {server_core})
+        figures = asyncio.run(_alternate(server.wait_for_url(120)))
+    _show(figures)
+    return figures
+
+
+def _cores() -> tuple[int, int]:
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[0], cores[-1]
+
+
+async def _alternate(url: str) -> dict[str, object]:
+    profiles: list[Profile] = []
+    live: list[list[Latency]] = []
+    async with connected(url, "tiny", api_key=None, clock=Clock()) as endpoint:
+        flooded = [await _flood(endpoint) for _ in range(FLOODS)]
+    capacity = statistics.mean(flooded)
+    traces = [_trace(load * capacity, seed) for seed, load in enumerate(LOADS)]
+    for repetition in range(REPETITIONS):
+        async with connected(url, "tiny", api_key=None, clock=Clock()) as endpoint:
+            profiles.append(await _profile(endpoint))
+            # The order turns, so that no load always follows the same one.
+            order = [(repetition + place) % len(LOADS) for place in range(len(LOADS))]
+            found = {place: await _replay(endpoint, traces[place]) for place in order}
+            live.append([found[place] for place in range(len(LOADS))])
+            flooded.append(await _flood(endpoint))
+        print(f"repetition {repetition + 1} of {REPETITIONS} done", flush=True)
+    fitted = fitted_replica_of(profiles)
+    return {
+        "repetitions": REPETITIONS,
+        "fit_median_relative_error": fitted.median_relative_error,
+        "fit_worst_relative_error": fitted.worst_relative_error,
+        "request_overhead_seconds": fitted.request_overhead_seconds,
+        "step_times": str(fitted.step_times),
+        "predicted_capacity": _capacity(fitted),
+        "live_capacity": flooded,
+        "load_averages": os.getloadavg(),
+        "rows": [
+            _row(place, traces[place], fitted, [each[place] for each in live])
+            for place in range(len(LOADS))
+        ],
+    }
+
+
+async def _profile(endpoint: Endpoint) -> Profile:
+    facts = ReplicaFacts(gpu="cpu-host", model="tiny", date="2024-01-01", dtype="float32")
+    work = Measurement(
+        endpoint,
+        facts,
+        SETTINGS,
+        clock=Clock(),
+        keep=lambda profile: None,
+        on_progress=lambda stage, done, total: None,
+    )
+    return await work.run()
+
+
+def fitted_replica_of(profiles: list[Profile]) -> FittedReplica:
+    """Return the fit to all repetitions together."""
+    return fitted_replica(merged(profiles), most_prefill_tokens=MOST_PREFILL_TOKENS)
+
+
+def _fleet(fitted: FittedReplica) -> ServingFleet:
+    pool = ReplicaPool(
+        name="tiny",
+        market="here",
+        num_replicas=1,
+        step_times=fitted.step_times,
+        kv_capacity_tokens=KV_TOKENS,
+        max_sequences=MAX_SEQUENCES,
+        max_batched_tokens=MOST_PREFILL_TOKENS + MAX_SEQUENCES // 2,
+    )
+    return ServingFleet((pool,), {"tiny": SizeShares((INPUTS[1],), ((1.0,),))})
+
+
+def _sizes(seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    draws = random.Random(seed)
+    inputs = tuple(draws.randint(*INPUTS) for _ in range(REQUESTS))
+    return inputs, tuple(draws.randint(*OUTPUTS) for _ in range(REQUESTS))
+
+
+def _trace(rate: float, seed: int) -> Trace:
+    arrivals = poisson_arrivals(rate, REQUESTS, random.Random(1000 + seed))
+    return Trace(tuple(each - arrivals[0] for each in arrivals), *_sizes(seed))
+
+
+def _capacity(fitted: FittedReplica) -> float:
+    """Return the requests a second that the fitted replica completes when all come at once."""
+    result = simulate(_fleet(fitted), Trace((0.0,) * REQUESTS, *_sizes(99)), seed=0)
+    return REQUESTS / max(result.completion_seconds)
+
+
+def _predict(fitted: FittedReplica, trace: Trace) -> Latency:
+    result = simulate(_fleet(fitted), trace, seed=0)
+    counted = slice(WARM_UP, None)
+    ttft = [fitted.request_overhead_seconds + each for each in result.ttft_seconds(counted)]
+    return Latency.of(ttft, result.tpot_seconds(counted))
+
+
+async def _replay(endpoint: Endpoint, trace: Trace) -> Latency:
+    counted = (await _sent(endpoint, trace))[WARM_UP:]
+    return Latency.of(
+        [each.ttft_seconds for each in counted], [each.tpot_seconds or 0.0 for each in counted]
+    )
+
+
+async def _flood(endpoint: Endpoint) -> float:
+    """Return the requests a second that the endpoint completes when all come at once."""
+    sent = await _sent(endpoint, Trace((0.0,) * REQUESTS, *_sizes(99)))
+    return REQUESTS / max(each.answer.end_seconds for each in sent)
+
+
+async def _sent(endpoint: Endpoint, trace: Trace) -> list[Sent]:
+    draws = random.Random()
+    columns = zip(trace.arrival_seconds, trace.input_tokens, trace.output_tokens, strict=True)
+    requests = [
+        Request(arrival, draws.choices(range(256, 1024), k=inputs), outputs)
+        for arrival, inputs, outputs in columns
+    ]
+    sent = await send(endpoint, requests, clock=Clock())
+    failed = [each.answer.failure for each in sent if each.answer.failure]
+    assert not failed, failed[0]
+    return sent
+
+
+def _row(place: int, trace: Trace, fitted: FittedReplica, live: list[Latency]) -> dict[str, object]:
+    predicted = _predict(fitted, trace)
+    row: dict[str, object] = {
+        "requests_per_second": trace.num_requests / trace.arrival_seconds[-1],
+    }
+    for name in Latency.__slots__:
+        measured = [getattr(each, name) for each in live]
+        middle = statistics.median(measured)
+        row[name] = {
+            "predicted": getattr(predicted, name),
+            "live": middle,
+            "live_all": measured,
+            "relative_error": getattr(predicted, name) / middle - 1,
+        }
+    return row
+
+
+def _show(figures: dict[str, object]) -> None:
+    table = Table(title=f"predicted / live, medians of {REPETITIONS} repetitions")
+    live = statistics.median(figures["live_capacity"])
+    for name in ("of capacity", "requests/s", *Latency.__slots__):
+        table.add_column(name, justify="right", no_wrap=True)
+    errors = []
+    for row in figures["rows"]:
+        cells = [row[name] for name in Latency.__slots__]
+        errors += [abs(cell["relative_error"]) for cell in cells]
+        table.add_row(
+            f"{row['requests_per_second'] / live:.0%}",
+            f"{row['requests_per_second']:.2f}",
+            *(f"{c['predicted'] * 1e3:.3g}/{c['live'] * 1e3:.3g} ms" for c in cells),
+        )
+    figures["median_absolute_relative_error"] = statistics.median(errors)
+    console = Console(width=110)
+    console.print(table)
+    console.print(
+        f"capacity predicted {figures['predicted_capacity']:.2f}, live {live:.2f} requests/s; fit "
+        f"off by {figures['fit_median_relative_error']:.1%} (median), "
+        f"{figures['fit_worst_relative_error']:.1%} (worst)"
+    )
+    console.print(
+        f"median absolute relative error {statistics.median(errors):.1%} (target {TARGET:.0%}), "
+        f"worst {max(errors):.1%}"
+    )

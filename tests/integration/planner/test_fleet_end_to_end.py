@@ -1,0 +1,290 @@
+"""From a trace of the shape of the Azure conversation trace to a verified plan, and after losses."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from fleet_files import LLAMA, SLO, chat_trace, logged, modelled, written
+
+import motley
+from planner.plan_file import read_plan
+
+RATE = 14.0
+
+
+def _offers(**h100):
+    return [
+        {"gpu": "A10G", "price_usd_per_hour": 0.2},
+        {"gpu": "L40S", "region": "aws-us-east-1"},
+        {"gpu": "H100-SXM", "region": "aws-us-east-1"} | h100,
+    ]
+
+
+def _plan(content, folder):
+    target = folder / "plan.json"
+    path = written(content, folder)
+    assert motley.main(["plan", "fleet", str(path), "--output", str(target)]) == 0
+    return read_plan(target)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with three minutes of chat in trace.jsonl."""
+    folder = tmp_path_factory.mktemp("verified")
+    logged(chat_trace(requests_per_second=RATE, duration_seconds=180), folder)
+    return folder
+
+
+def _traced(**changes):
+    content = modelled(**changes)
+    content["models"][0]["workload"] = {"trace": "trace.jsonl"}
+    return content
+
+
+@pytest.fixture(scope="module")
+def verified(folder):
+    """Return the verified plan of that trace, with its file in the folder."""
+    return _plan(_traced(offers=_offers()), folder)
+
+
+def _simulated(folder, *words, plan="plan.json"):
+    """Replay the trace on a plan; return the exit code and the report, if any."""
+    report = folder / "report.json"
+    report.unlink(missing_ok=True)
+    code = motley.main(["plan", "simulate", str(folder / plan), "--output", str(report), *words])
+    return code, json.loads(report.read_text()) if report.exists() else None
+
+
+def test_a_verified_plan_meets_its_percentiles_when_simulated(verified, folder, capsys):
+    """The file's plan, replayed by `motley plan simulate`, gives the latencies the plan promises."""
+    assert verified.latency_verified
+    assert {row.gpu for row in verified.replicas} == {"A10G", "L40S"}
+    assert verified.verification.num_samples >= 10
+    code, report = _simulated(folder, "--trace", str(folder / "trace.jsonl"))
+    assert (code, report["status"]) == (0, "met")
+    promised = [target.model_dump() for target in verified.verification.targets]
+    assert report["targets"] == promised
+    assert "latency verified: every target met" in capsys.readouterr().out
+
+
+def test_requests_drawn_from_the_plans_own_grid_are_met_too(verified, folder, capsys):
+    """Without a trace Poisson requests of the planned rates are drawn anew ten times."""
+    code, report = _simulated(folder)
+    assert (code, report["num_samples"]) == (0, 10)
+    for target in report["targets"]:
+        assert target["value_seconds"] < 1.3 * target["limit_seconds"]
+
+
+def test_no_replica_of_a_verified_plan_is_spare(verified, folder, capsys):
+    """Without one replica of any offer in use a target is missed, or requests are left with nobody."""
+    for row in verified.replicas:
+        code, report = _simulated(
+            folder, "--trace", str(folder / "trace.jsonl"), "--without-replica", row.offer
+        )
+        assert code == 3 or report["status"] == "best attained", row.offer
+
+
+def test_a_generous_limit_is_paid_back_as_a_saving(folder, tmp_path, capsys):
+    """Planned for a third of what replicas hold, replicas are given up, and the plan says which."""
+    content = _traced(offers=_offers()[1:2], utilisation_limit_fraction=0.3)
+    content["models"][0]["workload"]["trace"] = str(folder / "trace.jsonl")
+    plan = _plan(content, tmp_path)
+    printed = capsys.readouterr().out
+    before = plan.verification.cost_before_usd_per_hour
+    assert plan.verification.savings
+    assert plan.cost_usd_per_hour < before == plan.program_cost_usd_per_hour
+    for saving in plan.verification.savings:
+        assert f"saving taken: {saving}" in printed
+    words = ["--trace", str(folder / "trace.jsonl"), "--without-replica", plan.replicas[0].offer]
+    code, report = _simulated(tmp_path, *words)
+    assert code == 3 or report["status"] == "best attained"
+
+
+def test_a_short_trace_gives_no_savings_and_too_short_a_one_no_verification(tmp_path, capsys):
+    """Half a minute cannot show a queue that grows; a dozen requests show nothing at all."""
+    logged(chat_trace(requests_per_second=RATE, duration_seconds=30), tmp_path)
+    plan = _plan(_traced(offers=_offers()[1:2], utilisation_limit_fraction=0.3), tmp_path)
+    assert plan.verification.savings == ()
+    assert any("no savings were looked for" in note for note in plan.notes)
+    logged(chat_trace(requests_per_second=RATE, duration_seconds=1), tmp_path)
+    plan = _plan(_traced(), tmp_path)
+    assert not plan.latency_verified
+    assert plan.latency.startswith("latency not verified: ")
+    assert "requests to replay, under 200" in plan.latency
+    assert plan.latency in capsys.readouterr().out
+
+
+def test_what_tightening_cannot_cure_ends_as_best_attained(folder, tmp_path, capsys):
+    """A cap forbids the replicas a tight target takes: the plan is given, and says what it attains."""
+    content = _traced(offers=_offers(max_gpus=1)[2:])
+    content["models"][0]["workload"]["trace"] = str(folder / "trace.jsonl")
+    content["models"][0]["slo"] = SLO | {"tpot_seconds": 0.02, "tpot_statistic": "p99"}
+    content["verification"] = {"rounds": 3}
+    plan = _plan(content, tmp_path)
+    printed = capsys.readouterr().out
+    assert not plan.latency_verified
+    assert plan.verification.status == "best attained"
+    assert plan.latency.startswith("latency target missed: best attained TPOT p99 per request of")
+    assert plan.latency in printed
+
+
+@pytest.fixture(scope="module")
+def surviving(tmp_path_factory):
+    """Return a folder with a plan that survives the loss of a replica and of a market."""
+    folder = tmp_path_factory.mktemp("surviving")
+    logged(chat_trace(requests_per_second=RATE, duration_seconds=180), folder)
+    offers = [
+        {"gpu": "L40S", "price_usd_per_hour": 1.9},
+        {"gpu": "L40S", "market": "spot", "price_usd_per_hour": 0.8},
+    ]
+    _plan(_traced(offers=offers, survive=["one-replica", "one-market"]), folder)
+    return folder
+
+
+def test_a_plan_that_survives_one_replica_holds_without_any(surviving, capsys):
+    """With one replica of any offer gone from the start every target is still met."""
+    plan = read_plan(surviving / "plan.json")
+    assert plan.survives == ("one-replica", "one-market")
+    assert plan.verification.savings == ()
+    for row in plan.replicas:
+        assert row.load_replicas <= (row.replicas - 1) * (1 + 1e-5)
+        code, report = _simulated(
+            surviving, "--trace", str(surviving / "trace.jsonl"), "--without-replica", row.offer
+        )
+        assert (code, report["status"]) == (0, "met")
+
+
+def test_a_plan_that_survives_one_market_holds_without_any(surviving, capsys):
+    """With a market gone its planned weights send everything elsewhere; every target is still met."""
+    plan = read_plan(surviving / "plan.json")
+    assert {loss.market for loss in plan.market_losses} == {"on-demand", "spot"}
+    for loss in plan.market_losses:
+        code, report = _simulated(
+            surviving, "--trace", str(surviving / "trace.jsonl"), "--without-market", loss.market
+        )
+        assert (code, report["status"]) == (0, "met")
+
+
+def test_a_loss_that_leaves_nobody_is_code_3(verified, folder, capsys):
+    """A plan of one market without that market ends with one line that says who is left alone."""
+    code, report = _simulated(folder, "--without-market", "on-demand")
+    captured = capsys.readouterr()
+    assert (code, report) == (3, None)
+    assert captured.err.count("\n") == 1
+    assert "without market on-demand nobody serves" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--without-replica", "B200"], "no offer of the plan is called B200; near: "),
+        (["--without-market", "spot"], "no market of the plan is called spot; near: on-demand"),
+        (["--trace", "none.jsonl"], "none.jsonl: no such file"),
+        (["--requests-per-second", "3"], "--requests-per-second is for a trace"),
+    ],
+)
+def test_a_loss_or_trace_that_is_not_there_is_code_2(words, message, verified, folder, capsys):
+    """What the plan does not have cannot be taken from it; nothing is replayed instead."""
+    code, report = _simulated(folder, *words)
+    captured = capsys.readouterr()
+    assert (code, report, captured.out) == (2, None, "")
+    assert message in captured.err
+
+
+def test_a_plan_of_another_version_is_code_2(verified, folder, capsys):
+    """A reader refuses a plan whose layout it does not know, by name."""
+    content = json.loads((folder / "plan.json").read_text())
+    (folder / "old.json").write_text(json.dumps({**content, "schema_version": 1}))
+    code, report = _simulated(folder, plan="old.json")
+    assert (code, report) == (2, None)
+    assert "is a fleet plan of schema_version 1, this Motley reads 2" in capsys.readouterr().err
+
+
+def test_models_share_a_cap(tmp_path, capsys):
+    """Two models, each verified on its own pools, together keep to the devices there are."""
+    one = {"workload": {"mix": "chat", "requests_per_second": 6, "duration_seconds": 150}}
+    models = [
+        {"name": name, "source": LLAMA, "max_context_tokens": 16384, "slo": SLO} | one
+        for name in ("a", "b")
+    ]
+    models[1]["workload"] = one["workload"] | {"seed": 1}
+    offers = [
+        {"gpu": "L40S", "price_usd_per_hour": 1.9},
+        {"gpu": "H100-SXM", "price_usd_per_hour": 12},
+    ]
+    caps = [{"gpu": "L40S", "max_gpus": 3}]
+    plan = _plan(modelled(models=models, offers=offers, caps=caps), tmp_path)
+    assert sum(row.replicas for row in plan.replicas if row.gpu == "L40S") <= 3
+    assert {row.gpu for row in plan.replicas} == {"L40S", "H100-SXM"}
+    assert {row.model for row in plan.replicas} == {"a", "b"}
+    assert {target.model for target in plan.verification.targets} == {"a", "b"}
+    assert plan.latency_verified
+
+
+def test_an_unfinished_search_for_savings_is_noted(folder, tmp_path, capsys):
+    """Where time runs out nobody claims that no replica is spare."""
+    content = _traced(offers=_offers()[1:2], utilisation_limit_fraction=0.3)
+    content["models"][0]["workload"]["trace"] = str(folder / "trace.jsonl")
+    content["verification"] = {"savings_seconds": 1e-6}
+    plan = _plan(content, tmp_path)
+    assert len(plan.verification.savings) <= 1
+    assert any("more replicas may be spare; raise savings_seconds" in note for note in plan.notes)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Return a folder with a plan of two models, a and b, not verified."""
+    folder = tmp_path_factory.mktemp("shared")
+    workload = {"mix": "chat", "requests_per_second": 4, "duration_seconds": 60}
+    models = [
+        {
+            "name": name,
+            "source": LLAMA,
+            "max_context_tokens": 16384,
+            "slo": SLO,
+            "workload": workload,
+        }
+        for name in ("a", "b")
+    ]
+    _plan(modelled(models=models, offers=_offers()[1:2], verification=False), folder)
+    return folder
+
+
+def _named(trace, *models):
+    """Return the trace with its requests asking for these models in turn."""
+    names = [models[index % len(models)] for index in range(trace.num_requests)]
+    return replace(trace, models=tuple(names))
+
+
+def test_a_trace_of_several_models_is_judged_model_by_model(shared, capsys):
+    """Each model has its own targets; one that nobody asks for is named as such."""
+    trace = chat_trace(requests_per_second=8, duration_seconds=60)
+    path = logged(_named(trace, "a", "b"), shared, "both.jsonl")
+    code, report = _simulated(shared, "--trace", str(path))
+    assert (code, [target["model"] for target in report["targets"]]) == (0, ["a", "a", "b", "b"])
+    path = logged(_named(trace, "a"), shared, "one.jsonl")
+    code, report = _simulated(shared, "--trace", str(path), "--requests-per-second", "4")
+    assert (code, {target["model"] for target in report["targets"]}) == (0, {"a"})
+    assert report["replayed"].endswith("; b: no requests")
+
+
+def test_requests_the_plan_cannot_serve_are_counted_and_refused(shared, capsys):
+    """A model that it does not know, none at all, and requests beyond its context end with code 2."""
+    trace = chat_trace(requests_per_second=4, duration_seconds=60)
+    longer = replace(trace, input_tokens=(20_000, *trace.input_tokens[1:]))
+    for unfit, message in (
+        (_named(trace, "a", "z"), "requests of the trace are for z, which the plan does not serve"),
+        (trace, "requests of the trace name no model; say which model they are for"),
+        (
+            _named(longer, "a"),
+            "1 requests of the trace for a are longer than its context of 16,384",
+        ),
+    ):
+        path = logged(unfit, shared, "unfit.jsonl")
+        code, report = _simulated(shared, "--trace", str(path))
+        assert (code, report) == (2, None)
+        assert message in capsys.readouterr().err
+    code, report = _simulated(
+        shared, "--trace", str(logged(trace, shared, "unnamed.jsonl")), "--model", "b"
+    )
+    assert (code, {target["model"] for target in report["targets"]}) == (0, {"b"})
