@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The validators of rendered files disagree with our own packages: they get an environment by themselves.
+VALIDATORS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/motley/validators
+VALIDATORS_READY := $(VALIDATORS)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu soak check bench clean
+.PHONY: help setup demo test test-slow test-gpu soak check check-rendered bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,8 +43,20 @@ check: $(READY) ## ruff, formatting, types, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+check-rendered: $(READY) $(VALIDATORS_READY) ## files of every render target against their real schemas
+	rm -rf build/rendered
+	$(BIN)/python tests/rendered/render.py build/rendered
+	mkdir build/rendered/home
+	HOME=$(CURDIR)/build/rendered/home SKYPILOT_DISABLE_USAGE_COLLECTION=1 $(VALIDATORS)/bin/python tests/rendered/validate.py build/rendered
+
+$(VALIDATORS_READY): tests/rendered/requirements.txt
+	rm -rf $(VALIDATORS)
+	$(PYTHON) -m venv $(VALIDATORS)
+	$(VALIDATORS)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 bench: $(READY) ## one benchmark: make bench NAME=drafting
 	$(BIN)/python tests/benchmarks/run.py $(NAME)
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

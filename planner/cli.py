@@ -6,6 +6,7 @@ from planner.console import run_app
 from planner.fleet_cli import fleet, simulate
 from planner.insight_cli import explain, pareto
 from planner.profile_cli import profile
+from planner.render.cli import render
 from planner.workload_cli import workload
 
 app = typer.Typer(add_completion=False, help="Choose hardware.")
@@ -29,3 +30,4 @@ app.command()(explain)
 app.command()(pareto)
 app.command()(workload)
 app.command()(profile)
+app.command()(render)

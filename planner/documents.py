@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from planner.errors import DocumentError
 
@@ -63,10 +64,13 @@ def validated(path: Path, content: dict[Any, Any], model: type[Model]) -> Model:
 def describe(error: ValidationError) -> str:
     """Return a validation error as one line: dotted path, what is wrong, the value."""
     problems = error.errors(include_url=False)
-    # A misspelled key is the cause where another is missing.
-    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    # Another version explains every other problem; a misspelled key, one that is missing.
+    first = min(problems, key=lambda p: (p["loc"] != ("schema_version",), not _is_unknown(p)))
     where = ".".join(str(part) for part in first["loc"]) or "document"
-    if first["type"] == "extra_forbidden":
+    if first["loc"] == ("schema_version",) and first["type"] == "literal_error":
+        expected = first["ctx"]["expected"]
+        what = f"is {_short(first['input'])}, read is {expected}; make the document again"
+    elif first["type"] == "extra_forbidden":
         what = "unknown key; remove it or correct its spelling"
     elif first["type"] == "missing":
         what = "is required; add it"
@@ -122,6 +126,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _is_unknown(problem: ErrorDetails) -> bool:
+    return problem["type"] == "extra_forbidden"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -11,6 +11,7 @@ PlannerError
 ├── InfeasibleError   a plan was demanded and none exists
 ├── TimeLimitError    a plan was demanded and none was found in time
 ├── SolverError       a solver is missing or broke down
+├── RenderError       a plan cannot be rendered for a target, or not into that folder
 ├── HubError          a model's config.json cannot be fetched
 ├── UnknownNameError  a device, model or set of coefficients that no catalogue lists
 └── DemoError         a command of the demo failed
@@ -78,6 +79,10 @@ class SolverError(PlannerError):
     """A solver is missing, broke down, or contradicts itself."""
 
     exit_code: ClassVar[int] = 1
+
+
+class RenderError(PlannerError):
+    """A plan cannot be turned into files for a target, or the folder is not to be replaced."""
 
 
 class HubError(PlannerError):

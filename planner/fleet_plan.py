@@ -11,7 +11,7 @@ from planner.config import StrictModel
 from planner.gpu_spec import DType, GpuSpec
 from planner.model_spec import ModelSpec
 from planner.slo import Slo
-from planner.units import Count, Name, Number, Tokens, Utilisation
+from planner.units import Count, ModelSource, Name, Number, Tokens, Utilisation
 from planner.verification import VerificationReport
 from planner.workload import Workload
 
@@ -38,7 +38,7 @@ class PlannedModel(StrictModel):
 
     name: Name
     """Name that requests ask for."""
-    source: Name | None
+    source: ModelSource | None
     """Hub id or folder of the weights; null: every throughput was measured, none is known."""
     slo: Slo | None
     """Latency target; null: none was stated."""

@@ -46,6 +46,9 @@ Tokens = Annotated[int, BeforeValidator(_refuse_truth), Field(gt=0, le=1_000_000
 Name = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/+@-]*$")]
 """A name without blanks: letters, digits and `. _ : / + @ -`."""
 
+ModelSource = Annotated[str, Field(max_length=1000, pattern=r"^[^\s\x00-\x1f-][^\x00-\x1f]*$")]
+"""A hub id, or the path of a folder."""
+
 Rates = Annotated[tuple[tuple[NonNegative, ...], ...], Field(min_length=1)]
 """A matrix of rates; rows are input ranges, columns output ranges."""
 

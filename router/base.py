@@ -13,6 +13,8 @@ class Query:
     """The model or adapter asked for."""
     fields: Mapping[str, object]
     """The parsed body."""
+    draw: float = 0.0
+    """Uniform in [0, 1), one for all attempts at a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Decision:
     """A stable word for logs and counters."""
     scores: tuple[tuple[str, float], ...]
     """Each candidate's URL and score; the policy's header says which end is better."""
+    offer: str | None = None
+    """The offer drawn, where the model has planned weights."""
 
 
 class Policy(Protocol):

@@ -17,6 +17,8 @@ from router.exchange import (
     request_id,
     target,
 )
+from router.input_size import InputSizes
+from router.metrics import RouterMetrics
 from router.relay import Relay
 from router.router import Router
 from router.traffic_log import RequestRecord, TrafficLog
@@ -34,6 +36,8 @@ class Completions:
         self,
         router: Router,
         traffic_log: TrafficLog,
+        metrics: RouterMetrics,
+        sizes: InputSizes,
         *,
         max_body_bytes: int,
         monotonic: Callable[[], float] = time.monotonic,
@@ -41,6 +45,8 @@ class Completions:
     ) -> None:
         self._router = router
         self._traffic_log = traffic_log
+        self._metrics = metrics
+        self._sizes = sizes
         self._max_body_bytes = max_body_bytes
         self._monotonic = monotonic
         self._wall = wall
@@ -61,6 +67,7 @@ class Completions:
             record.status = status_of(error)
             await self._fail(relay, error)
         finally:
+            self._metrics.ended(record.model, record.status)
             self._traffic_log.write(record.line(ended_at=self._monotonic()))
 
     async def _answer(
@@ -74,6 +81,7 @@ class Completions:
                 await relay.pass_on(answer.reply, withhold_usage=call.withholds_usage)
             finally:
                 answer.close()
+                self._sizes.learn(call.query, record.usage.prompt_tokens)
 
     async def _fail(self, relay: Relay, error: RouterError) -> None:
         logger.info("request failed status=%d problem=%s", status_of(error), error)

@@ -1,12 +1,14 @@
 """The YAML file of `motley route`."""
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, model_validator
 
 from planner.config import StrictModel
+from planner.units import Count, Name, Tokens
 
 
 def _replica_url(url: str) -> str:
@@ -29,6 +31,18 @@ class ReplicaConfig(StrictModel):
 
     url: Annotated[str, AfterValidator(_replica_url)]
     """Its address without `/v1`, such as `http://127.0.0.1:8001`."""
+    offer: Name | None = None
+    """What it runs on, as the planned weights call it; needed where the model has weights."""
+
+
+class OfferWeights(StrictModel):
+    """Where the requests of one range of input sizes go."""
+
+    input_tokens_up_to: Tokens
+    """Longest input of the range, which begins where the one before it ends; still longer inputs
+    belong to the last range."""
+    weights: Annotated[dict[Name, Count], Field(min_length=1)]
+    """Offer to its share of these requests, relative to the others'; at least one above 0."""
 
 
 class ModelConfig(StrictModel):
@@ -38,6 +52,31 @@ class ModelConfig(StrictModel):
     """The name clients send and the replicas serve it under; the body is forwarded unchanged."""
     replicas: Annotated[tuple[ReplicaConfig, ...], Field(min_length=1)]
     """At least one; a server that serves several models may stand under each of them."""
+    weights: tuple[OfferWeights, ...] = ()
+    """By input size, rising, as `motley plan render` writes them. Without any, each request goes to
+    the replica with the fewest outstanding."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if not self.weights:
+            return self
+        for place, replica in enumerate(self.replicas):
+            if replica.offer is None:
+                raise ValueError(f"replicas.{place}.offer: is required beside weights; add it")
+        for before, after in pairwise(row.input_tokens_up_to for row in self.weights):
+            if after <= before:
+                raise ValueError(f"weights: {after} tokens follow {before}; sort the ranges")
+        offers = {replica.offer for replica in self.replicas}
+        for place, row in enumerate(self.weights):
+            for offer in row.weights:
+                if offer not in offers:
+                    raise ValueError(
+                        f"weights.{place}: no replica is of offer {offer!r}; name one of: "
+                        f"{', '.join(sorted(filter(None, offers)))}"
+                    )
+            if not sum(row.weights.values()):
+                raise ValueError(f"weights.{place}: every weight is 0; give at least one above 0")
+        return self
 
 
 class HealthConfig(StrictModel):

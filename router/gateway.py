@@ -24,7 +24,10 @@ from router.errors import (
 from router.exchange import RequestIds, error_headers
 from router.fleet import Fleet
 from router.health import HealthMonitor
+from router.input_size import InputSizes
+from router.metrics import RouterMetrics
 from router.policies.least_outstanding import LeastOutstanding
+from router.policies.planned_weights import PlannedWeights
 from router.router import Router
 from router.traffic_log import TrafficLog
 from router.upstream import open_upstream
@@ -37,16 +40,19 @@ async def open_gateway(config: RouterConfig, traffic_log: TrafficLog) -> AsyncGe
     Every replica has been checked once before this yields.
     """
     fleet = Fleet(config.models)
+    sizes = InputSizes(model.name for model in config.models if model.weights)
+    policy = PlannedWeights(config.models, sizes, LeastOutstanding())
+    metrics = RouterMetrics(fleet, sizes)
     async with open_upstream(config.timeouts) as upstream:
         monitor = HealthMonitor(fleet, upstream, config.health)
-        router = Router(
-            fleet, monitor, LeastOutstanding(), upstream, max_attempts=config.retry.max_attempts
-        )
+        attempts = config.retry.max_attempts
+        router = Router(fleet, monitor, policy, upstream, metrics, max_attempts=attempts)
         limit = int(config.max_body_bytes)
-        completions = Completions(router, traffic_log, max_body_bytes=limit)
+        completions = Completions(router, traffic_log, metrics, sizes, max_body_bytes=limit)
         adapters = Adapters(fleet, monitor, upstream, max_body_bytes=limit)
         async with monitor.running():
-            yield RequestIds(_application(completions, adapters, Catalogue(fleet, monitor)))
+            catalogue = Catalogue(fleet, monitor)
+            yield RequestIds(_application(completions, adapters, catalogue, metrics))
 
 
 class Catalogue:
@@ -84,7 +90,9 @@ class Catalogue:
         return JSONResponse(entries[name])
 
 
-def _application(completions: Completions, adapters: Adapters, catalogue: Catalogue) -> Starlette:
+def _application(
+    completions: Completions, adapters: Adapters, catalogue: Catalogue, metrics: RouterMetrics
+) -> Starlette:
     application = Starlette(
         routes=[
             Route("/v1/chat/completions", completions, methods=["POST"]),
@@ -94,6 +102,7 @@ def _application(completions: Completions, adapters: Adapters, catalogue: Catalo
             Route("/v1/load_lora_adapter", adapters.load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", adapters.unload, methods=["POST"]),
             Route("/health", catalogue.health),
+            Route("/metrics", metrics.answer),
         ],
         exception_handlers={
             HTTPException: _answer_http_exception,

@@ -1,13 +1,16 @@
 """From a request to a replica's answer."""
 
 import logging
-from dataclasses import dataclass
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from router.base import Policy
+from router.base import Policy, Query
 from router.call import Call
 from router.errors import NoHealthyReplicaError, ReplicaError, UnknownModelError
 from router.fleet import Fleet
 from router.health import HealthMonitor
+from router.metrics import RouterMetrics
 from router.replica import Lease
 from router.traffic_log import RequestRecord
 from router.upstream import Upstream, UpstreamReply
@@ -39,14 +42,18 @@ class Router:
         monitor: HealthMonitor,
         policy: Policy,
         upstream: Upstream,
+        metrics: RouterMetrics,
         *,
         max_attempts: int,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self._fleet = fleet
         self._monitor = monitor
         self._policy = policy
         self._upstream = upstream
+        self._metrics = metrics
         self._max_attempts = max_attempts
+        self._draw = draw
 
     async def route(self, call: Call, record: RequestRecord) -> Answer:
         """Return the first answer a replica gives; the caller closes it.
@@ -68,7 +75,8 @@ class Router:
         busy: Answer | None = None
         failure: ReplicaError | None = None
         tried: list[str] = []
-        while (url := self._pick(call, tried)) is not None:
+        query = replace(call.query, draw=self._draw())
+        while (url := self._pick(query, tried)) is not None:
             record.replica, record.num_retries = url, len(tried)
             tried.append(url)
             try:
@@ -90,15 +98,20 @@ class Router:
         if not self._fleet.knows(model):
             raise UnknownModelError(model, self._fleet.model_entries())
 
-    def _pick(self, call: Call, tried: list[str]) -> str | None:
+    def _pick(self, query: Query, tried: list[str]) -> str | None:
         if len(tried) >= self._max_attempts:
             return None
-        candidates = self._fleet.candidates(call.query.model, excluding=tried)
+        candidates = self._fleet.candidates(query.model, excluding=tried)
         if not candidates:
             return None
-        decision = self._policy.pick(candidates, call.query)
+        decision = self._policy.pick(candidates, query)
+        self._metrics.picked(query.model, decision)
         logger.debug(
-            "picked url=%s reason=%s scores=%s", decision.url, decision.reason, decision.scores
+            "picked url=%s offer=%s reason=%s scores=%s",
+            decision.url,
+            decision.offer,
+            decision.reason,
+            decision.scores,
         )
         return decision.url
 

@@ -37,10 +37,11 @@ def run_to_end(arguments: list[str], *, log: Path, timeout_seconds: float) -> No
     Raises:
         DemoError: If it fails or takes too long.
     """
+    command = motley_command(arguments)
     with log.open("wb") as output:
         try:
             done = subprocess.run(
-                motley_command(arguments),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -49,22 +50,23 @@ def run_to_end(arguments: list[str], *, log: Path, timeout_seconds: float) -> No
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise DemoError(_failed(arguments, f"took over {timeout_seconds:.0f} s", log)) from None
+            raise DemoError(_failed(command, f"took over {timeout_seconds:.0f} s", log)) from None
     if done.returncode:
-        raise DemoError(_failed(arguments, f"ended with exit code {done.returncode}", log))
+        raise DemoError(_failed(command, f"ended with exit code {done.returncode}", log))
 
 
 class Server(AbstractContextManager["Server"]):
     """A Motley command that listens; leaving the context stops it."""
 
-    def __init__(self, arguments: list[str], *, log: Path) -> None:
-        """Start the command, its output in `log`."""
-        self._arguments = arguments
+    def __init__(self, command: list[str], *, log: Path, folder: Path | None = None) -> None:
+        """Start the command in `folder`, or in the working directory, its output in `log`."""
+        self._command = command
         self._log = log
         with log.open("wb") as output:
             # Its own process group: Ctrl-C reaches the demo alone, which stops children in order.
             self._process = subprocess.Popen(
-                motley_command(arguments),
+                command,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -90,10 +92,10 @@ class Server(AbstractContextManager["Server"]):
                 return found[1]
             if self._process.poll() is not None:
                 code = self._process.returncode
-                raise DemoError(_failed(self._arguments, f"ended with exit code {code}", self._log))
+                raise DemoError(_failed(self._command, f"ended with exit code {code}", self._log))
             time.sleep(_POLL_SECONDS)
         raise DemoError(
-            _failed(self._arguments, f"did not listen within {timeout_seconds:.0f} s", self._log)
+            _failed(self._command, f"did not listen within {timeout_seconds:.0f} s", self._log)
         )
 
     def __exit__(
@@ -112,7 +114,8 @@ class Server(AbstractContextManager["Server"]):
         self._process.wait()
 
 
-def _failed(arguments: list[str], what: str, log: Path) -> str:
+def _failed(command: list[str], what: str, log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     last = lines[-1] if lines else "it printed nothing"
-    return f"`motley {' '.join(arguments)}` {what}: {last} (whole output in {log})"
+    words = " ".join(command[len(motley_command([])) :])
+    return f"`motley {words}` {what}: {last} (whole output in {log})"

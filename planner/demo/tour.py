@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
 
+from planner.demo.fleet import DRAFTING, MODEL, PLAIN, demo_plan
 from planner.demo.measure import Speed, loopback_client, single_stream_speed
 from planner.demo.places import example_configurations
 from planner.demo.processes import Server, run_to_end
 from planner.demo.summary import Summary, show
 from planner.errors import DemoError
+from planner.render.folder import write_folder
+from planner.render.options import RenderOptions
+from planner.render.targets import render
 
-MODEL = "tiny"
 ADAPTER = "tiny-federated"
 QUESTION = "Return the sum of the values in the list."
 
@@ -89,34 +93,23 @@ class Tour:
         return plan
 
     def _serve(self, servers: ExitStack) -> _Fleet:
-        target, draft = str(self._models / "target"), str(self._models / "draft")
-        common = ["--served-model-name", MODEL, "--port", "0", "--threads", "1"]
+        folder = self._folder / "fleet"
+        write_folder(folder, render(demo_plan(self._models), "local", RenderOptions()))
+        fleet = json.loads((folder / "fleet.json").read_text())
         with self._step("serve: two replicas, one drafts, one does not"):
-            drafting = self._start(
-                servers, "replica-1", ["serve", target, "--draft", draft, *common]
-            )
-            plain = self._start(servers, "replica-2", ["serve", target, "--no-draft", *common])
-            drafting_url = drafting.wait_for_url(_START_SECONDS)
-            plain_url = plain.wait_for_url(_START_SECONDS)
+            started = {
+                replica["name"]: self._start(servers, replica, folder=None)
+                for replica in fleet["replicas"]
+            }
+            urls = {name: server.wait_for_url(_START_SECONDS) for name, server in started.items()}
         with self._step("route: one endpoint over both"):
-            router = self._start(
-                servers, "router", ["route", str(self._router_file([drafting_url, plain_url]))]
-            )
+            router = self._start(servers, fleet["router"], folder=folder)
             router_url = router.wait_for_url(_START_SECONDS)
-        return _Fleet(drafting_url, plain_url, router_url)
+        return _Fleet(urls[f"{MODEL}-{DRAFTING}-0"], urls[f"{MODEL}-{PLAIN}-0"], router_url)
 
-    def _router_file(self, urls: list[str]) -> Path:
-        path = self._folder / "router.yaml"
-        content = {
-            "port": 0,
-            "models": [{"name": MODEL, "replicas": [{"url": url} for url in urls]}],
-            "traffic_log": str(self._folder / "traffic.jsonl"),
-        }
-        path.write_text(yaml.safe_dump(content))
-        return path
-
-    def _start(self, servers: ExitStack, name: str, arguments: list[str]) -> Server:
-        return servers.enter_context(Server(arguments, log=self._folder / f"{name}.log"))
+    def _start(self, servers: ExitStack, process: dict[str, Any], *, folder: Path | None) -> Server:
+        log = self._folder / f"{process['name']}.log"
+        return servers.enter_context(Server(process["command"], log=log, folder=folder))
 
     def _measure(self, words: str, url: str) -> Speed:
         with self._step(f"measure: tokens a second {words}"):

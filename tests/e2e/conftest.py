@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from planner.demo.processes import Server
+from planner.demo.processes import Server, motley_command
 
 START_SECONDS = 120
 
@@ -16,7 +16,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, str]]]:
     with ExitStack() as servers:
 
         def start_command(name: str, *arguments: str) -> tuple[Server, str]:
-            server = servers.enter_context(Server(list(arguments), log=tmp_path / f"{name}.log"))
+            command = motley_command(list(arguments))
+            server = servers.enter_context(Server(command, log=tmp_path / f"{name}.log"))
             return server, server.wait_for_url(START_SECONDS)
 
         yield start_command

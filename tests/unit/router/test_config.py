@@ -12,6 +12,13 @@ EXAMPLES = sorted((Path(__file__).parents[3] / "configs" / "router").glob("*.yam
 MODELS = "models: [{name: m, replicas: [{url: 'http://h:1'}]}]\n"
 
 
+def weighted(weights: str, *, offer: str = ", offer: a", up_to: str = "9", more: str = "") -> str:
+    """Return a file with one replica and the given weights."""
+    row = f"{{input_tokens_up_to: {up_to}, weights: {weights}}}"
+    replica = f"{{url: 'http://h:1'{offer}}}"
+    return f"models: [{{name: m, replicas: [{replica}], weights: [{row}{more}]}}]\n"
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_parse(path: Path) -> None:
     """Every shipped example is a valid configuration."""
@@ -50,6 +57,18 @@ def test_defaults_and_normalised_urls(tmp_path: Path) -> None:
         ),
         (MODELS.replace("]}]", "]}, {name: m, replicas: [{url: 'http://h:2'}]}]"), "appears twice"),
         (MODELS + "port: 65536\n", "port"),
+        (weighted("{a: 1}", offer=""), r"replicas\.0\.offer: is required beside weights"),
+        (weighted("{b: 1}"), r"weights\.0: no replica is of offer 'b'; name one of: a"),
+        (weighted("{a: 0}"), r"weights\.0: every weight is 0"),
+        (weighted("{a: -1}"), r"weights\.0\.weights\.a"),
+        (weighted("{a: 0.5}"), r"weights\.0\.weights\.a"),
+        (weighted("{a: yes}"), "a number is asked, not true or false"),
+        (weighted("{}"), r"weights\.0\.weights"),
+        (weighted("{a: 1}", up_to="0"), r"weights\.0\.input_tokens_up_to"),
+        (
+            weighted("{a: 1}", more=", {input_tokens_up_to: 9, weights: {a: 1}}"),
+            "9 tokens follow 9; sort the ranges",
+        ),
         (MODELS + "timeouts: {connect_seconds: 0}\n", r"timeouts\.connect_seconds"),
         (MODELS + "health: {interval_seconds: .nan}\n", r"health\.interval_seconds"),
     ],

@@ -1,0 +1,74 @@
+"""What the router counts, in Prometheus's text format.
+
+- `motley_router_picks_total{model, offer, reason}`: attempts at a replica; `offer` is empty where the
+  model has no planned weights; the reasons are the policies'.
+- `motley_router_requests_total{model, status}`: requests ended, by the status of the traffic log.
+- `motley_router_replica_healthy{replica}`: 1 or 0.
+- `motley_router_outstanding_requests{replica}`: sent and not yet ended.
+- `motley_router_tokens_per_prompt_byte{model}`: what input sizes are estimated with.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router.base import Decision
+from router.fleet import Fleet
+from router.input_size import InputSizes
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class RouterMetrics:
+    """Counters of events, and gauges read from the fleet at each scrape."""
+
+    def __init__(self, fleet: Fleet, sizes: InputSizes) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Gauges(fleet, sizes))
+        self._picks = Counter(
+            "motley_router_picks",
+            "Attempts at a replica",
+            ["model", "offer", "reason"],
+            registry=self._registry,
+        )
+        self._requests = Counter(
+            "motley_router_requests", "Requests ended", ["model", "status"], registry=self._registry
+        )
+
+    def picked(self, model: str, decision: Decision) -> None:
+        """Count one attempt."""
+        self._picks.labels(model, decision.offer or "", decision.reason).inc()
+
+    def ended(self, model: str | None, status: int) -> None:
+        """Count one request; `model` is None where it does not exist."""
+        self._requests.labels(model or "", status).inc()
+
+    async def answer(self, request: Request) -> Response:
+        """Answer `GET /metrics`."""
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE)
+
+
+class _Gauges(Collector):
+    def __init__(self, fleet: Fleet, sizes: InputSizes) -> None:
+        self._fleet = fleet
+        self._sizes = sizes
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one sample a replica or model."""
+        healthy = _gauge("replica_healthy", "Whether a replica is healthy", "replica")
+        outstanding = _gauge("outstanding_requests", "Requests on a replica", "replica")
+        for replica in self._fleet.replicas:
+            healthy.add_metric([replica.url], float(replica.is_healthy))
+            outstanding.add_metric([replica.url], replica.num_outstanding)
+        ratios = _gauge("tokens_per_prompt_byte", "Tokens a byte of a prompt", "model")
+        for model, ratio in self._sizes.tokens_per_byte.items():
+            ratios.add_metric([model], ratio)
+        yield from (healthy, outstanding, ratios)
+
+
+def _gauge(name: str, text: str, label: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"motley_router_{name}", text, labels=[label])
