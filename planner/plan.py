@@ -21,9 +21,10 @@ from planner.judging import Judge, OnProgress, Solved
 from planner.plan_document import FleetInputs, plan_document
 from planner.plan_file import read_plan
 from planner.replica_kinds import replica_kinds
-from planner.savings import LEAST_SECONDS, SavingsSearch
+from planner.savings import SavingsSearch
 from planner.single_types import single_type_fleets
 from planner.solvers import SolverChain, default_solvers
+from planner.verification import LEAST_REPLAYED_SECONDS
 from planner.verify import Limits, verified, with_report
 
 TIME_LIMIT_SECONDS = 60.0
@@ -211,21 +212,16 @@ class FleetPlanner:
             savings_search=search,
         )
         plan = with_report(ended, judge)
-        note = ""
-        if judge.duration_seconds < LEAST_SECONDS:
-            note = (
-                f"the replay lasts {judge.duration_seconds:.0f} s, under the {LEAST_SECONDS:g} s that "
-                "show whether a queue grows; no savings were looked for"
-            )
-        elif search is not None and ended.judged.is_met and search.is_time_up():
-            note = (
-                f"the search for savings ended after {verification.savings_seconds:g} s: more replicas "
-                "may be spare; raise savings_seconds"
-            )
-        return plan.model_copy(update={"notes": (*plan.notes, note)}) if note else plan
+        if search is None or not ended.judged.is_met or not search.is_time_up():
+            return plan
+        note = (
+            f"the search for savings ended after {verification.savings_seconds:g} s: more replicas "
+            "may be spare; raise savings_seconds"
+        )
+        return plan.model_copy(update={"notes": (*plan.notes, note)})
 
     def _savings_search(self, judge: Judge, seconds: float) -> SavingsSearch | None:
-        is_short = judge.duration_seconds < LEAST_SECONDS
+        is_short = judge.duration_seconds < LEAST_REPLAYED_SECONDS
         if self._inputs.config.survive or seconds == 0 or is_short:
             return None
         clock = self._search.clock

@@ -21,9 +21,6 @@ from planner.judging import Judge, Judged, Solved, worst_ratio
 from planner.simulator.judgement import TargetOutcome
 from planner.solvers import SolverChain
 
-LEAST_SECONDS = 120.0
-"""A replay that ends sooner takes no savings: in a short one an overloaded replica is on time yet."""
-
 Draw = Callable[[FleetProblem, FleetAnswer], FleetPlan]
 """Makes the plan's document."""
 

@@ -83,6 +83,7 @@ def simulate_plan(
             for model in plan.models
         ),
         num_requests=sum(replay.num_requests for replay in replays.values()),
+        replayed_seconds=min(replay.duration_seconds for replay in replays.values()),
         num_samples=min(replay.num_samples for replay in replays.values()),
         num_rounds=1,
         cost_before_usd_per_hour=plan.cost_usd_per_hour,

@@ -9,6 +9,9 @@ from planner.units import Count, Name, Number
 
 Amount = Annotated[Number, Field(ge=0)]
 
+LEAST_REPLAYED_SECONDS = 120.0
+"""A shorter replay shows neither a settled fleet nor whether a queue grows: it verifies nothing."""
+
 
 class VerifiedTarget(StrictModel):
     """One latency limit against its simulated value."""
@@ -39,6 +42,8 @@ class VerificationReport(StrictModel):
     """What was replayed, such as a trace's name, rate and length."""
     num_requests: Count
     """Requests of one replication."""
+    replayed_seconds: Amount
+    """How long the requests of one replication arrive, of the model whose end first."""
     num_samples: Count
     """Independent replications, or stretches of one trace, behind each interval."""
     num_rounds: Count
@@ -51,9 +56,20 @@ class VerificationReport(StrictModel):
     """Every limit of every model."""
 
     @property
+    def is_verified(self) -> bool:
+        """Tell whether every target was met, over a replay that is long enough to tell."""
+        return self.status == "met" and self.replayed_seconds >= LEAST_REPLAYED_SECONDS
+
+    @property
     def in_words(self) -> str:
         """The outcome in one line."""
         missed = [row for row in self.targets if not row.is_met]
+        if not missed and not self.is_verified:
+            return (
+                f"latency not verified: every target met, but the replay lasts "
+                f"{self.replayed_seconds:.3g} s, under the {LEAST_REPLAYED_SECONDS:g} s that show "
+                "whether a queue grows; replay more requests"
+            )
         if not missed:
             return f"latency verified: every target met over {self.num_samples} samples"
         worst = max(missed, key=lambda row: row.value_seconds / row.limit_seconds)

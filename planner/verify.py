@@ -170,6 +170,7 @@ def with_report(verified: Verified, judge: Judge) -> FleetPlan:
         status="met" if judged.is_met else "best attained",
         replayed=judge.words,
         num_requests=judge.num_requests,
+        replayed_seconds=judge.duration_seconds,
         num_samples=judge.num_samples,
         num_rounds=verified.num_rounds,
         cost_before_usd_per_hour=verified.first.plan.cost_usd_per_hour,
@@ -179,7 +180,7 @@ def with_report(verified: Verified, judge: Judge) -> FleetPlan:
     return judged.solved.plan.model_copy(
         update={
             "verification": report,
-            "latency_verified": judged.is_met,
+            "latency_verified": report.is_verified,
             "latency": report.in_words,
         }
     )

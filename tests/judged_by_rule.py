@@ -15,6 +15,7 @@ class RuleJudge:
     words = "a rule"
     num_requests = 1000
     num_samples = 10
+    duration_seconds = 600.0
 
     def __init__(self, late: Callable) -> None:
         self._late = late

@@ -15,7 +15,7 @@ def plan():
     return plan_fleet(FleetConfig.model_validate(stated(shares="oracle"))).plan
 
 
-def _report(*values):
+def _report(*values, replayed_seconds=600.0):
     targets = tuple(
         VerifiedTarget(
             model="m",
@@ -30,6 +30,7 @@ def _report(*values):
         status="met" if max(values) <= 1 else "best attained",
         replayed="a trace",
         num_requests=1000,
+        replayed_seconds=replayed_seconds,
         num_samples=19,
         num_rounds=2,
         cost_before_usd_per_hour=4.68,
@@ -79,6 +80,17 @@ def test_a_miss_names_the_worst_target():
     assert _report(1.2, 1.5, 0.3).in_words == (
         "latency target missed: best attained TTFT p91 of m is 1.5 s, the limit 1 s"
     )
+
+
+def test_a_short_replay_verifies_nothing():
+    """Targets met for two minutes count; met for less, the outcome says that it proves nothing."""
+    assert _report(0.5, replayed_seconds=120).is_verified
+    short = _report(0.5, replayed_seconds=7.25)
+    assert not short.is_verified
+    assert short.in_words.startswith(
+        "latency not verified: every target met, but the replay lasts 7."
+    )
+    assert _report(2.0, replayed_seconds=7).in_words.startswith("latency target missed")
 
 
 def test_the_price_of_tokens_needs_known_lengths(plan):
