@@ -3,11 +3,11 @@
 import typer
 
 from planner.console import run_app
-from planner.fleet_cli import fleet, simulate
-from planner.insight_cli import explain, pareto
-from planner.profile_cli import profile
+from planner.fleet.fleet_cli import fleet, simulate
+from planner.fleet.insight_cli import explain, pareto
+from planner.profiling.profile_cli import profile
 from planner.render.cli import render
-from planner.workload_cli import workload
+from planner.workloads.workload_cli import workload
 
 app = typer.Typer(add_completion=False, help="Choose hardware.")
 

@@ -5,10 +5,10 @@ import random
 
 import yaml
 
-from planner.fleet_config import FleetConfig
-from planner.plan import fleet_inputs
-from planner.synthetic import synthetic_trace
-from planner.trace_writer import traffic_lines
+from planner.fleet.fleet_config import FleetConfig
+from planner.fleet.plan import fleet_inputs
+from planner.workloads.synthetic import synthetic_trace
+from planner.workloads.trace_writer import traffic_lines
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 

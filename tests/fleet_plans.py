@@ -1,6 +1,6 @@
 """A small plan that has everything renderers must handle: vendors, markets, models, dtypes."""
 
-from planner.fleet_plan import FleetPlan
+from planner.fleet.fleet_plan import FleetPlan
 
 CHAT = "chat"
 SPOT = "2xH100-SXM/spot/aws-us-east-1"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from planner.judging import Judged, Solved
+from planner.fleet.judging import Judged, Solved
 from planner.simulator.intervals import Estimate
 from planner.simulator.judgement import PoolOutcome, TargetOutcome
 

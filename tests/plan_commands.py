@@ -5,8 +5,8 @@ from pathlib import Path
 from fleet_files import written
 
 import motley
-from planner.fleet_plan import FleetPlan
-from planner.plan_file import read_plan
+from planner.fleet.fleet_plan import FleetPlan
+from planner.fleet.plan_file import read_plan
 
 
 def planned(path: Path, folder: Path) -> FleetPlan:

@@ -6,7 +6,7 @@ Slow on purpose, and it shares no code with the simulator: it is its oracle.
 import random
 from dataclasses import dataclass, field
 
-from planner.step_times import StepBatch
+from planner.speed.step_times import StepBatch
 
 
 @dataclass

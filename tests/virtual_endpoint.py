@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from planner.profiling.clock import Clock
 from planner.profiling.endpoint import Answer
-from planner.step_times import StepBatch
+from planner.speed.step_times import StepBatch
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from planner.fleet_plan import FleetPlan, PlannedModel, PlannedReplicas, PlannedWeights
-from planner.workload import Workload
+from planner.fleet.fleet_plan import FleetPlan, PlannedModel, PlannedReplicas, PlannedWeights
+from planner.workloads.workload import Workload
 
 MODEL = "tiny"
 DRAFTING, PLAIN = "drafting", "plain"

@@ -1,1 +1,1 @@
-"""Measuring a live OpenAI endpoint: the work of `motley plan profile URL`."""
+"""`motley plan profile`: measured replicas, taken from a live endpoint or from the files of other tools."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.errors import EndpointError
-from planner.profile import DecodeBatch, LonePrompt
 from planner.profiling.clock import Clock
 from planner.profiling.endpoint import Endpoint
 from planner.profiling.load import Request, Sent, send
+from planner.profiling.profile import DecodeBatch, LonePrompt
 from planner.profiling.prompts import PromptMaker
 
 DECODE_TOKENS = 64

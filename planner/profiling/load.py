@@ -7,9 +7,9 @@ from itertools import pairwise
 from random import Random
 
 from planner.errors import EndpointError
-from planner.profile import LatencySummary, Run
 from planner.profiling.clock import Clock
 from planner.profiling.endpoint import Answer, Endpoint, Prompt
+from planner.profiling.profile import LatencySummary, Run
 
 WARM_UP_FRACTION = 0.1
 """First requests of a run that are sent and not counted: they meet an empty endpoint."""

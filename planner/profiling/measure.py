@@ -6,12 +6,12 @@ from itertools import product
 from random import Random
 
 from planner.errors import EndpointError
-from planner.profile import Cell, DecodeBatch, LonePrompt, ObservedLimits, Profile, Run
-from planner.profile_assembly import ReplicaFacts, assembled
 from planner.profiling.alone import Alone
 from planner.profiling.clock import Clock
 from planner.profiling.endpoint import Endpoint
 from planner.profiling.load import FEWEST_REQUESTS, Request, poisson_arrivals, send, summary
+from planner.profiling.profile import Cell, DecodeBatch, LonePrompt, ObservedLimits, Profile, Run
+from planner.profiling.profile_assembly import ReplicaFacts, assembled
 from planner.profiling.prompts import PromptMaker
 from planner.profiling.search import next_listed_rate, next_searched_rate
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from planner.profile import Run
-from planner.profile_reading import is_saturated
+from planner.profiling.profile import Run
+from planner.profiling.profile_reading import is_saturated
 
 FIRST_LOAD_FRACTION = 0.5
 """First rate searched, as a part of what one request after another would give."""

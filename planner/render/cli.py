@@ -49,7 +49,7 @@ def render(
     """Write the files that run a plan: replicas, the router with the planned weights, monitoring."""
     configure_logging()
     from planner.documents import read_document
-    from planner.fleet_plan import FleetPlan
+    from planner.fleet.fleet_plan import FleetPlan
     from planner.render.folder import check_folder, write_folder
     from planner.render.options import RenderOptions
     from planner.render.targets import render as render_plan

@@ -8,9 +8,9 @@ SkyPilot 0.14's list of accelerators (`sky show-gpus --all`); cores from the sou
 from dataclasses import dataclass
 from typing import Literal
 
-from planner.catalogue import built_in_catalogue
-from planner.fleet_plan import FleetPlan
-from planner.gpu_spec import GpuSpec
+from planner.fleet.fleet_plan import FleetPlan
+from planner.hardware.catalogue import built_in_catalogue
+from planner.hardware.gpu_spec import GpuSpec
 
 Vendor = Literal["nvidia", "amd", "cpu"]
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 from planner.errors import RenderError
-from planner.fleet_plan import FleetPlan, PlannedModel, PlannedReplicas
-from planner.gpu_spec import DType
-from planner.model_spec import ModelSpec
+from planner.fleet.fleet_plan import FleetPlan, PlannedModel, PlannedReplicas
+from planner.hardware.gpu_spec import DType
+from planner.hardware.model_spec import ModelSpec
 from planner.render.devices import Device
-from planner.replica_design import ReplicaDesign
-from planner.replica_memory import kv_capacity_tokens
+from planner.speed.replica_design import ReplicaDesign
+from planner.speed.replica_memory import kv_capacity_tokens
 
 Engine = Literal["vllm", "motley"]
 

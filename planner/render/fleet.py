@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from planner.errors import RenderError
-from planner.fleet_plan import FleetPlan, PlannedModel, PlannedReplicas, PlannedWeights
+from planner.fleet.fleet_plan import FleetPlan, PlannedModel, PlannedReplicas, PlannedWeights
 from planner.render.devices import OWN_LABEL, Device, find_devices
 from planner.render.engines import Engine, motley_arguments, motley_kv_bytes, vllm_arguments
 from planner.render.options import RenderOptions

@@ -7,7 +7,7 @@ ConfigMap, shows at a glance where requests go, and the router reads one documen
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from planner.fleet_plan import PlannedWeights
+from planner.fleet.fleet_plan import PlannedWeights
 from planner.render.fleet import PORT, RenderedFleet
 from planner.render.text import yaml_text
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from planner.fleet_plan import WEIGHT_SUM
+from planner.fleet.fleet_plan import WEIGHT_SUM
 from planner.render.fleet import Pool, RenderedFleet
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from planner.fleet_plan import FleetPlan
+from planner.fleet.fleet_plan import FleetPlan
 from planner.render.compose import render_compose
 from planner.render.fleet import RenderedFleet, read_fleet
 from planner.render.kubernetes import render_kubernetes

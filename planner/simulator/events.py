@@ -13,7 +13,7 @@ from planner.simulator.replica import Replica
 from planner.simulator.requests import RequestLog
 from planner.simulator.result import ReplicaUse, SimulationResult, batch_edges
 from planner.simulator.routing import ShareRouter
-from planner.trace import Trace
+from planner.workloads.trace import Trace
 
 
 def simulate(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from planner.step_times import StepTimes
+from planner.speed.step_times import StepTimes
 
 SHARES_TOLERANCE = 1e-6
 """How far a size's shares may sum to other than 1: the rounding of a plan file."""

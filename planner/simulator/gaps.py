@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Self
 
 from planner.simulator.runs import StepRun
-from planner.slo import Statistic
+from planner.workloads.slo import Statistic
 
 BINS_PER_E = 200
 """Bins for each factor of e: a bin is 0.5 % wide."""

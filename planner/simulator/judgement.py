@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from planner.simulator.intervals import Estimate
 from planner.simulator.samples import LatencySamples, Quantity
-from planner.slo import Slo, Statistic
+from planner.workloads.slo import Slo, Statistic
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from planner.simulator.fleet import ReplicaPool
 from planner.simulator.gaps import TokenGaps
 from planner.simulator.requests import RequestLog
 from planner.simulator.runs import DecodeLines, StepRun
-from planner.step_times import StepBatch
+from planner.speed.step_times import StepBatch
 
 _PREFILLING = -1
 """Stands for the completing step of a sequence that does not decode yet."""

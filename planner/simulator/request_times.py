@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Self
 
-from planner.quantiles import quantile
-from planner.slo import Statistic
+from planner.workloads.quantiles import quantile
+from planner.workloads.slo import Statistic
 
 
 class RequestTimes:

@@ -1,6 +1,6 @@
 """What the simulator knows and writes down about every request while it runs."""
 
-from planner.trace import Trace
+from planner.workloads.trace import Trace
 
 
 class RequestLog:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from planner.step_times import StepBatch, StepTimes
+from planner.speed.step_times import StepBatch, StepTimes
 
 AFFINE_TOLERANCE = 1e-9
 """How far a decode step may lie off its line over contexts, as a share of its seconds."""

@@ -12,7 +12,7 @@ from planner.errors import WorkloadError
 from planner.simulator.gaps import TokenGaps
 from planner.simulator.intervals import Estimate, half_width
 from planner.simulator.request_times import RequestTimes
-from planner.slo import Statistic
+from planner.workloads.slo import Statistic
 
 Quantity = Literal["ttft", "tpot", "token gap"]
 """Time to first token and time per output token, a value a request; time between two tokens."""

@@ -10,7 +10,7 @@ from planner.simulator.intervals import FEWEST_SAMPLES
 from planner.simulator.request_times import RequestTimes
 from planner.simulator.result import NUM_BATCHES, SimulationResult
 from planner.simulator.samples import LatencySample, LatencySamples
-from planner.trace import Trace
+from planner.workloads.trace import Trace
 
 
 def replicate(

@@ -26,7 +26,7 @@ from benchmarks.calibration_fit import GROWTHS, PRIORS, Form, Row, fit, relative
 from rich.console import Console
 from rich.table import Table
 
-from planner.coefficients import Coefficients, Duration, Fraction, built_in_coefficients
+from planner.hardware.coefficients import Coefficients, Duration, Fraction, built_in_coefficients
 
 TRAINING_DEGREES = {2, 4}
 HELD_OUT_DEGREE = 8
@@ -34,7 +34,7 @@ RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 DATE = "2026-11"
 SOURCE = "Fit to Splitwise's A100 measurements (arXiv 2311.18677), Llama-2-70B, TP 2 and 4"
 PLANNER_FORM = ("max", "tree")
-"""What `planner/step_model.py` and `planner/tensor_parallel.py` state."""
+"""What `planner/speed/step_model.py` and `planner/speed/tensor_parallel.py` state."""
 
 
 def run() -> dict[str, object]:

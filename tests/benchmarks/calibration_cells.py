@@ -11,13 +11,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.catalogue import built_in_catalogue
-from planner.coefficients import Coefficients
-from planner.find_model import find_model
-from planner.model_spec import ModelSpec
-from planner.replica_design import ReplicaDesign
-from planner.step_model import RooflineStepTimes
-from planner.step_times import StepBatch
+from planner.hardware.catalogue import built_in_catalogue
+from planner.hardware.coefficients import Coefficients
+from planner.hardware.find_model import find_model
+from planner.hardware.model_spec import ModelSpec
+from planner.speed.replica_design import ReplicaDesign
+from planner.speed.step_model import RooflineStepTimes
+from planner.speed.step_times import StepBatch
 
 _CATALOGUE = built_in_catalogue()
 GPU = _CATALOGUE.gpu("A100-80GB")

@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks.calibration_cells import Cell, design_of
 from scipy.optimize import nnls
 
-from planner.coefficients import Coefficients
-from planner.step_model import RooflineStepTimes
-from planner.tensor_parallel import ALL_REDUCES_PER_LAYER
+from planner.hardware.coefficients import Coefficients
+from planner.speed.step_model import RooflineStepTimes
+from planner.speed.tensor_parallel import ALL_REDUCES_PER_LAYER
 
 GROWTHS: dict[str, Callable[[int], float]] = {
     "constant": lambda _: 1.0,

@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from planner.simulator import ReplicaPool, ServingFleet, SimulationResult, SizeShares, simulate
-from planner.step_times import StepBatch
-from planner.synthetic import synthetic_trace
-from planner.trace import Trace
-from planner.trace_readers import read_trace
+from planner.speed.step_times import StepBatch
+from planner.workloads.synthetic import synthetic_trace
+from planner.workloads.trace import Trace
+from planner.workloads.trace_readers import read_trace
 
 LOAD_FRACTION = 0.75
 REPETITIONS = {10_000: 7, 100_000: 5, 1_000_000: 2}

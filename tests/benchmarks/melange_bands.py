@@ -14,16 +14,16 @@ from itertools import pairwise
 from rich.console import Console
 from rich.table import Table
 
-from planner.catalogue import Catalogue, built_in_catalogue
-from planner.coefficients import built_in_coefficients
-from planner.find_model import find_model
-from planner.fleet_config import FleetConfig, ServedModel
-from planner.offers import Offer
-from planner.plan import plan_fleet
-from planner.replica_design import ReplicaDesign
-from planner.sustained_rate import LatencyLimits, throughput_table
+from planner.fleet.fleet_config import FleetConfig, ServedModel
+from planner.fleet.offers import Offer
+from planner.fleet.plan import plan_fleet
+from planner.hardware.catalogue import Catalogue, built_in_catalogue
+from planner.hardware.coefficients import built_in_coefficients
+from planner.hardware.find_model import find_model
+from planner.speed.replica_design import ReplicaDesign
+from planner.speed.sustained_rate import LatencyLimits, throughput_table
 from planner.units import Throughputs
-from planner.workload import Workload
+from planner.workloads.workload import Workload
 
 MODEL = "meta-llama/Llama-2-7b-hf"
 REGION = "melange-paper"

@@ -26,15 +26,15 @@ from rich.console import Console
 from rich.table import Table
 
 from planner.demo.processes import Server
-from planner.fitted_steps import FittedReplica, fitted_replica
-from planner.profile import LatencySummary, Profile
-from planner.profile_assembly import ReplicaFacts, merged
 from planner.profiling.clock import Clock
 from planner.profiling.endpoint import Endpoint, connected
+from planner.profiling.fitted_steps import FittedReplica, fitted_replica
 from planner.profiling.load import Request, Sent, poisson_arrivals, send
 from planner.profiling.measure import Measurement, Settings
+from planner.profiling.profile import LatencySummary, Profile
+from planner.profiling.profile_assembly import ReplicaFacts, merged
 from planner.simulator import ReplicaPool, ServingFleet, SizeShares, simulate
-from planner.trace import Trace
+from planner.workloads.trace import Trace
 
 MODEL = Path(__file__).parents[2] / "serving" / "models" / "tiny" / "target"
 REPETITIONS = int(os.environ.get("REALITY_REPETITIONS", "5"))

@@ -64,7 +64,7 @@ def test_an_interrupted_command_says_so(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(planner.documents, "read_document", interrupt)
-    monkeypatch.setattr("planner.fleet_config.read_document", interrupt, raising=False)
+    monkeypatch.setattr("planner.fleet.fleet_config.read_document", interrupt, raising=False)
     assert motley.main(["route", "any.yaml"]) == 130
     assert capsys.readouterr().err.strip().endswith("motley: error: interrupted")
 

@@ -81,7 +81,7 @@ def test_the_packages_are_ours():
 @pytest.mark.parametrize(
     "code",
     [
-        "import planner.plan, planner.fleet_plan, planner.cli",
+        "import planner.fleet.plan, planner.fleet.fleet_plan, planner.cli",
         "import router.cli, router.config, router.server",
         "import serving.cli, serving.config, serving.tiny.cli",
         "import finetune.cli, finetune.config",

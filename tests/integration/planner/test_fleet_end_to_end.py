@@ -9,13 +9,13 @@ from plan_commands import planned
 
 import motley
 from planner.errors import SolverError
-from planner.fleet_config import Verification
+from planner.fleet.fleet_config import Verification
+from planner.fleet.fleet_replays import replays
+from planner.fleet.judging import Judge
+from planner.fleet.plan import FleetPlanner, Search
+from planner.fleet.plan_file import read_plan
 from planner.fleet_program.balance import balanced_shares
 from planner.fleet_program.limits import Scenario
-from planner.fleet_replays import replays
-from planner.judging import Judge
-from planner.plan import FleetPlanner, Search
-from planner.plan_file import read_plan
 
 RATE = 14.0
 

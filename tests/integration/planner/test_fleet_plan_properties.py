@@ -8,10 +8,10 @@ from fleet_files import LLAMA, SLO, served, stated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.fleet_config import FleetConfig
-from planner.fleet_plan import WEIGHT_SUM
-from planner.pareto import pareto
-from planner.plan import Search, plan_fleet
+from planner.fleet.fleet_config import FleetConfig
+from planner.fleet.fleet_plan import WEIGHT_SUM
+from planner.fleet.pareto import pareto
+from planner.fleet.plan import Search, plan_fleet
 
 SLACK = 1 + 1e-5
 

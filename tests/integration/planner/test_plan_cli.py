@@ -71,7 +71,7 @@ def test_ranges_without_requests_belong_to_the_next(tmp_path, capsys):
 
 def test_no_plan_in_time_is_code_4(tmp_path, capsys, monkeypatch):
     """A search that ends without a plan or a proof says what to do."""
-    from planner import plan
+    from planner.fleet import plan
     from planner.solvers import Answer, SolverChain
 
     class Slow:

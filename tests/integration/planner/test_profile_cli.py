@@ -7,7 +7,7 @@ import pytest
 from fake_completions import FakeCompletions
 
 import motley
-from planner.profile import read_profile
+from planner.profiling.profile import read_profile
 
 QUICK = ["--input-tokens", "8,16", "--output-tokens", "2,4", "--rates", "300,400"]
 QUICK += ["--run-seconds", "0.01", "--max-sequences", "2", "--gpu", "cpu-host"]

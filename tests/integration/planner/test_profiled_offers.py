@@ -5,8 +5,8 @@ from fleet_files import chat_trace, logged, stated, written
 from plan_commands import planned, refused
 
 import motley
-from planner.fitted_steps import FittedStepTimes
-from planner.profile import (
+from planner.profiling.fitted_steps import FittedStepTimes
+from planner.profiling.profile import (
     Cell,
     DecodeBatch,
     LatencySummary,
@@ -15,8 +15,8 @@ from planner.profile import (
     Run,
     write_profile,
 )
-from planner.profile_assembly import ReplicaFacts, assembled
-from planner.step_times import StepBatch
+from planner.profiling.profile_assembly import ReplicaFacts, assembled
+from planner.speed.step_times import StepBatch
 
 STEPS = FittedStepTimes((1, 8, 64), (0.02, 0.022, 0.04), 2e-8, 1e-5, 0.0)
 SLO = {"ttft_seconds": 2.0, "tpot_seconds": 0.1}

@@ -3,9 +3,9 @@
 import pytest
 
 import motley
-from planner.mixes import MIXES
-from planner.trace_readers import read_trace
-from planner.workload_file import read_workload
+from planner.workloads.mixes import MIXES
+from planner.workloads.trace_readers import read_trace
+from planner.workloads.workload_file import read_workload
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 AZURE = HEADER + "".join(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from planner.catalogue import Catalogue, built_in_catalogue, load_catalogue
 from planner.errors import DocumentError, UnknownNameError
+from planner.hardware.catalogue import Catalogue, built_in_catalogue, load_catalogue
 
 CATALOGUE = built_in_catalogue()
 

@@ -3,13 +3,13 @@
 import pytest
 from pydantic import ValidationError
 
-from planner.catalogue import built_in_catalogue, read_packaged
-from planner.coefficients import CoefficientSets, built_in_coefficients
 from planner.errors import UnknownNameError
-from planner.find_model import find_model
-from planner.replica_design import ReplicaDesign
-from planner.step_model import RooflineStepTimes
-from planner.step_times import StepBatch
+from planner.hardware.catalogue import built_in_catalogue, read_packaged
+from planner.hardware.coefficients import CoefficientSets, built_in_coefficients
+from planner.hardware.find_model import find_model
+from planner.speed.replica_design import ReplicaDesign
+from planner.speed.step_model import RooflineStepTimes
+from planner.speed.step_times import StepBatch
 
 CATALOGUE = built_in_catalogue()
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from planner.catalogue import built_in_catalogue
 from planner.errors import DocumentError, UnknownNameError
-from planner.find_model import find_model
+from planner.hardware.catalogue import built_in_catalogue
+from planner.hardware.find_model import find_model
 
 CATALOGUE = built_in_catalogue()
 

@@ -3,11 +3,11 @@
 import pytest
 
 from planner.errors import ProfileError
-from planner.fitted_speed import fitted_speed
-from planner.fitted_steps import FittedStepTimes, fitted_replica
-from planner.profile import Cell, DecodeBatch, LonePrompt, ObservedLimits
-from planner.profile_assembly import ReplicaFacts, assembled
-from planner.step_times import StepBatch
+from planner.profiling.fitted_speed import fitted_speed
+from planner.profiling.fitted_steps import FittedStepTimes, fitted_replica
+from planner.profiling.profile import Cell, DecodeBatch, LonePrompt, ObservedLimits
+from planner.profiling.profile_assembly import ReplicaFacts, assembled
+from planner.speed.step_times import StepBatch
 
 STEPS = FittedStepTimes((1, 4, 8), (0.01, 0.04, 0.06), 0.0, 0.001, 0.0)
 FACTS = ReplicaFacts(gpu="g", model="m", date="2025-01-01")

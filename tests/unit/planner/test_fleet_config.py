@@ -5,8 +5,8 @@ from fleet_files import LLAMA, modelled, served, stated
 from pydantic import ValidationError
 
 from planner.documents import describe
-from planner.fleet_config import FleetConfig, GpuCap, Verification
-from planner.offers import Offer
+from planner.fleet.fleet_config import FleetConfig, GpuCap, Verification
+from planner.fleet.offers import Offer
 
 
 def _offer(**fields):

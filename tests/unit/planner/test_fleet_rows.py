@@ -3,8 +3,8 @@
 import pytest
 from fleet_files import inputs_of, served, stated
 
-from planner.fleet_config import FleetConfig
-from planner.fleet_rows import fleet_problem, size_groups
+from planner.fleet.fleet_config import FleetConfig
+from planner.fleet.fleet_rows import fleet_problem, size_groups
 
 
 def _problem(content, folder, **options):

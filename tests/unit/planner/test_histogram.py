@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.errors import WorkloadError
-from planner.grid import TIDY, Grid, chosen_ends
-from planner.histogram import histogram_of
-from planner.trace import Trace
+from planner.workloads.grid import TIDY, Grid, chosen_ends
+from planner.workloads.histogram import histogram_of
+from planner.workloads.trace import Trace
 
 LENGTHS = st.integers(1, 300_000)
 REQUESTS = st.lists(st.tuples(LENGTHS, LENGTHS), min_size=1, max_size=60)

@@ -6,10 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from planner.catalogue import built_in_catalogue
 from planner.errors import HubError, UnknownNameError
-from planner.find_model import find_model
-from planner.hub_config import fetch_config
+from planner.hardware.catalogue import built_in_catalogue
+from planner.hardware.find_model import find_model
+from planner.hardware.hub_config import fetch_config
 
 CATALOGUE = built_in_catalogue()
 CONFIG = dict(CATALOGUE.models[0].config)

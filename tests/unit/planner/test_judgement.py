@@ -12,8 +12,8 @@ from serving_fleets import LinearStepTimes, fleet, pool
 from planner.simulator import batches_of, judge, replicate, simulate
 from planner.simulator.request_times import RequestTimes
 from planner.simulator.samples import LatencySample, LatencySamples
-from planner.slo import Slo
-from planner.trace import Trace
+from planner.workloads.slo import Slo
+from planner.workloads.trace import Trace
 
 UNEQUAL = fleet(
     pool("fast", 2, step_times=LinearStepTimes(step=0.005)),

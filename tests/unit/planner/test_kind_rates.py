@@ -6,8 +6,8 @@ import pytest
 from fleet_files import LLAMA, SLO, chat_trace, inputs_of, logged, modelled, served, stated
 
 from planner.errors import PlannerError, UnknownNameError, WorkloadError
-from planner.fleet_models import lengths_of
-from planner.kind_rates import tail_sizes
+from planner.fleet.fleet_models import lengths_of
+from planner.fleet.kind_rates import tail_sizes
 
 NOWHERE = Path()
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from planner.catalogue import built_in_catalogue
 from planner.errors import DocumentError
-from planner.model_config import model_spec_of
+from planner.hardware.catalogue import built_in_catalogue
+from planner.hardware.model_config import model_spec_of
 
 MODELS = built_in_catalogue().models
 
@@ -28,8 +28,8 @@ def test_counted_parameters_are_the_published_ones(entry):
 
 def test_a_real_folder_counts_its_own_weights(tiny_family):
     """The shipped target's parameters are its weight file's, two bytes each but for the header."""
-    from planner.catalogue import Catalogue
-    from planner.find_model import find_model
+    from planner.hardware.catalogue import Catalogue
+    from planner.hardware.find_model import find_model
 
     spec = find_model(str(tiny_family / "target"), Catalogue(schema_version=1))
     stored = (tiny_family / "target" / "model.safetensors").stat().st_size

@@ -5,7 +5,7 @@ import random
 import pytest
 from scipy.optimize import nnls
 
-from planner.nonnegative_fit import nonnegative_fit
+from planner.profiling.nonnegative_fit import nonnegative_fit
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from planner.catalogue import load_catalogue
 from planner.errors import PriceError, UnknownNameError
-from planner.offer_prices import device_price
-from planner.offers import Offer
+from planner.fleet.offer_prices import device_price
+from planner.fleet.offers import Offer
+from planner.hardware.catalogue import load_catalogue
 
 PRICES = """
 schema_version: 1

@@ -33,4 +33,4 @@ def test_the_command_line_imports_no_solver():
 
 def test_planning_imports_no_torch():
     """The planner runs on the base install."""
-    assert not _modules_after("import planner.plan, planner.report") & HEAVY
+    assert not _modules_after("import planner.fleet.plan, planner.fleet.report") & HEAVY

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from fleet_files import LLAMA, SLO, served, stated
 
-from planner.fleet_config import FleetConfig
-from planner.pareto import front_of, pareto
-from planner.plan import Search
+from planner.fleet.fleet_config import FleetConfig
+from planner.fleet.pareto import front_of, pareto
+from planner.fleet.plan import Search
 
 
 def _config(**changes):

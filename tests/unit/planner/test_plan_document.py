@@ -8,11 +8,11 @@ from pydantic import ValidationError
 
 from planner.documents import describe
 from planner.errors import DocumentError
-from planner.fleet_config import FleetConfig
-from planner.fleet_plan import WEIGHT_SUM, FleetPlan
-from planner.plan import FleetPlanner, Search, plan_fleet
-from planner.plan_document import column_loads
-from planner.plan_file import read_plan
+from planner.fleet.fleet_config import FleetConfig
+from planner.fleet.fleet_plan import WEIGHT_SUM, FleetPlan
+from planner.fleet.plan import FleetPlanner, Search, plan_fleet
+from planner.fleet.plan_document import column_loads
+from planner.fleet.plan_file import read_plan
 
 
 def _plan(content):

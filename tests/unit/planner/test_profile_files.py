@@ -5,7 +5,7 @@ import json
 import pytest
 
 from planner.errors import DocumentError, ProfileError
-from planner.profile_files import profile_from_files
+from planner.profiling.profile_files import profile_from_files
 
 VLLM = {
     "date": "20250101-120000",

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.errors import DocumentError, ProfileError
-from planner.profile import (
+from planner.profiling.profile import (
     Cell,
     LatencySummary,
     Run,
@@ -14,9 +14,9 @@ from planner.profile import (
     read_profile,
     write_profile,
 )
-from planner.profile_assembly import ReplicaFacts, assembled, merged
-from planner.profile_reading import profiled_throughputs
-from planner.slo import Slo
+from planner.profiling.profile_assembly import ReplicaFacts, assembled, merged
+from planner.profiling.profile_reading import profiled_throughputs
+from planner.workloads.slo import Slo
 
 FACTS = ReplicaFacts(gpu="L4", model="m", date="2025-01-01")
 SLO = Slo(ttft_seconds=1.0, tpot_seconds=0.1, tpot_statistic="p90")

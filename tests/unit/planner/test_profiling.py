@@ -6,15 +6,15 @@ import pytest
 from virtual_endpoint import VirtualEndpoint, virtual_run
 
 from planner.errors import EndpointError
-from planner.fitted_steps import FittedStepTimes, fitted_replica
-from planner.profile import LatencySummary, Run
-from planner.profile_assembly import ReplicaFacts
-from planner.profile_reading import is_saturated
+from planner.profiling.fitted_steps import FittedStepTimes, fitted_replica
 from planner.profiling.load import Request, poisson_arrivals, send, summary
 from planner.profiling.measure import Measurement, Settings
+from planner.profiling.profile import LatencySummary, Run
+from planner.profiling.profile_assembly import ReplicaFacts
+from planner.profiling.profile_reading import is_saturated
 from planner.profiling.search import next_searched_rate
 from planner.simulator import ReplicaPool, ServingFleet, SizeShares, simulate
-from planner.trace import Trace
+from planner.workloads.trace import Trace
 
 FACTS = ReplicaFacts(gpu="cpu-host", model="tiny", date="2025-01-01")
 STEPS = FittedStepTimes(

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import UnverifiableError
-from planner.fleet_config import FleetConfig, Verification
-from planner.fleet_plan import FleetPlan
-from planner.fleet_replays import obstacle_to_replay, replays
-from planner.plan import plan_fleet
-from planner.planned_fleet import planned_fleet
-from planner.replay import DrawnReplay, RecordedReplay, drawn_requests, drawn_trace
+from planner.fleet.fleet_config import FleetConfig, Verification
+from planner.fleet.fleet_plan import FleetPlan
+from planner.fleet.fleet_replays import obstacle_to_replay, replays
+from planner.fleet.plan import plan_fleet
+from planner.fleet.planned_fleet import planned_fleet
+from planner.fleet.replay import DrawnReplay, RecordedReplay, drawn_requests, drawn_trace
 from planner.simulator import simulate
-from planner.workload import Workload
+from planner.workloads.workload import Workload
 
 MEANS = Workload(
     input_tokens_up_to=(100, 500),

@@ -2,17 +2,17 @@
 
 import pytest
 
-from planner.catalogue import built_in_catalogue
-from planner.coefficients import built_in_coefficients
-from planner.find_model import find_model
-from planner.obstacle import Obstacle
-from planner.replica_design import ReplicaDesign
-from planner.replica_memory import (
+from planner.hardware.catalogue import built_in_catalogue
+from planner.hardware.coefficients import built_in_coefficients
+from planner.hardware.find_model import find_model
+from planner.speed.obstacle import Obstacle
+from planner.speed.replica_design import ReplicaDesign
+from planner.speed.replica_memory import (
     design_obstacle,
     device_weight_bytes,
     kv_capacity_tokens,
 )
-from planner.replica_speed import replica_speed
+from planner.speed.replica_speed import replica_speed
 
 CATALOGUE = built_in_catalogue()
 

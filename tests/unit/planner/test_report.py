@@ -3,10 +3,10 @@
 import pytest
 from fleet_files import served, stated
 
-from planner.fleet_config import FleetConfig
-from planner.plan import plan_fleet
-from planner.report import comparison_line, summary_lines
-from planner.verification import VerificationReport, VerifiedTarget
+from planner.fleet.fleet_config import FleetConfig
+from planner.fleet.plan import plan_fleet
+from planner.fleet.report import comparison_line, summary_lines
+from planner.fleet.verification import VerificationReport, VerifiedTarget
 
 
 @pytest.fixture(scope="module")

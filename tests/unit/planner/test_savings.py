@@ -8,8 +8,8 @@ from fleet_files import inputs_of, served, stated
 from judged_by_rule import RuleJudge, counts_of
 
 from planner.errors import WorkloadError
-from planner.plan import FleetPlanner, Search
-from planner.savings import SavingsSearch
+from planner.fleet.plan import FleetPlanner, Search
+from planner.fleet.savings import SavingsSearch
 
 
 def _offers(*prices):

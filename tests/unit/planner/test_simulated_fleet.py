@@ -14,7 +14,7 @@ from planner.simulator import (
     without_market,
     without_replica,
 )
-from planner.trace import Trace
+from planner.workloads.trace import Trace
 
 
 @pytest.mark.parametrize(

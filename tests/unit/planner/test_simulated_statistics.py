@@ -17,7 +17,7 @@ from planner.simulator.intervals import half_width, student_quantile
 from planner.simulator.request_times import RequestTimes
 from planner.simulator.runs import StepRun
 from planner.simulator.samples import STATISTICS
-from planner.trace import Trace
+from planner.workloads.trace import Trace
 
 SERIAL = fleet(pool(step_times=LinearStepTimes(1.0, 0.0, 0.0, 0.0, 0.0), max_sequences=1))
 

@@ -12,8 +12,8 @@ from serving_fleets import LinearStepTimes, fleet, pool
 import planner.simulator
 from planner.errors import WorkloadError
 from planner.simulator import ServingFleet, SizeShares, batches_of, simulate, without_replica
-from planner.step_times import StepBatch
-from planner.trace import Trace
+from planner.speed.step_times import StepBatch
+from planner.workloads.trace import Trace
 
 SECOND_A_STEP = LinearStepTimes(1.0, 0.0, 0.0, 0.0, 0.0)
 

@@ -19,7 +19,7 @@ from planner.simulator import (
     without_market,
     without_replica,
 )
-from planner.trace import Trace
+from planner.workloads.trace import Trace
 
 
 def _agree(serving_fleet, trace, seed, losses=()):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from planner.quantiles import quantile
-from planner.slo import Latencies, Slo, evaluate
+from planner.workloads.quantiles import quantile
+from planner.workloads.slo import Latencies, Slo, evaluate
 
 TIMES = st.lists(st.floats(0, 1e6), min_size=2, max_size=50)
 

@@ -8,9 +8,9 @@ from fleet_files import stated
 from fleet_programs import melange_program, one_model
 
 from planner.errors import SolverError
-from planner.fleet_config import FleetConfig
+from planner.fleet.fleet_config import FleetConfig
+from planner.fleet.plan import Search, plan_fleet
 from planner.fleet_program.solve import solve
-from planner.plan import Search, plan_fleet
 from planner.solvers import Answer, Highs, SolverChain
 
 

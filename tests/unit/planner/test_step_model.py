@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.catalogue import built_in_catalogue
-from planner.coefficients import Coefficients, built_in_coefficients
-from planner.find_model import find_model
-from planner.gpu_spec import GpuSpec
-from planner.model_spec import ModelSpec
-from planner.replica_design import ReplicaDesign
-from planner.step_model import RooflineStepTimes
-from planner.step_times import StepBatch
+from planner.hardware.catalogue import built_in_catalogue
+from planner.hardware.coefficients import Coefficients, built_in_coefficients
+from planner.hardware.find_model import find_model
+from planner.hardware.gpu_spec import GpuSpec
+from planner.hardware.model_spec import ModelSpec
+from planner.speed.replica_design import ReplicaDesign
+from planner.speed.step_model import RooflineStepTimes
+from planner.speed.step_times import StepBatch
 
 CATALOGUE = built_in_catalogue()
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.catalogue import built_in_catalogue
-from planner.coefficients import built_in_coefficients
-from planner.find_model import find_model
-from planner.obstacle import Obstacle
-from planner.replica_design import ReplicaDesign
-from planner.replica_speed import ReplicaSpeed, replica_speed
-from planner.steady_state import SteadyStream
-from planner.sustained_rate import LatencyLimits, sustained_rate, throughput_table
+from planner.hardware.catalogue import built_in_catalogue
+from planner.hardware.coefficients import built_in_coefficients
+from planner.hardware.find_model import find_model
+from planner.speed.obstacle import Obstacle
+from planner.speed.replica_design import ReplicaDesign
+from planner.speed.replica_speed import ReplicaSpeed, replica_speed
+from planner.speed.steady_state import SteadyStream
+from planner.speed.sustained_rate import LatencyLimits, sustained_rate, throughput_table
 
 CATALOGUE = built_in_catalogue()
 COEFFICIENTS = built_in_coefficients()

@@ -6,10 +6,10 @@ from statistics import fmean
 import pytest
 
 from planner.errors import WorkloadError
-from planner.mixes import MIXES
-from planner.quantiles import quantile
-from planner.synthetic import synthetic_trace
-from planner.trace_summary import summary_of
+from planner.workloads.mixes import MIXES
+from planner.workloads.quantiles import quantile
+from planner.workloads.synthetic import synthetic_trace
+from planner.workloads.trace_summary import summary_of
 
 PUBLISHED_MEANS = {
     "chat": (1154.7, 211.1),

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from planner.errors import WorkloadError
-from planner.trace import MOST_TOKENS, Trace
+from planner.workloads.trace import MOST_TOKENS, Trace
 
 TRACE = Trace((0.0, 1.0, 1.0, 4.0), (10, 20, 30, 40), (1, 2, 3, 4), models=("a", "b", "a", ""))
 

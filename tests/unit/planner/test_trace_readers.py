@@ -5,9 +5,9 @@ import json
 import pytest
 
 from planner.errors import DocumentError
-from planner.trace import Trace
-from planner.trace_readers import read_trace
-from planner.trace_writer import traffic_lines
+from planner.workloads.trace import Trace
+from planner.workloads.trace_readers import read_trace
+from planner.workloads.trace_writer import traffic_lines
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2024-05-10 00:00:00.0000000,100,10

@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from planner.errors import DocumentError, WorkloadError
-from planner.fleet_config import FleetConfig
-from planner.grid import Grid
-from planner.trace import Trace
-from planner.trace_workloads import traced_workload, workloads_by_model
-from planner.workload_file import read_workload, workload_json, workload_yaml
+from planner.fleet.fleet_config import FleetConfig
+from planner.workloads.grid import Grid
+from planner.workloads.trace import Trace
+from planner.workloads.trace_workloads import traced_workload, workloads_by_model
+from planner.workloads.workload_file import read_workload, workload_json, workload_yaml
 
 TRACE = Trace(
     (0.0, 1.0, 2.0, 3.0, 4.0),

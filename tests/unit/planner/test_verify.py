@@ -7,9 +7,9 @@ import pytest
 from fleet_files import inputs_of, stated
 from judged_by_rule import RuleJudge, utilisations
 
-from planner.plan import FleetPlanner, Search
-from planner.savings import SavingsSearch
-from planner.verify import LOWEST_LIMIT, TIGHTENING, verified, with_report
+from planner.fleet.plan import FleetPlanner, Search
+from planner.fleet.savings import SavingsSearch
+from planner.fleet.verify import LOWEST_LIMIT, TIGHTENING, verified, with_report
 
 
 @pytest.fixture(scope="module")

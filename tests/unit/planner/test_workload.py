@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from planner.workload import Workload
+from planner.workloads.workload import Workload
 
 GRID = {"input_tokens_up_to": [100, 1000], "output_tokens_up_to": [50]}
 

@@ -1,0 +1,130 @@
+"""`motley plan explain`: what binds a plan, what one more or one fewer of each offer is worth."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from planner.fleet.fleet_plan import FleetPlan
+from planner.fleet.judging import Solved
+from planner.fleet.money import usd
+from planner.fleet.plan_document import FleetInputs, column_loads
+from planner.fleet.report import comparison_line
+from planner.fleet_program.sensitivity import WhatIf, binding, cap_changes, offer_changes
+from planner.solvers import SolverChain
+
+EXACT_USD_PER_HOUR = 1e-6
+"""Uncertainty below this is the solver's rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What ends the rate of one offer."""
+
+    model: str
+    offer: str
+    shares_fraction: dict[str, float]
+    """Limit to the share of the offer's load that it ends; `stated` where the file gives rates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why the plan is as it is."""
+
+    binding: tuple[str, ...]
+    """Caps, budget and spot limits that are exhausted."""
+    rate_limits: tuple[RateLimit, ...]
+    """By offer in use."""
+    changes: tuple[WhatIf, ...]
+    """Other fleets, each with one number changed by one."""
+
+
+def explanation(
+    inputs: FleetInputs,
+    solved: Solved,
+    *,
+    solver: SolverChain,
+    seconds: float,
+    gap_fraction: float,
+    clock: Callable[[], float],
+) -> Explanation:
+    """Return what binds the solved program and what changes would cost.
+
+    Args:
+        inputs: The file, looked up.
+        solved: The program and its plan.
+        solver: Who solves the changed programs.
+        seconds: For all of them together; what is not reached is left out.
+        gap_fraction: Relative gap at which each search may stop.
+        clock: Seconds from any start.
+    """
+    problem, answer = solved.problem, solved.answer
+    half = seconds / 2
+    fewer = offer_changes(
+        problem, answer, solver=solver, seconds=half, gap_fraction=gap_fraction, clock=clock
+    )
+    caps = cap_changes(
+        problem, answer, solver=solver, seconds=half, gap_fraction=gap_fraction, clock=clock
+    )
+    return Explanation(binding(problem, answer), _rate_limits(inputs, solved), (*fewer, *caps))
+
+
+def _rate_limits(inputs: FleetInputs, solved: Solved) -> tuple[RateLimit, ...]:
+    loads = column_loads(solved.problem, solved.answer.shares)
+    limits = []
+    for c, kind in enumerate(inputs.kinds):
+        if not solved.answer.counts[c] or not loads[c]:
+            continue
+        by_limit: defaultdict[str, float] = defaultdict(float)
+        model = inputs.models[kind.model]
+        groups = [group for group in inputs.groups() if group.model == kind.model]
+        rows = solved.problem.rows_of(kind.model)
+        for group, r in zip(groups, rows, strict=True):
+            share = dict(solved.answer.shares[r]).get(c, 0.0)
+            for s in group.sizes if share else ():
+                rate = kind.speed.rates[s]
+                load = model.sizes()[s].rate_requests_per_second / rate.requests_per_second
+                by_limit[rate.binding or kind.source] += share * load / loads[c]
+        limits.append(RateLimit(model.name, kind.name, _largest_first(by_limit)))
+    return tuple(limits)
+
+
+def _largest_first(shares: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
+
+
+def print_explanation(plan: FleetPlan, found: Explanation, console: Console) -> None:
+    """Print what binds, what changes cost, and the alternatives of a single type."""
+    for text in found.binding:
+        console.print(f"binds: {text}", markup=False, soft_wrap=True)
+    if not found.binding:
+        console.print("binds: no cap, budget or spot limit; prices and speeds alone decide")
+    console.print(_limits_table(found))
+    console.print(_changes_table(found))
+    console.print(comparison_line(plan), markup=False, soft_wrap=True)
+
+
+def _limits_table(found: Explanation) -> Table:
+    table = Table(title="what ends the rate of each offer in use, by its load")
+    for title in ("model", "offer", "limits"):
+        table.add_column(title, overflow="fold")
+    for row in found.rate_limits:
+        words = ", ".join(f"{name} {share:.0%}" for name, share in row.shares_fraction.items())
+        table.add_row(row.model, row.offer, words)
+    return table
+
+
+def _changes_table(found: Explanation) -> Table:
+    table = Table(title="one more or one fewer")
+    table.add_column("of", overflow="fold")
+    for title in ("change", "$/h", "within"):
+        table.add_column(title, justify="right")
+    for row in found.changes:
+        cost = row.cost_change_usd_per_hour
+        words = row.status if cost is None else ("-" if cost < 0 else "+") + usd(abs(cost))
+        exact = row.uncertain_usd_per_hour < EXACT_USD_PER_HOUR
+        certain = "" if cost is None else "exact" if exact else usd(row.uncertain_usd_per_hour)
+        table.add_row(row.name, f"{row.change:+d}", words, certain)
+    return table

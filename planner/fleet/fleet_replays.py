@@ -1,0 +1,63 @@
+"""Which requests are replayed on a plan of a file's models, and why some cannot be."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from planner.fleet.fleet_config import Verification
+from planner.fleet.fleet_models import FleetModel
+from planner.fleet.plan_document import FleetInputs
+from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests
+from planner.workloads.trace import Trace
+
+FEWEST_REPLAYED = 200
+"""Requests of a trace below which a replay says nothing: ten for each of its stretches."""
+
+
+def obstacle_to_replay(inputs: FleetInputs) -> str:
+    """Return why plans of these inputs cannot be replayed; empty where they can."""
+    if inputs.config.shares == "oracle":
+        return "no router can follow shares by output size"
+    for model in inputs.models:
+        if model.config.slo is None:
+            return f"{model.name} has no slo"
+        if model.trace is not None and model.trace.num_requests < FEWEST_REPLAYED:
+            return (
+                f"{model.name} has {model.trace.num_requests} requests to replay, "
+                f"under {FEWEST_REPLAYED}"
+            )
+    for kind in inputs.kinds:
+        if not any(rate.requests_per_second for rate in kind.speed.rates):
+            continue
+        if kind.source == "stated":
+            return f"{kind.name} states throughputs, which cannot be replayed"
+        if kind.speed.speed is None:
+            return f"{kind.name} cannot be replayed: {kind.speed.obstacle_to_replay}"
+    return ""
+
+
+def replays(inputs: FleetInputs, verification: Verification) -> Mapping[str, Replay]:
+    """Return what to replay, by model."""
+    return {model.name: _replay(model, verification) for model in inputs.models}
+
+
+def _replay(model: FleetModel, verification: Verification) -> Replay:
+    if model.trace is None:
+        num_requests = drawn_requests(model.workload, most=verification.max_requests)
+        return DrawnReplay(
+            model.workload,
+            model.replayed,
+            num_requests,
+            num_replications=verification.replications,
+            seed=verification.seed,
+        )
+    trace, words = model.trace, model.replayed
+    if trace.num_requests > verification.max_requests:
+        words += f", its first {verification.max_requests:,} requests"
+        trace = first_requests(trace, verification.max_requests)
+    return RecordedReplay(replace(trace, models=None), words, seed=verification.seed)
+
+
+def first_requests(trace: Trace, num_requests: int) -> Trace:
+    """Return the first requests of a trace."""
+    cut = slice(num_requests)
+    return Trace(trace.arrival_seconds[cut], trace.input_tokens[cut], trace.output_tokens[cut])

@@ -1,0 +1,184 @@
+"""`motley plan simulate`: requests replayed on a plan's document, whole or after a loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.errors import UnknownNameError, UnverifiableError, WorkloadError
+from planner.fleet.fleet_plan import FleetPlan
+from planner.fleet.judging import OnProgress, targets_of
+from planner.fleet.planned_fleet import planned_fleet
+from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests
+from planner.fleet.verification import VerificationReport, VerifiedTarget
+from planner.simulator import ServingFleet, without_market, without_replica
+from planner.simulator.judgement import judge
+from planner.workloads.trace import MOST_TOKENS, Trace
+from planner.workloads.trace_readers import read_trace
+
+MOST_REQUESTS = 50_000
+"""Requests of a model that one drawn replication holds at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What is gone from the start."""
+
+    replica: str | None = None
+    """Offer of which one replica is gone."""
+    market: str | None = None
+    """Market of which every replica is gone."""
+
+
+def simulate_plan(
+    plan: FleetPlan,
+    *,
+    trace_file: Path | None = None,
+    requests_per_second: float | None = None,
+    unnamed: str | None = None,
+    losses: Losses = Losses(),
+    seed: int = 0,
+    on_progress: OnProgress,
+) -> VerificationReport:
+    """Return how the plan's targets fare when requests are replayed on it.
+
+    Args:
+        plan: The plan.
+        trace_file: Requests; nothing: drawn from the plan's workload.
+        requests_per_second: Rate of a trace's requests, all models together.
+        unnamed: Model that requests without one ask for; nothing: the plan's only one.
+        losses: What is gone from the start.
+        seed: Of the draws.
+        on_progress: Told the model under replay and the fraction done.
+
+    Raises:
+        DocumentError: If the trace cannot be read.
+        WorkloadError: If it asks for models that the plan does not serve, or for nothing at all.
+        UnverifiableError: If a speed is not known step by step, or no model has a target.
+        InfeasibleError: If a loss leaves requests with nobody.
+        UnknownNameError: If the plan has no replica of what is to be gone.
+    """
+    _check_losses(plan, losses)
+    replays = _replays(plan, trace_file, requests_per_second, unnamed, seed)
+    targets: list[VerifiedTarget] = []
+    for model in plan.models:
+        if model.slo is None:
+            raise UnverifiableError(
+                f"{model.name} has no latency target to judge; plan with an slo"
+            )
+        if model.name not in replays:
+            continue
+        counts_tokens = model.slo.tpot_seconds is not None and model.slo.tpot_per == "token"
+
+        def show(fraction: float, name: str = model.name) -> None:
+            on_progress(f"replaying {name}", fraction)
+
+        samples = replays[model.name].samples(
+            _fleet(plan, model.name, losses), count_tokens=counts_tokens, on_progress=show
+        )
+        targets += targets_of(model.name, judge(model.slo, samples))
+    return VerificationReport(
+        status="met" if all(target.is_met for target in targets) else "best attained",
+        replayed="; ".join(
+            f"{model.name}: {replays[model.name].words if model.name in replays else 'no requests'}"
+            for model in plan.models
+        ),
+        num_requests=sum(replay.num_requests for replay in replays.values()),
+        replayed_seconds=min(replay.duration_seconds for replay in replays.values()),
+        num_samples=min(replay.num_samples for replay in replays.values()),
+        num_rounds=1,
+        cost_before_usd_per_hour=plan.cost_usd_per_hour,
+        targets=tuple(targets),
+    )
+
+
+def _check_losses(plan: FleetPlan, losses: Losses) -> None:
+    offers = {row.offer: None for row in plan.replicas}
+    markets = {row.market: None for row in plan.replicas}
+    remedy = "name what the plan has replicas of"
+    if losses.replica is not None and losses.replica not in offers:
+        raise UnknownNameError("offer of the plan", losses.replica, offers, remedy)
+    if losses.market is not None and losses.market not in markets:
+        raise UnknownNameError("market of the plan", losses.market, markets, remedy)
+
+
+def _fleet(plan: FleetPlan, model: str, losses: Losses) -> ServingFleet:
+    fleet = planned_fleet(plan, model)
+    names = [pool.name for pool in fleet.pools]
+    if losses.replica in names:
+        fleet = without_replica(fleet, names.index(losses.replica))
+    if losses.market is not None and any(pool.market == losses.market for pool in fleet.pools):
+        weights = [loss.weights for loss in plan.market_losses if loss.market == losses.market]
+        shares = planned_fleet(plan, model, weights=weights[0]).shares if weights else None
+        fleet = without_market(fleet, losses.market, shares=shares)
+    return fleet
+
+
+def _replays(
+    plan: FleetPlan,
+    trace_file: Path | None,
+    requests_per_second: float | None,
+    unnamed: str | None,
+    seed: int,
+) -> Mapping[str, Replay]:
+    if trace_file is None:
+        if requests_per_second is not None:
+            raise WorkloadError("--requests-per-second is for a trace; give one with --trace")
+        return {
+            model.name: DrawnReplay(
+                model.workload,
+                "requests drawn from the plan's workload, Poisson arrivals",
+                drawn_requests(model.workload, most=MOST_REQUESTS),
+                seed=seed,
+            )
+            for model in plan.models
+        }
+    trace = read_trace(trace_file).trace
+    if requests_per_second is not None:
+        trace = trace.scaled(requests_per_second=requests_per_second)
+    traces = _by_model(plan, trace, unnamed)
+    for name, of_model in traces.items():
+        _check_context(plan, name, of_model)
+    return {
+        name: RecordedReplay(
+            of_model, f"{trace_file.name}, {of_model.num_requests:,} requests", seed
+        )
+        for name, of_model in traces.items()
+    }
+
+
+def _check_context(plan: FleetPlan, model: str, trace: Trace) -> None:
+    """Refuse requests longer than the sequences that the plan's replicas serve."""
+    rows = [row for row in plan.replicas if row.model == model]
+    contexts = [row.max_context_tokens for row in rows if row.max_context_tokens is not None]
+    contexts += [row.fitted.max_context_tokens for row in rows if row.fitted is not None]
+    if model in plan.model_specs:
+        contexts.append(plan.model_specs[model].max_context_tokens)
+    most = min(contexts, default=MOST_TOKENS)
+    lengths = [sum(pair) for pair in zip(trace.input_tokens, trace.output_tokens, strict=True)]
+    num_longer = sum(length > most for length in lengths)
+    if num_longer:
+        raise WorkloadError(
+            f"{num_longer:,} requests of the trace for {model} are longer than its context of {most:,} "
+            f"tokens, the longest {max(lengths):,}; raise max_context_tokens and plan again, or leave "
+            "them out"
+        )
+
+
+def _by_model(plan: FleetPlan, trace: Trace, unnamed: str | None) -> dict[str, Trace]:
+    """Return the requests of each model; where the plan serves one, all are for it."""
+    if len(plan.models) == 1:
+        return {
+            plan.models[0].name: Trace(
+                trace.arrival_seconds, trace.input_tokens, trace.output_tokens
+            )
+        }
+    named = trace.with_unnamed(unnamed)
+    served = {model.name for model in plan.models}
+    strange = [name for name in named.num_requests_by_model if name not in served]
+    if strange:
+        count = named.num_requests_by_model[strange[0]]
+        raise WorkloadError(
+            f"{count:,} requests of the trace are for {strange[0]}, which the plan does not serve "
+            f"({', '.join(sorted(served))}); rename the model in one of them"
+        )
+    return {name: named.of_model(name) for name in named.num_requests_by_model}

@@ -1,0 +1,186 @@
+"""Replaying a plan: tighten where a percentile misses, take what the replay shows to be spare.
+
+A round solves the program, replays each model's requests on the plan and judges its targets. Where
+one is missed, the pools whose own requests miss it get a lower utilisation limit, a tenth under
+their planned load, and the next round begins. A plan that holds is then asked for savings
+(`savings.py`), which may load replicas above the limit that planning started from.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from planner.fleet.fleet_plan import FleetPlan
+from planner.fleet.judging import Judge, Judged, Solved
+from planner.fleet.savings import Draw, Saving, SavingsSearch
+from planner.fleet.verification import VerificationReport
+
+TIGHTENING = 0.9
+"""A late pool's new limit, as a share of the load it was planned with."""
+
+LOWEST_LIMIT = 0.02
+"""Below this limit a pool is left alone: load is not what makes it late."""
+
+LEAST_USD_PER_HOUR = 1e-6
+"""A smaller difference of costs is rounding."""
+
+Limits = Mapping[tuple[str, str], float]
+"""Utilisation limit by model and offer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The plan that verification ends with."""
+
+    judged: Judged
+    first: Solved
+    """The plan before any tightening."""
+    num_rounds: int
+    savings: tuple[Saving, ...]
+
+
+def verified(
+    first: Solved,
+    *,
+    solve: Callable[[Limits], Solved | None],
+    judge: Judge,
+    num_rounds: int,
+    savings_search: SavingsSearch | None,
+) -> Verified:
+    """Return the first plan of the rounds that meets every target, or the best attained.
+
+    Args:
+        first: The plan of the first round.
+        solve: The program under other limits; nothing: it has no plan.
+        judge: Replays and judges plans.
+        num_rounds: Most programs to solve.
+        savings_search: Finds what a plan that holds can give up; nothing: it keeps all.
+
+    Raises:
+        UnverifiableError: If a plan cannot be replayed.
+    """
+    limits: dict[tuple[str, str], float] = {}
+    best = current = judge.judged(first)
+    rounds = 1
+    while not current.is_met and rounds < num_rounds:
+        tightened = _tightened(limits, current)
+        if tightened == limits:
+            break
+        limits = tightened
+        solved = solve(limits)
+        if solved is None:
+            break
+        rounds += 1
+        current = judge.judged(solved)
+        best = min(current, best, key=_rank)
+    savings: tuple[Saving, ...] = ()
+    if best.is_met and savings_search is not None:
+        best, savings, more_rounds = _spared(
+            best, limits, solve=solve, judge=judge, savings_search=savings_search
+        )
+        rounds += more_rounds
+    return Verified(best, first, rounds, savings)
+
+
+def _spared(
+    best: Judged,
+    limits: Limits,
+    *,
+    solve: Callable[[Limits], Solved | None],
+    judge: Judge,
+    savings_search: SavingsSearch,
+) -> tuple[Judged, tuple[Saving, ...], int]:
+    """Return the plan after every saving, the savings, and how many programs were solved for it.
+
+    A plan that the program finds cheaper at the loads that held is asked for savings in its turn.
+    """
+    savings: list[Saving] = []
+    rounds = 0
+    while True:
+        best, found = savings_search.run(best)
+        savings += found
+        if not found:
+            return best, tuple(savings), rounds
+        before = best.solved.answer.cost_usd_per_hour
+        best = _certified(best, limits, solve=solve, judge=judge, draw=savings_search.draw)
+        rounds += 1
+        saved = before - best.solved.answer.cost_usd_per_hour
+        if saved < LEAST_USD_PER_HOUR:
+            return best, tuple(savings), rounds
+        savings.append(Saving("planned anew with the loads that held allowed", saved))
+
+
+def _certified(
+    judged: Judged,
+    limits: Limits,
+    *,
+    solve: Callable[[Limits], Solved | None],
+    judge: Judge,
+    draw: Draw,
+) -> Judged:
+    """Return a plan that gave up replicas with the bound of the program it is a plan of.
+
+    That program allows each offer the load it now carries. Where it has a cheaper plan that holds
+    the targets too, that plan is returned.
+    """
+    carried = {
+        (row.model, row.offer): min(
+            1.0, max(row.utilisation_limit_fraction, row.utilisation_fraction)
+        )
+        for row in judged.solved.plan.replicas
+    }
+    final = solve({**limits, **carried})
+    if final is None:
+        return judged
+    saved = judged.solved.answer.cost_usd_per_hour - final.answer.cost_usd_per_hour
+    if saved >= LEAST_USD_PER_HOUR:
+        cheaper = judge.judged(final)
+        if cheaper.is_met:
+            return cheaper
+    answer = judged.solved.bounded(final.answer.bound_usd_per_hour)
+    return Judged(Solved(final.problem, answer, draw(final.problem, answer)), judged.outcomes)
+
+
+def _rank(judged: Judged) -> tuple[bool, float]:
+    """Return the order of preference: plans on time before late ones, then the least late."""
+    return not judged.is_met, judged.worst_ratio
+
+
+def _tightened(limits: Limits, judged: Judged) -> dict[tuple[str, str], float]:
+    """Return the limits with those of late pools lowered."""
+    tightened = dict(limits)
+    loads = {
+        (row.model, row.offer): min(row.utilisation_fraction, row.utilisation_limit_fraction)
+        for row in judged.solved.plan.replicas
+    }
+    for model, outcomes in judged.outcomes.items():
+        for outcome in outcomes:
+            if outcome.is_met:
+                continue
+            for pool in outcome.missing_pools:
+                limit = TIGHTENING * loads[model, pool.pool]
+                if limit >= LOWEST_LIMIT:
+                    tightened[model, pool.pool] = limit
+    return tightened
+
+
+def with_report(verified: Verified, judge: Judge) -> FleetPlan:
+    """Return the verified plan's document with its report."""
+    judged = verified.judged
+    report = VerificationReport(
+        status="met" if judged.is_met else "best attained",
+        replayed=judge.words,
+        num_requests=judge.num_requests,
+        replayed_seconds=judge.duration_seconds,
+        num_samples=judge.num_samples,
+        num_rounds=verified.num_rounds,
+        cost_before_usd_per_hour=verified.first.plan.cost_usd_per_hour,
+        savings=tuple(str(saving) for saving in verified.savings),
+        targets=judged.targets(),
+    )
+    return judged.solved.plan.model_copy(
+        update={
+            "verification": report,
+            "latency_verified": report.is_verified,
+            "latency": report.in_words,
+        }
+    )

@@ -1,0 +1,1 @@
+"""What there is to plan with: devices, their prices, models and engines."""
