@@ -11,7 +11,7 @@ from planner.fleet.requests_config import Requests
 from planner.hardware.catalogue import Market
 from planner.hardware.coefficients import DEFAULT_COEFFICIENTS
 from planner.hardware.gpu_spec import DType
-from planner.units import Count, Name, NonNegative, Number, Price, Tokens, Utilisation
+from planner.units import Count, ModelSource, Name, NonNegative, Number, Price, Tokens, Utilisation
 from planner.workloads.slo import Slo
 from planner.workloads.workload import Workload
 
@@ -24,7 +24,7 @@ class ServedModel(StrictModel):
 
     name: Name
     """Name that requests ask for."""
-    source: Name | None = None
+    source: ModelSource | None = None
     """Hub id or folder of its weights; nothing: `name`."""
     weight_dtype: DType = "bfloat16"
     """Format of the weights."""

@@ -58,7 +58,7 @@ def test_a_cap_names_its_smallest_raise():
 def test_a_budget_names_the_cheapest_cost():
     """The budget asked for is what the cheapest plan costs."""
     problem = one_model([3.0], [(2.0, [1.0])], rules=Rules(budget_usd_per_hour=5.0))
-    assert _explain(problem) == "the budget of 5 USD/h binds: raise it to 6 USD/h"
+    assert _explain(problem) == "the budget of 5 USD/h binds: raise it to 6.00 USD/h"
 
 
 def test_a_spot_limit_names_a_limit_that_helps():
@@ -87,7 +87,7 @@ def test_a_market_that_alone_serves_a_row_is_named():
     """A row that only one market serves cannot survive that market."""
     problem = one_model([1.0, 1.0], [(1.0, [1.0, 1.0]), (1.0, [1.0, 0.0])])
     problem = replace(_markets(problem, "a", "b"), rules=Rules(survive_one_market=True))
-    assert "(row 1 is served in market 'a' only)" in _explain(problem)
+    assert "(row 1 of m is served in market 'a' only)" in _explain(problem)
 
 
 def test_causes_that_only_work_together_are_all_named():

@@ -61,7 +61,7 @@ BAD_INPUT = {
     ),
     "another schema version": (
         lambda c: c.update(schema_version=1),
-        "schema_version: Input should",
+        "schema_version: is 1, read is 2",
     ),
     "a cap on nothing": (
         lambda c: c.update(caps=[{"gpu": "L4", "max_gpus": 1}]),

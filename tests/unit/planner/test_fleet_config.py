@@ -114,7 +114,7 @@ def _grid(**fields):
 REFUSED_FILES = {
     "version 1": (
         lambda c: c.update(schema_version=1),
-        "schema_version: Input should be 2 (got 1)",
+        "schema_version: is 1, read is 2",
     ),
     "no version": (lambda c: c.pop("schema_version"), "schema_version: is required"),
     "no models": (lambda c: c.update(models=[]), "models: Tuple should have at least 1 item"),

@@ -232,7 +232,7 @@ def test_the_document_survives_its_file(tmp_path):
 
 
 BAD_PROFILES = {
-    "another version": ({"schema_version": 2}, "schema_version: Input should be 1"),
+    "another version": ({"schema_version": 2}, "schema_version: is 2, read is 1"),
     "another kind": ({"kind": "plan"}, "kind: Input should be 'profile'"),
     "ragged": ({"cells": []}, "cells is no 1 by 1 matrix"),
     "falling axis": ({"input_tokens": [9, 9]}, "input_tokens does not rise: 9 follows 9"),
