@@ -315,13 +315,8 @@ def test_names_are_labels_and_unique() -> None:
     offers = ["A/" + "x" * 150, "A/" + "x" * 149 + "y", "a:b", "a/b", "7"]
     rows = [content["replicas"][0] | {"model": "9b", "offer": offer} for offer in offers]
     models = [content["models"][0] | {"name": "9b"}]
-<<<<<<< HEAD
-    weights = {"model": "9b", "shares_fraction": {"7": 1.0}, "weights": {"7": 1000}}
-    weights = [content["weights"][2] | weights]
-=======
     alone = {"model": "9b", "shares_fraction": {offers[0]: 1.0}, "weights": {offers[0]: 1000}}
     weights = [content["weights"][0] | alone]
->>>>>>> wtI
     plan = small_plan(models=models, replicas=rows, weights=weights, market_losses=[])
     sets = objects(render(plan, "kubernetes", OPTIONS), "StatefulSet")
     names = [each["metadata"]["name"] for each in sets]
