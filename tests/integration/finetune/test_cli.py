@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from safetensors.torch import load_file, save_file
 from toy_job import CHAT_TEMPLATE, job_content, write_job, write_toy_model
 
 import motley
@@ -139,6 +140,20 @@ def test_a_folder_that_is_no_model_is_named(job_file, tmp_path, capsys):
     broken = write_toy_model(tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"torn")
     assert "cannot be loaded" in fails(capsys, "run", job_file(model=str(broken)))
+
+
+def test_a_model_that_lacks_weights_is_not_trained(job_file, tmp_path, capsys):
+    """What is missing would be random numbers; the line names it, and its shape where that is off."""
+    model = write_toy_model(tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    norm = tensors["model.layers.0.input_layernorm.weight"]
+    tensors["model.layers.0.input_layernorm.weight"] = norm[:3].contiguous()
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    line = fails(capsys, "run", job_file(model=str(model)))
+    assert "model.layers.1.mlp.up_proj.weight is missing" in line
+    assert "model.layers.0.input_layernorm.weight is (3,), not (32,)" in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
