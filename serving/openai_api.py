@@ -4,7 +4,7 @@ import secrets
 import time
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from serving.engine.sampling import SamplingParams
 from serving.errors import UnsupportedError
@@ -50,7 +50,7 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
 class StreamOptions(BaseModel):
     """Options of a streamed answer."""
 
-    include_usage: bool = False
+    include_usage: StrictBool = False
 
 
 class GenerateBody(BaseModel):
@@ -65,7 +65,7 @@ class GenerateBody(BaseModel):
     top_k: int | None = Field(default=None, ge=-1)
     seed: int | None = None
     stop: str | list[str] | None = None
-    stream: bool | None = None
+    stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
 

@@ -353,3 +353,12 @@ async def test_an_answer_without_finite_logits_is_an_error(client, target, monke
     assert "logits that are not finite" in answer.json()["error"]["message"]
     assert (await client.post("/v1/completions", json=completion())).status_code == 200
     assert "motley:failed_requests_total" in (await client.get("/metrics")).text
+
+
+@pytest.mark.parametrize("value", [1, "yes", "true"])
+async def test_flags_are_booleans(client, value):
+    """What OpenAI refuses is refused by name: a proxy in between must understand the same."""
+    for fields in ({"stream": value}, {"stream": True, "stream_options": {"include_usage": value}}):
+        answer = await client.post("/v1/completions", json=completion(**fields))
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == list(fields)[-1]
