@@ -163,6 +163,7 @@ def test_a_model_that_lacks_weights_is_not_trained(job_file, tmp_path, capsys):
         ('{"text": "long"}', "a single document"),
         ('{"text": "a"}\n{"text": "b"}', "2 training tokens do not fill one sequence of 24"),
         ("{", "client.jsonl:1: malformed JSON"),
+        ('{"text": ' + "1" * 5000 + "}", "client.jsonl:1: malformed JSON"),
         ('{"messages": [{"role": "user", "content": "hi"}]}', "no chat template"),
     ],
 )
