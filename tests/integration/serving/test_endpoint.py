@@ -362,3 +362,11 @@ async def test_flags_are_booleans(client, value):
         answer = await client.post("/v1/completions", json=completion(**fields))
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == list(fields)[-1]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "x" * 257])
+async def test_an_adapters_name_is_one_word(client, name):
+    """A name that would break a log line is refused before the folder is read."""
+    answer = await client.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": "x"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "lora_name"
