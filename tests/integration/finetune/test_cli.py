@@ -65,7 +65,8 @@ def test_run_then_publish(job_file, tmp_path, capsys, endpoint):
     address, bodies, answers = endpoint
     folder = tmp_path / "elsewhere"
     assert motley.main(["finetune", "run", str(job_file()), "--output", str(folder)]) == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert [f"round {number}/3 began" in progress for number in (1, 2, 3)] == [True] * 3
     for word in ("numbers", "colours", "animals", "mean", "worst", str(folder / "adapter")):
         assert word in printed
     words = ["publish", str(folder / "adapter"), "--endpoint", address, "--name", "mine"]
