@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow soak check bench clean
+.PHONY: help setup demo test test-slow test-gpu soak check bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: $(READY) ## every test but slow, gpu and soak
 
 test-slow: $(READY) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(READY) ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 soak: $(READY) ## long load
 	$(BIN)/python -m pytest -m soak

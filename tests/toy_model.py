@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from serving.engine.model import Rows
+from serving.engine.rows import Rows
 
 
 class TableModel:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from serving.engine.acceptance import draw
-from serving.engine.model import Rows, TokenModel
+from serving.engine.model import TokenModel
+from serving.engine.rows import Rows
 from serving.engine.sampling import Purpose, distribution
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence

@@ -11,7 +11,8 @@ from serving.engine.acceptance import accept_greedy, accept_sampled
 from serving.engine.adapters import Adapter
 from serving.engine.drafter import Draft, Drafter, stack
 from serving.engine.kv_cache import SequenceCache
-from serving.engine.model import Rows, TargetModel
+from serving.engine.model import TargetModel
+from serving.engine.rows import Rows
 from serving.engine.sampling import Purpose, distribution
 from serving.engine.scheduler import Scheduled, Scheduler
 from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence

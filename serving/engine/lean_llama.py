@@ -22,7 +22,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from serving.engine.flat_attention import Span, attend
-from serving.engine.model import FlatModel, Rows, TokenModel, lay_flat
+from serving.engine.model import FlatModel, TokenModel
+from serving.engine.rows import Rows, lay_flat
 
 logger = logging.getLogger(__name__)
 

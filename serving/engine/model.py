@@ -4,9 +4,7 @@ Shape letters: T rows of the batch, N rows whose logits are wanted, V vocabulary
 """
 
 import logging
-from collections.abc import Mapping
-from collections.abc import Sequence as Sequence_
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +23,8 @@ from serving.engine.adapters import (
     read_adapter,
 )
 from serving.engine.flat_attention import NAME as FLAT_ATTENTION
-from serving.engine.flat_attention import Span
 from serving.engine.kv_cache import SequenceCache
+from serving.engine.rows import Rows, lay_flat
 from serving.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -39,50 +37,6 @@ _COARSE_CHECK_FRACTION = 0.1
 the coarser types."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """New tokens of one sequence: they continue what `cache` holds.
-
-    `num_logits` counts the last rows whose logits are wanted.
-    """
-
-    tokens: Sequence_[int]
-    cache: SequenceCache
-    num_logits: int = 1
-    adapter: Adapter | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FlatRows:
-    """The rows of a batch on one token axis."""
-
-    tokens: list[int]
-    positions: list[int]
-    """Place of each token in its own sequence."""
-    wanted: list[int]
-    """Rows whose logits are wanted."""
-    spans: list[Span]
-    """Where each sequence's rows are."""
-
-    @property
-    def wants_all(self) -> bool:
-        """Whether every row's logits are wanted."""
-        return len(self.wanted) == len(self.tokens)
-
-
-def lay_flat(batch: Sequence_[Rows]) -> FlatRows:
-    """Put the rows of all sequences one behind the other."""
-    flat = FlatRows([], [], [], [])
-    for rows in batch:
-        start, past = len(flat.tokens), rows.cache.length
-        flat.tokens.extend(rows.tokens)
-        stop = len(flat.tokens)
-        flat.positions.extend(range(past, past + stop - start))
-        flat.wanted.extend(range(stop - rows.num_logits, stop))
-        flat.spans.append(Span(rows.cache, start, stop))
-    return flat
-
-
 class TokenModel(Protocol):
     """What a drafter asks of a model; tests put tables of probabilities behind it."""
 
@@ -90,7 +44,7 @@ class TokenModel(Protocol):
     def context_tokens(self) -> int:
         """Longest sequence the model was made for."""
 
-    def forward(self, batch: Sequence_[Rows]) -> Tensor:
+    def forward(self, batch: Sequence[Rows]) -> Tensor:
         """Return logits of the wanted rows; write keys and values without committing them."""
 
 
@@ -229,7 +183,7 @@ class FlatModel:
         return int(2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize)
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence_[Rows]) -> Tensor:
+    def forward(self, batch: Sequence[Rows]) -> Tensor:
         """Run every sequence's new rows in one forward; keys and values land in the caches.
 
         Nothing is committed: the caller decides which rows stay.

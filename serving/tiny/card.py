@@ -73,7 +73,7 @@ class ModelFacts(StrictModel):
 class FamilyCard(StrictModel):
     """Everything the family's README states."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     """Version of this document's schema."""
     python_version: str
     """The Python whose standard library is the text."""

@@ -26,10 +26,6 @@ FamilyProgress = Callable[[str, int, int, float], None]
 """Called after each training step with the role, the steps done, the steps in all and the loss."""
 
 
-SAMPLE_STEPS = 4
-"""Batches on which the draft's start finds the target's main directions."""
-
-
 class Stage(StrEnum):
     """Parts of the work, in order; each stands on the ones before it."""
 
@@ -118,9 +114,9 @@ def train_draft(
     if _is_finished(recipe, "draft", work=work):
         return
     target = finished_model(recipe, "target", work=work)
-    torch.manual_seed(recipe.seed + 1)
     batches = Batches(text.training_stream(recipe), seed=recipe.seed + 1)
-    draft = new_draft(recipe, target, batches)
+    is_begun = work.checkpoint("draft").exists()
+    draft = _new_model(recipe.draft, recipe) if is_begun else new_draft(recipe, target, batches)
     with work.timed("draft") as tick:
         train(
             draft,
@@ -133,13 +129,16 @@ def train_draft(
 
 
 def new_draft(recipe: Recipe, target: LlamaForCausalLM, batches: Batches) -> LlamaForCausalLM:
-    """Return the draft before its distillation: `target` made small, judged by the first batches."""
-    draft = _new_model(recipe.draft, recipe)
+    """Return the draft before its distillation: `target` made small, judged by the first batches.
+
+    The batches have short sequences also where so few steps train that long ones come at once.
+    """
+    draft, schedule = _new_model(recipe.draft, recipe), recipe.draft_schedule
     sample = [
-        batches.at(step, recipe.draft_schedule, long_tokens=recipe.context_tokens)
-        for step in range(SAMPLE_STEPS)
+        batches.at(step, schedule, long_tokens=schedule.sequence_tokens)
+        for step in range(recipe.draft_start_batches)
     ]
-    start_draft(draft, target, layers=recipe.draft_start_layers, sample_BT=torch.cat(sample))
+    start_draft(draft, target, layers=recipe.draft_start_layers, sample=sample)
     return draft
 
 

@@ -1,13 +1,18 @@
 """The family's README.md, rendered from its card."""
 
 from serving.tiny.card import FamilyCard, ModelFacts
+from serving.tiny.costs import StepCosts
 from serving.tiny.recipe import ModelShape, Recipe
 
 
 def render_readme(card: FamilyCard) -> str:
     """Return the model card as Markdown with the front matter the Hugging Face Hub reads."""
     sections = [
-        _HEAD.format(python=card.python_version, megabytes=f"{card.shipped_bytes / 1e6:.1f}"),
+        _HEAD.format(
+            python=card.python_version,
+            origin=_origin(card.recipe),
+            megabytes=f"{card.shipped_bytes / 1e6:.1f}",
+        ),
         _sizes(card),
         _losses(card),
         _speed(card),
@@ -30,10 +35,12 @@ pipeline_tag: text-generation
 ---
 # Motley's tiny model family
 
-Two small language models of the Llama architecture, trained from nothing on one kind of text: the
-source code of Python {python}'s standard library. `target/` answers; `draft/` guesses ahead for
-speculative decoding. Both share one byte-level BPE tokenizer and a chat template. {megabytes} MB in
-all; weights in bfloat16.
+Two small language models of the Llama architecture, made from one kind of text: the source code of
+Python {python}'s standard library. `target/` answers; `draft/` guesses ahead for speculative
+decoding. Both share one byte-level BPE tokenizer and a chat template. {megabytes} MB in all; weights
+in bfloat16.
+
+{origin}
 
 **What they can do:** write plausible Python, indented and bracketed, with the standard library's
 names and habits; give tests, demos and benchmarks real acceptance rates, real LoRA gains and real
@@ -59,7 +66,7 @@ the training list as a whole has the digest `{digest}`.
 
 trains tokenizer, target and draft on the running Python's standard library and writes this folder
 anew. It resumes where it was interrupted. With the same Python and recipe the held-out loss lands
-within 2 % of the one above; the weights are not the same bit for bit, because sums in floating
+within 2 % of the one above; the weights need not be the same bit for bit, because sums in floating
 point depend on the processor and its threads.
 
 ## Licence
@@ -80,6 +87,18 @@ def _rebuild_command(card: FamilyCard) -> str:
     return " ".join(words)
 
 
+def _origin(recipe: Recipe) -> str:
+    """Return in a sentence where target and draft come from."""
+    draft = recipe.draft
+    numbers = ", ".join(str(index) for index in recipe.draft_start_layers)
+    return (
+        f"The target is trained from nothing; the draft starts as "
+        f"{_counted(draft.num_layers, 'layer')} of the target ({numbers}), cut to "
+        f"{_counted(draft.hidden_size, 'main direction')} and to "
+        f"{_counted(draft.intermediate_size, 'neuron')} a layer, and is then distilled from it."
+    )
+
+
 def _sizes(card: FamilyCard) -> str:
     rows = [
         ["", "target", "draft"],
@@ -94,16 +113,17 @@ def _sizes(card: FamilyCard) -> str:
 
 def _shape(shape: ModelShape) -> str:
     return (
-        f"{shape.num_layers} layer{'s' * (shape.num_layers > 1)} of {shape.hidden_size}, feed-forward {shape.intermediate_size}, "
-        f"{shape.num_heads} heads of {shape.head_size}, {shape.num_key_value_heads} for keys"
+        f"{_counted(shape.num_layers, 'layer')} of {shape.hidden_size}, feed-forward "
+        f"{shape.intermediate_size}, {_counted(shape.num_heads, 'head')} of {shape.head_size}, "
+        f"{shape.num_key_value_heads} for keys"
     )
 
 
 def _training(facts: ModelFacts) -> str:
     return (
-        f"{facts.num_steps:,} steps, {facts.num_training_tokens / 1e6:.1f} M tokens, "
-        f"{facts.training.seconds / 60:.0f} minutes on {facts.training.num_threads} CPU "
-        f"thread{'s' * (facts.training.num_threads > 1)}"
+        f"{_counted(facts.num_steps, 'step')}, {facts.num_training_tokens / 1e6:.1f} M tokens, "
+        f"{facts.training.seconds / 60:.0f} minutes on "
+        f"{_counted(facts.training.num_threads, 'CPU thread')}"
     )
 
 
@@ -128,23 +148,48 @@ def _speed(card: FamilyCard) -> str:
     if costs is None:
         return "## Speed\n\nNo step costs were measured for this build.\n"
     accepted = card.agreement_fraction
-    count = costs.best_draft_tokens(acceptance_fraction=accepted)
-    lowest, highest = costs.draft_fraction_range
-    cost = (
-        f"## Speed\n\nOne draft step costs **{costs.draft_fraction:.3f}** of a target step at one "
-        f"row (repeated runs: {lowest:.3f} to {highest:.3f}; {costs.hardware})."
-    )
-    if count == 0:
-        return f"{cost} At the agreement above no measured draft length pays there.\n"
-    gain = costs.speed_up(draft_tokens=count, acceptance_fraction=accepted)
-    verify = costs.target_seconds_by_rows[count + 1] / costs.target_seconds_by_rows[1]
+    best = costs.best_draft_tokens(acceptance_fraction=accepted)
     return (
-        f"{cost} Taking in {count + 1} rows costs the target {verify:.2f} of one. Were every guess "
-        f"accepted as often as draft and target agree above, drafting {count} tokens a round would "
-        f"allow a speed-up of **{gain:.2f}** in greedy decoding: τ / (c(k + 1)/c(1) + k·d), with "
+        f"## Speed\n\n{_best_round(costs, best, accepted)} Every length measured, costs in target "
+        f"steps at one row:\n\n{_rounds(costs, accepted)}\n\nSpeed-up is τ / (c(k + 1)/c(1) + k·d), with "
         "τ = 1 + a + … + aᵏ tokens a round, k drafted tokens, acceptance a, draft cost d and target "
-        "cost c by rows.\n"
+        f"cost c by rows, were every guess accepted as often as draft and target agree above. "
+        f"Measured on {costs.hardware}.\n"
     )
+
+
+def _best_round(costs: StepCosts, count: int, accepted: float) -> str:
+    """Return what the round of the highest speed-up costs and brings."""
+    if count == 0:
+        return "At the agreement above no measured draft length pays."
+    lowest, highest = costs.draft_fraction_range_by_draft_tokens[count]
+    gain = costs.speed_up(draft_tokens=count, acceptance_fraction=accepted)
+    return (
+        f"In rounds of {_counted(count, 'drafted token')} one draft step costs "
+        f"**{costs.draft_fraction(count):.3f}** of a target step at one row (repeated runs: "
+        f"{lowest:.3f} to {highest:.3f}), and taking in {count + 1} rows costs the target "
+        f"{costs.target_fraction(count + 1):.2f} of one. At the agreement above that would allow a "
+        f"speed-up of **{gain:.2f}** in greedy decoding."
+    )
+
+
+def _rounds(costs: StepCosts, accepted: float) -> str:
+    rows = [
+        ["drafted tokens k", "draft step d", "repeated runs", "target step c(k + 1)", "speed-up"]
+    ]
+    for count in costs.draft_tokens:
+        lowest, highest = costs.draft_fraction_range_by_draft_tokens[count]
+        gain = costs.speed_up(draft_tokens=count, acceptance_fraction=accepted)
+        rows.append(
+            [
+                str(count),
+                f"{costs.draft_fraction(count):.3f}",
+                f"{lowest:.3f} to {highest:.3f}",
+                f"{costs.target_fraction(count + 1):.2f}",
+                f"{gain:.2f}",
+            ]
+        )
+    return _table(rows)
 
 
 def _held_out(card: FamilyCard) -> str:
@@ -166,3 +211,8 @@ def _held_out(card: FamilyCard) -> str:
 def _table(rows: list[list[str]]) -> str:
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def _counted(count: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where there is not one."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

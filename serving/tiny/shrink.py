@@ -2,20 +2,23 @@
 
 What a trained target knows, such as copying what followed an earlier occurrence, a fresh shallow
 model learns late. Layers are kept as in Sanh et al., "DistilBERT" (2019), section 3; the residual
-stream is cut to its principal directions as in Ashkboos et al., "SliceGPT" (2024), section 3.3. With
-every layer, direction and neuron kept the draft computes what the target computes.
+stream is cut to its principal directions as in Ashkboos et al., "SliceGPT" (2024, arXiv 2401.15024),
+section 3.3, but in one basis for all layers where SliceGPT has one a block. Which neurons are the
+strongest is a judgement, not from a source. With every layer, direction and neuron kept the draft
+computes what the target computes, up to rounding.
 
-Shape legend: B sequences; T tokens a sequence; V vocabulary; E the target's hidden size; e the
-draft's.
+Shape legend: B sequences; T tokens a sequence; E the target's hidden size; e the draft's.
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-SAME = ("vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-SMALLER = ("hidden_size", "intermediate_size")
+SAME = ("vocab_size", "rope_parameters", "rms_norm_eps", "hidden_act")
+"""What the target's weights mean nothing without, besides the shapes that `Recipe` checks."""
 
 
 @torch.no_grad()
@@ -24,22 +27,22 @@ def start_draft(
     target: LlamaForCausalLM,
     *,
     layers: tuple[int, ...],
-    sample_BT: Tensor,
+    sample: Iterable[Tensor],
 ) -> None:
-    """Give `draft` the most of `target` that its shape holds, in place.
+    """Fill `draft` with layers of `target` cut to their main directions and neurons, in place.
 
     Args:
-        draft: As many layers as `layers` names; same heads and vocabulary as the target; embedding
-            and head untied, because the target's last norm goes into the head.
+        draft: Of a shape that `Recipe` allows beside the target's: embedding and head untied,
+            because the target's last norm goes into the head.
         target: The trained model.
         layers: Index of the target's layer for each of the draft's.
-        sample_BT: Token ids on which the main directions are found. Shape: (B, T).
+        sample: Batches of token ids on which the main directions are found. Shape: (B, T) each.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the models differ in more than their shapes, or have biases.
     """
-    _refuse_misfit(draft, target, layers)
-    directions_Ee = principal_directions(target, sample_BT, count=draft.config.hidden_size)
+    _refuse_misfit(draft, target)
+    directions_Ee = principal_directions(target, sample, count=draft.config.hidden_size)
     # A norm divides by the root mean square; over fewer directions the mean is over fewer terms.
     scale = (target.config.hidden_size / draft.config.hidden_size) ** 0.5
     ours, theirs = draft.model, target.model
@@ -53,15 +56,23 @@ def start_draft(
 
 
 @torch.no_grad()
-def principal_directions(model: LlamaForCausalLM, sample_BT: Tensor, *, count: int) -> Tensor:
-    """Return the directions that hold most of the residual stream, over all layers. Shape: (E, e).
+def principal_directions(
+    model: LlamaForCausalLM, sample: Iterable[Tensor], *, count: int
+) -> Tensor:
+    """Return the main directions of what the layers take in. Shape: (E, e).
 
-    Every row counts with length 1, as the norms behind it see it.
+    The rows are the inputs of every layer: the embedding, and each layer's output but the last's.
+    The states between attention and feed-forward are not among them. Every row counts with length
+    1, as the norm behind it sees it.
     """
-    states = model(input_ids=sample_BT, use_cache=False, output_hidden_states=True).hidden_states
-    rows = torch.cat([state.flatten(0, 1).double() for state in states[:-1]])
-    rows = nn.functional.normalize(rows, dim=-1)
-    _, vectors = torch.linalg.eigh(rows.T @ rows)  # ascending eigenvalues
+    size = model.config.hidden_size
+    products_EE = torch.zeros(size, size, dtype=torch.float64)
+    for ids_BT in sample:
+        states = model(input_ids=ids_BT, use_cache=False, output_hidden_states=True).hidden_states
+        for state_BTE in states[:-1]:
+            rows = nn.functional.normalize(state_BTE.flatten(0, 1).double(), dim=-1)
+            products_EE += rows.T @ rows
+    _, vectors = torch.linalg.eigh(products_EE)  # ascending eigenvalues
     directions_Ee: Tensor = vectors[:, -count:].to(model.dtype)
     return directions_Ee
 
@@ -96,23 +107,11 @@ def _strongest_neurons(layer: LlamaDecoderLayer, *, count: int) -> Tensor:
     return kept
 
 
-def _refuse_misfit(
-    draft: LlamaForCausalLM, target: LlamaForCausalLM, layers: tuple[int, ...]
-) -> None:
-    for name in SAME + SMALLER:
+def _refuse_misfit(draft: LlamaForCausalLM, target: LlamaForCausalLM) -> None:
+    for name in SAME:
         ours, theirs = getattr(draft.config, name), getattr(target.config, name)
-        if ours > theirs or (name in SAME and ours != theirs):
-            limit = "exactly" if name in SAME else "at most"
-            raise ValueError(f"draft has {name} {ours}; give it {limit} the target's {theirs}")
-    if draft.config.tie_word_embeddings:
-        raise ValueError("draft has tied embeddings; untie them (tied_embeddings: false)")
-    if len(draft.model.layers) != len(layers):
-        raise ValueError(
-            f"draft has {len(draft.model.layers)} layers and starts from {len(layers)} of the "
-            "target's; name one for each"
-        )
-    missing = [index for index in layers if not 0 <= index < len(target.model.layers)]
-    if missing:
-        raise ValueError(
-            f"the target has no layer {missing[0]}; name layers below {len(target.model.layers)}"
-        )
+        if ours != theirs:
+            raise ValueError(f"draft has {name} {ours}; give it the target's {theirs}")
+    for role, config in (("draft", draft.config), ("target", target.config)):
+        if config.attention_bias or config.mlp_bias:
+            raise ValueError(f"{role} has biases, which are not carried over; leave them out")

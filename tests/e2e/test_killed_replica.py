@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 NUM_REQUESTS = 60
 KILL_AFTER = 15
@@ -55,9 +56,12 @@ def traffic_lines(file: Path) -> list[dict]:
     """Return the log once every request has its line: the last is written after the body ends."""
     deadline = time.monotonic() + 10
     while True:
-        lines = file.read_text().splitlines()
-        if len(lines) >= NUM_REQUESTS or time.monotonic() > deadline:
-            return [json.loads(line) for line in lines]
+        text = file.read_text()
+        num_whole = text.count("\n")
+        if num_whole >= NUM_REQUESTS:
+            return [json.loads(line) for line in text.splitlines()]
+        if time.monotonic() > deadline:
+            pytest.fail(f"{num_whole} of {NUM_REQUESTS} requests have a line after 10 s")
         time.sleep(0.05)
 
 

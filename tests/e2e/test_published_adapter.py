@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import motley
 from serving.engine.kv_cache import SequenceCache
-from serving.engine.model import FlatModel, Rows
+from serving.engine.model import FlatModel
+from serving.engine.rows import Rows
 
 PROMPT = "def send(self, request):\n    "
 NEW_TOKENS = 24

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from planner.model_folder import weights_sha256
 from serving.engine.kv_cache import SequenceCache
-from serving.engine.model import FlatModel, Rows
+from serving.engine.model import FlatModel
+from serving.engine.rows import Rows
 from serving.errors import AdapterError
 
 

@@ -7,7 +7,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from serving.engine.flat_attention import NAME
 from serving.engine.kv_cache import SequenceCache
 from serving.engine.lean_llama import LeanLlama, is_supported, leanest
-from serving.engine.model import FlatModel, Rows
+from serving.engine.model import FlatModel
+from serving.engine.rows import Rows
 
 
 def random_llama(**fields) -> LlamaForCausalLM:

@@ -8,7 +8,8 @@ from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.kv_cache import SequenceCache
 from serving.engine.lean_llama import leanest
-from serving.engine.model import FlatModel, Rows, TokenModel
+from serving.engine.model import FlatModel, TokenModel
+from serving.engine.rows import Rows
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 
@@ -22,6 +23,7 @@ def generate(
     *,
     num_draft_tokens: int = 4,
     max_sequences: int = 1,
+    temperature: float = 0,
 ) -> tuple[list[tuple[int, ...]], Engine]:
     engine = Engine(
         target,
@@ -30,10 +32,10 @@ def generate(
         limits=EngineLimits(kv_bytes=1 << 28, max_sequences=max_sequences, max_waiting=1000),
         eos_ids=frozenset(),
     )
-    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS)
+    params = SamplingParams(temperature=temperature, max_tokens=NEW_TOKENS)
     texts: dict[str, tuple[int, ...]] = {}
     for index, prompt in enumerate(prompts):
-        engine.add(GenerationRequest(str(index), tuple(prompt), params, seed=0))
+        engine.add(GenerationRequest(str(index), tuple(prompt), params, seed=index))
         texts[str(index)] = ()
     while engine.has_work:
         for output in engine.step():
@@ -115,13 +117,30 @@ def test_draft_and_target_may_differ_in_dtype(target, tiny_family, prompts):
     assert drafted == plain
 
 
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
+def cuda_draft(request, tiny_family) -> TokenModel:
+    """The shipped draft on a CUDA device."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    folder = str(tiny_family / "draft")
+    model = FlatModel.load(folder, device="cuda:0", dtype=request.param)
+    assert model.device.type == "cuda"
+    return leanest(model)
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_draft_on_a_gpu_changes_no_token(target, tiny_family, prompts, dtype):
+def test_draft_on_a_gpu_changes_no_token(target, cuda_draft, prompts):
     """The draft on CUDA and the target on the processor give the target's own tokens."""
-    model = FlatModel.load(str(tiny_family / "draft"), device="cuda:0", dtype=dtype)
     plain, _ = generate(target, None, prompts)
-    drafted, engine = generate(target, leanest(model), prompts, max_sequences=8)
+    drafted, engine = generate(target, cuda_draft, prompts, max_sequences=8)
     assert drafted == plain
+    assert engine.counters.accepted_tokens > 0
+
+
+@pytest.mark.gpu
+def test_seeded_samples_with_a_draft_on_a_gpu_repeat(target, cuda_draft, prompts):
+    """Sampled with the draft on CUDA, the same seeds give the same texts when run again."""
+    first, engine = generate(target, cuda_draft, prompts[:10], temperature=0.8)
+    again, _ = generate(target, cuda_draft, prompts[:10], temperature=0.8)
+    assert again == first
     assert engine.counters.accepted_tokens > 0

@@ -14,7 +14,8 @@ from serving.tiny.cli import default_work_folder
 from serving.tiny.corpus import Corpus, SourceFile, split
 from serving.tiny.costs import StepCosts
 from serving.tiny.family import Stage, make_family
-from serving.tiny.measure import measure_step_costs
+from serving.tiny.measure import DRAFTED, measure_step_costs
+from serving.tiny.readme import render_readme
 from serving.tiny.recipe import ModelShape, Recipe, Schedule
 from serving.tiny.work import WorkFolder
 
@@ -67,8 +68,8 @@ def measure(target: Path, draft: Path) -> StepCosts:
     assert (draft / "model.safetensors").exists()
     return StepCosts(
         target_seconds_by_rows={1: 0.01, 4: 0.012},
-        draft_seconds=0.001,
-        draft_fraction_range=(0.09, 0.11),
+        draft_seconds_by_draft_tokens={3: 0.001},
+        draft_fraction_range_by_draft_tokens={3: (0.09, 0.11)},
         hardware="pretence",
     )
 
@@ -132,9 +133,31 @@ def test_readme_states_the_cards_figures(made: Path) -> None:
     text = (made / "family" / "README.md").read_text()
     assert f"| target | {card.target_nats_per_token:.3f} |" in text
     assert f"**{card.agreement_fraction:.1%}**" in text
-    assert "**0.100** of a target step" in text
+    assert (
+        "The target is trained from nothing; the draft starts as 1 layer of the target (1)" in text
+    )
+    assert "| 3 | 0.100 | 0.090 to 0.110 | 1.20 |" in text
     assert "motley serve train-tiny --output FOLDER --steps 4 --draft-steps 4\n" in text
     assert str(made) not in text + (made / "family" / "card.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("draft_seconds", "words"),
+    [
+        (1e-6, "In rounds of 3 drafted tokens one draft step costs **0.001** of a target step"),
+        (1.0, "At the agreement above no measured draft length pays."),
+    ],
+)
+def test_readme_tells_whether_a_draft_pays(made: Path, draft_seconds: float, words: str) -> None:
+    """A draft that costs nothing is praised at its best length, one that costs too much is not."""
+    card = read_document(made / "family" / "card.json", FamilyCard)
+    costs = StepCosts(
+        target_seconds_by_rows={1: 0.001, 4: 0.001},
+        draft_seconds_by_draft_tokens={3: draft_seconds},
+        draft_fraction_range_by_draft_tokens={3: (0.001, 1000.0)},
+        hardware="pretence",
+    )
+    assert words in render_readme(card.model_copy(update={"step_costs": costs}))
 
 
 def test_repeating_trains_nothing_and_gives_the_same_weights(made: Path, corpus: Corpus) -> None:
@@ -159,6 +182,16 @@ def test_stages_stand_on_one_another(tmp_path: Path, corpus: Corpus) -> None:
     assert (tmp_path / "family" / "card.json").exists()
 
 
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_a_draft_may_train_for_fewer_steps_than_its_start_samples(
+    tmp_path: Path, corpus: Corpus, num_steps: int
+) -> None:
+    """One step is enough to make a family: the start's sample does not follow the schedule."""
+    schedule = SCHEDULE.model_copy(update={"num_steps": num_steps})
+    recipe = RECIPE.model_copy(update={"draft_schedule": schedule})
+    assert make(tmp_path, corpus, recipe=recipe) == 4 + num_steps
+
+
 def test_foreign_files_are_not_replaced(tmp_path: Path, corpus: Corpus) -> None:
     """An output folder with anything else in it is refused before any training."""
     (tmp_path / "family").mkdir()
@@ -169,11 +202,10 @@ def test_foreign_files_are_not_replaced(tmp_path: Path, corpus: Corpus) -> None:
 
 
 def test_step_costs_are_measured_in_the_engine(made: Path) -> None:
-    """A real measurement has a positive time for a draft step and for every row count."""
+    """A real measurement has a time for the draft's steps and the target's of every round."""
     costs = measure_step_costs(made / "family" / "target", made / "family" / "draft")
-    assert costs.draft_seconds > 0
-    assert min(costs.target_seconds_by_rows.values()) > 0
-    assert 1 in costs.target_seconds_by_rows
+    assert costs.draft_tokens == sorted(set(DRAFTED) - {0})
+    assert set(costs.target_seconds_by_rows) == {count + 1 for count in DRAFTED}
 
 
 def test_work_folder_honours_the_users_cache(

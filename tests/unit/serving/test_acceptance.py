@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -71,7 +73,20 @@ def test_drafting_from_a_distribution_never_changes_what_one_step_emits():
     assert torch.allclose(mass, p[0], atol=0.01)
 
 
-@pytest.mark.parametrize(("uniform", "expected"), [(0.0, 1), (0.49, 1), (0.51, 3), (0.9999999, 3)])
+@pytest.mark.parametrize(("uniform", "expected"), [(0.0, 1), (0.49, 1), (0.51, 3), (1 - 2**-53, 3)])
 def test_draw_never_returns_an_index_without_weight(uniform, expected):
     """Inversion skips zero weights at both ends and between."""
     assert draw(torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]), uniform) == expected
+
+
+@pytest.mark.parametrize("weight", [2.0**-149, 0.1, 1 / 3, 1.0, 3.4e38])
+def test_draw_of_the_largest_uniform_is_the_last_index_with_weight(weight):
+    """From the smallest float32 to nearly the largest, the product stays below the whole sum."""
+    assert draw(torch.tensor([weight, weight, 0.0]), 1 - 2**-53) == 1
+
+
+@pytest.mark.parametrize("weights", [[1.0, math.nan], [0.0, 0.0]], ids=str)
+def test_draw_from_no_distribution_is_refused(weights):
+    """Weights that are no numbers, or all zero, select nothing rather than the last index."""
+    with pytest.raises(AssertionError, match="finite and not all zero"):
+        draw(torch.tensor(weights), 0.5)

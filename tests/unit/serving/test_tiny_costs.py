@@ -5,17 +5,20 @@ from serving.tiny.costs import StepCosts, expected_tokens
 
 COSTS = StepCosts(
     target_seconds_by_rows={1: 0.010, 2: 0.012, 5: 0.018},
-    draft_seconds=0.001,
-    draft_fraction_range=(0.09, 0.11),
+    draft_seconds_by_draft_tokens={1: 0.0015, 4: 0.001},
+    draft_fraction_range_by_draft_tokens={1: (0.14, 0.16), 4: (0.09, 0.11)},
     hardware="a test",
 )
 
 
 def test_speed_up_is_tokens_over_cost() -> None:
-    """Four drafted tokens at acceptance one half: 1.9375 tokens for 1.8 + 0.4 target steps."""
-    assert COSTS.draft_fraction == pytest.approx(0.1)
+    """At acceptance one half: 1.9375 tokens for 1.8 + 4 x 0.1 target steps, 1.5 for 1.2 + 0.15."""
+    assert COSTS.draft_fraction(4) == pytest.approx(0.1)
     gain = COSTS.speed_up(draft_tokens=4, acceptance_fraction=0.5)
     assert gain == pytest.approx(1.9375 / 2.2)
+    gain = COSTS.speed_up(draft_tokens=1, acceptance_fraction=0.5)
+    assert gain == pytest.approx(1.5 / 1.35)
+    assert COSTS.speed_up(draft_tokens=0, acceptance_fraction=0.5) == 1
 
 
 def test_expected_tokens_runs_from_one_to_all() -> None:
@@ -30,10 +33,23 @@ def test_better_drafts_draft_further(acceptance: float, best: int) -> None:
     assert COSTS.best_draft_tokens(acceptance_fraction=acceptance) == best
 
 
-@pytest.mark.parametrize("seconds_by_rows", [{2: 1.0}, {1: 1.0, 2: 0.0}])
-def test_costs_without_one_row_or_with_zero_time_are_refused(
-    seconds_by_rows: dict[int, float],
-) -> None:
-    """The cost at one row is the unit of all others."""
-    with pytest.raises(ValidationError, match="1 row"):
-        StepCosts.model_validate(COSTS.model_dump() | {"target_seconds_by_rows": seconds_by_rows})
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"target_seconds_by_rows": {2: 1.0, 5: 1.0}}, "no time for 1 row"),
+        ({"target_seconds_by_rows": {1: 1.0, 2: 0.0, 5: 1.0}}, "greater than 0"),
+        ({"target_seconds_by_rows": {1: 1.0, 2: 1.0}}, r"\[1, 4\] drafted tokens.* for \[1\]"),
+        ({"draft_seconds_by_draft_tokens": {1: 0.1}}, r"\[1\] drafted tokens.* for \[1, 4\]"),
+        ({"draft_seconds_by_draft_tokens": {1: 0.1, 4: 0.0}}, "greater than 0"),
+        ({"draft_fraction_range_by_draft_tokens": {1: (0.1, 0.2), 4: (0.2, 0.1)}}, "lowest first"),
+        (
+            {"draft_fraction_range_by_draft_tokens": {1: (0.1, 0.2), 4: (0.0, 0.1)}},
+            "greater than 0",
+        ),
+    ],
+    ids=str,
+)
+def test_costs_that_are_no_costs_are_refused(changes: dict[str, object], words: str) -> None:
+    """The cost at one row is the unit of all others, times are positive, no round lacks a part."""
+    with pytest.raises(ValidationError, match=words):
+        StepCosts.model_validate(COSTS.model_dump() | changes)

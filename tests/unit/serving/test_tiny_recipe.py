@@ -1,6 +1,9 @@
 import pytest
+from pydantic import ValidationError
 
 from serving.tiny.recipe import Recipe, Schedule
+
+RECIPE = Recipe().model_dump()
 
 
 def test_rate_rises_stays_and_falls() -> None:
@@ -26,12 +29,37 @@ def test_recipe_survives_json() -> None:
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
-def test_draft_fits_the_target() -> None:
-    """The draft starts from distinct layers of the target, with its heads and at most its sizes."""
-    recipe = Recipe()
-    assert len(set(recipe.draft_start_layers)) == recipe.draft.num_layers
-    assert max(recipe.draft_start_layers) < recipe.target.num_layers
-    assert recipe.draft.hidden_size <= recipe.target.hidden_size
-    assert recipe.draft.intermediate_size <= recipe.target.intermediate_size
-    heads = ("num_heads", "num_key_value_heads", "head_size")
-    assert all(getattr(recipe.draft, name) == getattr(recipe.target, name) for name in heads)
+@pytest.mark.parametrize(
+    ("draft", "layers", "words"),
+    [
+        ({"num_heads": 2}, (0, 5, 11), r"draft\.num_heads is 2; give it the target's 4"),
+        ({"num_key_value_heads": 1}, (0, 5, 11), r"draft\.num_key_value_heads is 1"),
+        ({"head_size": 32}, (0, 5, 11), r"draft\.head_size is 32; give it the target's 64"),
+        ({"hidden_size": 193}, (0, 5, 11), r"hidden_size is 193; give it at most the target's 192"),
+        ({"intermediate_size": 513}, (0, 5, 11), r"draft\.intermediate_size is 513"),
+        ({"tied_embeddings": True}, (0, 5, 11), "untie it"),
+        ({}, (0, 11), "names 2 layers; name one for each of the draft's 3"),
+        ({}, (0, 5, 12), "names layer 12; the target's are 0 to 11"),
+        ({}, (-1, 5, 11), "names layer -1"),
+    ],
+    ids=str,
+)
+def test_draft_that_cannot_start_from_the_target_is_refused(
+    draft: dict[str, object], layers: tuple[int, ...], words: str
+) -> None:
+    """The message names the field, both values and what to do."""
+    fields = RECIPE | {"draft": RECIPE["draft"] | draft, "draft_start_layers": layers}
+    with pytest.raises(ValidationError, match=words):
+        Recipe.model_validate(fields)
+
+
+def test_draft_may_be_as_large_as_the_target() -> None:
+    """Equal sizes fit."""
+    fields = {"hidden_size": 192, "intermediate_size": 512}
+    Recipe.model_validate(RECIPE | {"draft": RECIPE["draft"] | fields})
+
+
+def test_recipe_of_before_its_sample_had_a_size_used_four_batches() -> None:
+    """A recipe stored without the field reads as what it was."""
+    fields = {name: value for name, value in RECIPE.items() if name != "draft_start_batches"}
+    assert Recipe.model_validate(fields).draft_start_batches == 4

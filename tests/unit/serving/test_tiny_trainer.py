@@ -26,10 +26,11 @@ class InterruptedTrainingError(Exception):
     """Stands for the user's Ctrl-C."""
 
 
-def nano_model() -> LlamaForCausalLM:
+def nano_model(*, tied_embeddings: bool = True) -> LlamaForCausalLM:
     """Return a model of a few thousand weights, always the same."""
     torch.manual_seed(1)
-    model = LlamaForCausalLM(SHAPE.llama(vocabulary_size=32, context_tokens=32))
+    shape = SHAPE.model_copy(update={"tied_embeddings": tied_embeddings})
+    model = LlamaForCausalLM(shape.llama(vocabulary_size=32, context_tokens=32))
     initialise(model)
     return model
 
@@ -110,6 +111,26 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
         progress=lambda _done, _total, loss: losses.append(loss),
     )
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_an_untied_head_learns_at_the_rate_of_vectors(tmp_path: Path) -> None:
+    """With hidden matrices at a standstill embedding, head and last norm learn on, by AdamW."""
+    model = nano_model(tied_embeddings=False)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    train(
+        model,
+        Batches(np.arange(3000, dtype=np.uint16) % 32, seed=2),
+        SCHEDULE.model_copy(update={"matrix_rate": 1e-30}),
+        loss_of=text_loss(model),
+        checkpoint=tmp_path / "model.pt",
+        progress=lambda _done, _total, _loss: None,
+    )
+    learnt = {
+        name
+        for name, weight in model.named_parameters()
+        if not torch.allclose(weight, before[name], atol=1e-20)
+    }
+    assert learnt == {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"}
 
 
 def test_finished_training_is_left_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from serving.tiny.work import Role, WorkFolder
 
 RECIPE = Recipe()
 TEXT = "0" * 64
+DEEPER = RECIPE.target.model_copy(update={"num_layers": 13})
 
 
 def changed(**changes: object) -> Recipe:
@@ -55,7 +56,7 @@ def test_same_recipe_may_resume(work: WorkFolder) -> None:
     ("recipe", "text", "named"),
     [
         (changed(seed=1), TEXT, "seed 20, not 1"),
-        (changed(target=RECIPE.draft), TEXT, r"target\.num_layers 12, not 3"),
+        (changed(target=DEEPER), TEXT, r"target\.num_layers 12, not 13"),
         (RECIPE, "1" * 64, "training text 0+, not 1+"),
     ],
 )
