@@ -1,6 +1,6 @@
 """The base model: found, loaded, its tokenizer and chat template. The edge to transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,23 +77,47 @@ def load_base_model(name: str) -> BaseModel:
     """Load a local folder, or a model of the hub.
 
     Raises:
-        BaseModelError: If it cannot be found or loaded.
+        BaseModelError: If it cannot be found or loaded, or lacks weights.
         DocumentError: If the folder holds no safetensors weights.
     """
     folder = find_model(name)
     digest = weights_sha256(folder)
     # Loading would draw a bar of its own into the run's.
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # Of weights that do not fit it would print a table; our one line says the same.
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, with their names
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(
             f"model {name!r} cannot be loaded ({_first_line(error)}); name a causal language model"
         ) from None
+    model, report = loaded  # what loading information adds to the library's declared type
+    _refuse_incomplete(report, name)
     return BaseModel(folder, digest, model, tokenizer)
+
+
+def _refuse_incomplete(report: Mapping[str, Any], name: str) -> None:
+    """Refuse weights that transformers would make up: what lacks or has another shape is random."""
+    # A misfit is (tensor, shape in the files, shape of the model).
+    misfits = [
+        f"{key} is {tuple(has)}, not {tuple(needs)}"
+        for key, has, needs in report["mismatched_keys"]
+    ]
+    lost = [f"{key} is missing" for key in report["missing_keys"]]
+    if wrong := sorted(misfits) + sorted(lost):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise BaseModelError(
+            f"model {name!r}: its weights are not whole: {', '.join(wrong[:3])}{more}; "
+            "fetch the model again"
+        )
 
 
 def find_model(name: str, *, download: Download | None = None) -> Path:

@@ -75,6 +75,7 @@ class _Bar:
         self._num_rounds = job.rounds
         self._steps_per_round = job.local_steps * len(job.clients)
         self._task: TaskID | None = None
+        self._round = 0
         self._phase = progress.add_task("starting", total=None)
 
     def phase(self, text: str) -> None:
@@ -84,6 +85,11 @@ class _Bar:
         self._progress.update(self._phase, visible=False)
 
     def step(self, round_number: int, loss: float) -> None:
+        console = self._progress.console
+        if not console.is_terminal and round_number != self._round:
+            # A bar that nobody sees move: one line a round says that it does.
+            console.print(f"round {round_number}/{self._num_rounds} began, loss {loss:.3f}")
+        self._round = round_number
         self._progress.update(self._phase, visible=False)
         if self._task is None:
             # A resumed run starts where the earlier one stopped.

@@ -86,7 +86,10 @@ def _describe(client: ClientConfig) -> str:
 
 
 def _package_sources(client: str, data: PackageData) -> list[str]:
-    spec = importlib.util.find_spec(data.name)
+    try:
+        spec = importlib.util.find_spec(data.name)
+    except ValueError:  # a module of this very process that came from no installed package
+        spec = None
     if spec is None:
         raise ClientDataError(client, f"no package {data.name!r} is installed; install it")
     files = [
@@ -137,7 +140,7 @@ def _check_encodable(client: str, where: str, document: str) -> None:
 def _document(client: str, where: str, line: str, render_chat: RenderChat) -> str:
     try:
         content = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError alone: a number of too many digits
         raise ClientDataError(client, f"{where}: malformed JSON ({error}); correct it") from None
     match content:
         case {"text": str(text), **rest} if "messages" not in rest:

@@ -95,9 +95,9 @@ def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
         logger.info("run is finished folder=%s", folder)
         return read_adapter(run.adapter)
     federation = Federation(job, observer)
-    run.start(job)
     server = make_server_app(lambda clients: _serve(clients, federation, job, run, observer))
-    server(federation.grid, federation.grid.server_context())
+    with run.started(job):
+        server(federation.grid, federation.grid.server_context())
     return read_adapter(run.adapter)
 
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 
 from finetune.adapters import read_adapter
+from finetune.config import Name
 from finetune.errors import EndpointError, FinetuneError
 
 CONNECT_SECONDS = 5.0
@@ -23,10 +25,12 @@ def publish(folder: Path, *, endpoint: str, name: str, client: httpx.Client | No
 
     Raises:
         AdapterFolderError: If the folder is no complete adapter.
-        EndpointError: If the endpoint cannot be reached or does not take the adapter.
-        FinetuneError: If `endpoint` is no HTTP address.
+        EndpointError: If the endpoint cannot be reached or does not take the adapter; behind a
+            router, if any replica did not, though the others may have it.
+        FinetuneError: If `endpoint` is no HTTP address, or `name` no name.
     """
     read_adapter(folder)
+    _check_name(name)
     address = _address(endpoint)
     body = {"lora_name": name, "lora_path": str(folder.resolve())}
     try:
@@ -39,9 +43,20 @@ def publish(folder: Path, *, endpoint: str, name: str, client: httpx.Client | No
         ) from None
     if not response.is_success:
         raise EndpointError(
-            f"{address} did not load {name!r} (HTTP {response.status_code}): {_reason(response)}"
+            f"loading {name!r} into {address} failed (HTTP {response.status_code}): "
+            f"{_reason(response)}"
         )
     return name
+
+
+def _check_name(name: str) -> None:
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise FinetuneError(
+            f"name {name[:80]!r} is no model name; use up to 64 letters, digits and ._-, "
+            "a letter or digit first"
+        ) from None
 
 
 def _post(client: httpx.Client | None, url: str, body: dict[str, str]) -> httpx.Response:

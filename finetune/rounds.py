@@ -13,6 +13,9 @@ from finetune.updates import Evaluation, Refusal, Tensors, Update, refusal_reaso
 
 logger = logging.getLogger(__name__)
 
+_ANEW = "lower learning_rate and start anew in another folder with --output"
+"""A run is of one job: with another learning rate it cannot be continued."""
+
 
 @dataclass(frozen=True, slots=True)
 class Replies:
@@ -168,7 +171,7 @@ def judge(clients: Clients, tensors: Tensors) -> tuple[Evaluation, ...]:
         if not math.isfinite(evaluation.loss):
             raise RoundError(
                 f"held-out loss of client {evaluation.client!r} is {evaluation.loss}; "
-                "lower learning_rate or check the base model"
+                f"check the base model, or {_ANEW}"
             )
     return evaluations
 
@@ -176,6 +179,6 @@ def judge(clients: Clients, tensors: Tensors) -> tuple[Evaluation, ...]:
 def _nothing_usable(round_number: int, refused: Sequence[Refusal]) -> str:
     reasons = "; ".join(f"{refusal.client}: {refusal.reason}" for refusal in refused)
     return (
-        f"round {round_number}: every update was refused ({reasons}); lower learning_rate or mend "
-        "the clients, then run the job again to continue after the last good round"
+        f"round {round_number}: every update was refused ({reasons}); mend the clients and run "
+        f"the job again to continue after the last good round, or {_ANEW}"
     )

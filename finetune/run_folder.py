@@ -1,6 +1,10 @@
 """A run on disk: the resolved job, the checkpoint, one metrics line a round, the adapter."""
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -39,6 +43,7 @@ class RunFolder:
         """Name the folder; nothing is touched yet."""
         self.folder = folder
         self.adapter = folder / "adapter"
+        self._lock = folder / ".lock"
         self._job = folder / "job.json"
         self._checkpoint = folder / "checkpoint.safetensors"
         self._metrics = folder / "metrics.jsonl"
@@ -47,8 +52,14 @@ class RunFolder:
         """Check that the folder is free, or holds a run of this same job.
 
         Raises:
-            RunFolderError: If it holds another job's run, or files of something else.
+            RunFolderError: If it holds another job's run, or files of something else, or a run of
+                this job that is going on.
         """
+        self._check_content(job)
+        if self._lock.exists():
+            os.close(self._take_lock())
+
+    def _check_content(self, job: JobConfig) -> None:
         if self._job.exists():
             earlier = read_document(self._job, JobConfig)
             changed = _differences(earlier, job)
@@ -60,16 +71,17 @@ class RunFolder:
                 )
         elif self.folder.exists() and not self.folder.is_dir():
             raise RunFolderError(self.folder, "is no folder; choose another with --output")
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and any(path != self._lock for path in self.folder.iterdir()):
             raise RunFolderError(
                 self.folder, "is not empty and holds no run; choose another with --output"
             )
 
-    def start(self, job: JobConfig) -> None:
-        """Make the folder and write the resolved job, unless an interrupted run did so.
+    @contextmanager
+    def started(self, job: JobConfig) -> Iterator[None]:
+        """Hold the folder for this process alone: make it, and write the resolved job.
 
         Raises:
-            RunFolderError: If the folder cannot be made.
+            RunFolderError: If the folder cannot be made, or another process was faster.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +89,33 @@ class RunFolder:
             raise RunFolderError(
                 self.folder, f"cannot be made ({error.strerror}); choose another with --output"
             ) from None
-        if not self._job.exists():
-            write_atomically(self._job, job.model_dump_json(indent=2) + "\n")
+        lock = self._take_lock()
+        try:
+            self._check_content(job)
+            if not self._job.exists():
+                write_atomically(self._job, job.model_dump_json(indent=2) + "\n")
+            yield
+        finally:
+            os.close(lock)
+
+    def _take_lock(self) -> int:
+        """Return the descriptor that holds the lock; it ends with the process at the latest."""
+        try:
+            lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunFolderError(
+                self.folder, f"cannot be written ({error.strerror}); choose another with --output"
+            ) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            if not isinstance(error, BlockingIOError):
+                problem = f"cannot be locked ({error.strerror}); choose another with --output"
+            else:
+                problem = "a run is going on in it; wait for it or choose another with --output"
+            raise RunFolderError(self.folder, problem) from None
+        return lock
 
     def load(self, *, base_weights_sha256: str) -> FederationState | None:
         """Return the last saved state, or None; drop metrics of rounds it does not hold.

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
+import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -86,13 +87,30 @@ def run_app(app: typer.Typer, arguments: list[str], *, name: str) -> None:
         name: How the user called it, for usage lines, such as `motley plan`.
 
     Raises:
-        click.ClickException: On a usage error; it declares its own `exit_code`.
+        click.UsageError: On a usage error; it declares its own `exit_code`.
         KeyboardInterrupt: On Ctrl-C, which Typer turns into a status.
         SystemExit: If the command ends with another status than 0.
     """
     command = typer.main.get_command(app)
-    status = command.main(args=arguments, prog_name=name, standalone_mode=False)
+    try:
+        status = command.main(args=arguments, prog_name=name, standalone_mode=False)
+    except click.UsageError as error:
+        raise click.UsageError(_with_remedy(error)) from None
     if status == _INTERRUPTED:
         raise KeyboardInterrupt
     if status:
         raise SystemExit(status)
+
+
+def _with_remedy(error: click.UsageError) -> str:
+    """Return the message and what to do; Click says the latter only now and then, we always."""
+    message = error.format_message()
+    is_ours = isinstance(error, click.BadParameter) and error.param is None
+    if is_ours or error.ctx is None or message.endswith("?"):
+        return message
+    command = error.ctx.command
+    if isinstance(command, click.Group):
+        remedy = f"use one of: {', '.join(command.list_commands(error.ctx))}"
+    else:
+        remedy = f"see `{error.ctx.command_path} --help`"
+    return f"{message.rstrip('.')}; {remedy}"

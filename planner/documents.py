@@ -79,7 +79,8 @@ def describe(error: ValidationError) -> str:
         what = first["msg"].removeprefix("Value error, ")
     else:
         what = f"{first['msg'].removeprefix('Value error, ')} (got {_short(first['input'])})"
-    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    num_more = len(problems) - 1
+    more = f" (and {num_more} more problem{'s' * (num_more > 1)})" if num_more else ""
     return f"{where}: {_one_line(what)}{more}"
 
 
@@ -87,14 +88,12 @@ def check_writable(path: Path) -> None:
     """Check, before the work, that `path` can be written after it.
 
     Raises:
-        DocumentError: If its folder does not exist, or it is anything but a regular file.
+        DocumentError: If its folder does not exist or takes no file, or it is anything but a
+            regular file.
     """
-    if not path.parent.is_dir():
-        raise DocumentError(path, f"there is no folder {path.parent}; create it")
-    if path.is_dir():
-        raise DocumentError(path, "is a folder; name a file")
-    if path.exists() and not path.is_file():
-        raise DocumentError(path, "is no regular file; name another")
+    descriptor, temporary = _make_temporary(path.resolve())
+    os.close(descriptor)
+    temporary.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -107,14 +106,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     path = path.resolve()  # a link stays, and what it names is replaced
-    check_writable(path)
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise DocumentError(
-            path, f"cannot be written ({error.strerror}); check the folder"
-        ) from None
-    temporary = Path(name)
+    descriptor, temporary = _make_temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -130,6 +122,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def _is_unknown(problem: ErrorDetails) -> bool:
     return problem["type"] == "extra_forbidden"
+
+
+def _make_temporary(path: Path) -> tuple[int, Path]:
+    """Return an open file that can take the place of `path`, and its name."""
+    try:
+        if not path.parent.is_dir():
+            raise DocumentError(path, f"there is no folder {path.parent}; create it")
+        if path.is_dir():
+            raise DocumentError(path, "is a folder; name a file")
+        if path.exists() and not path.is_file():
+            raise DocumentError(path, "is no regular file; name another")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise DocumentError(
+            path, f"cannot be written ({error.strerror}); check folder and name"
+        ) from None
+    return descriptor, Path(name)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

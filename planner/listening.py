@@ -1,4 +1,4 @@
-"""An HTTP server process as every package runs one: bind, say where, stop in order."""
+"""An HTTP server process as every package runs one: take the address, say where, stop in order."""
 
 import logging
 import socket
@@ -10,7 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address, not yet listening; port 0 takes a free one.
+    """Return a socket that listens on the address and accepts nothing yet; port 0 takes a free one.
+
+    It listens at once, since two sockets may be bound to one address as long as neither does:
+    whoever comes second fails here, before its work. A client that comes early waits.
 
     Raises:
         OSError: If the address is taken or not ours.
@@ -20,6 +23,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()
     except OSError:
         listener.close()
         raise
@@ -27,10 +31,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class GracefulServer(uvicorn.Server):
-    """Names its address once it listens, and returns from `serve` when told to stop."""
+    """Names its address once it answers, and returns from `serve` when told to stop."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then log one line with the address."""
+        """Accept connections, then log one line with the address."""
         await super().startup(sockets=sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]

@@ -25,6 +25,8 @@ from router.upstream import Upstream, UpstreamReply
 
 logger = logging.getLogger(__name__)
 
+_NOT_ASKED = "is out of service and was not asked: send it the command itself when it is back"
+
 
 class Adapters:
     """Forwards adapter commands and tells which replica did not take one."""
@@ -50,7 +52,8 @@ class Adapters:
         fields = read_object(body)
         names = [read_text_field(fields, field) for field in required]
         model = self._base_model(request.query_params.get("model"))
-        outcomes = await self._send_to_all(model, request, body)
+        outcomes = await self._send_to_healthy(model, request, body)
+        urls = [replica.url for replica in self._fleet.configured(model)]
         await self._monitor.refresh()
         logger.info(
             "adapter command path=%s adapter=%s model=%s num_replicas=%d",
@@ -59,7 +62,7 @@ class Adapters:
             model,
             len(outcomes),
         )
-        return _summary(model, outcomes)
+        return _summary(model, outcomes, absent=[url for url in urls if url not in outcomes])
 
     def _base_model(self, asked: str | None) -> str:
         known = self._fleet.base_models
@@ -71,7 +74,7 @@ class Adapters:
             raise UnknownModelError(asked, known)
         return asked
 
-    async def _send_to_all(
+    async def _send_to_healthy(
         self, model: str, request: Request, body: bytes
     ) -> dict[str, UpstreamReply | ReplicaError]:
         replicas = self._fleet.configured(model)
@@ -89,16 +92,22 @@ class Adapters:
         return dict(zip(healthy, await asyncio.gather(*map(send, healthy)), strict=True))
 
 
-def _summary(model: str, outcomes: dict[str, UpstreamReply | ReplicaError]) -> Response:
-    """Return success, the refusal all replicas agree on, or raise for those that failed."""
+def _summary(
+    model: str, outcomes: dict[str, UpstreamReply | ReplicaError], *, absent: list[str]
+) -> Response:
+    """Return success, the refusal all replicas agree on, or raise for those that failed.
+
+    One that was out of service has failed too: back again it would lack the adapter, unnoticed.
+    """
     failures = {url: problem for url, each in outcomes.items() if (problem := _problem(each))}
-    if not failures:
+    if not failures and not absent:
         return JSONResponse({"status": "ok", "model": model, "replicas": list(outcomes)})
     refusals = [each for each in outcomes.values() if isinstance(each, UpstreamReply)]
     statuses = {refusal.status for refusal in refusals}
     if len(refusals) == len(outcomes) and len(statuses) == 1 and 400 <= min(statuses) < 500:
         return _copy(refusals[0])
-    raise AdapterError(failures, num_replicas=len(outcomes))
+    done = [url for url in outcomes if url not in failures]
+    raise AdapterError(failures | dict.fromkeys(absent, _NOT_ASKED), done=done)
 
 
 def _problem(outcome: UpstreamReply | ReplicaError) -> str | None:

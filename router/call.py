@@ -60,13 +60,22 @@ def read_text_field(fields: dict[str, object], name: str) -> str:
 def read_call(body: bytes, *, target: str, headers: tuple[tuple[str, str], ...]) -> Call:
     """Return the request in `body`; nothing but `model`, `stream` and usage options is judged.
 
+    Servers differ in what else than true they take for true, and a stream the router did not
+    expect would lose its token counts: what is no boolean is refused, as OpenAI does.
+
     Raises:
         MalformedBodyError: If the body is not a JSON object in UTF-8.
-        ParameterError: If `model` is missing or no string.
+        ParameterError: If `model` is missing or no string, or `stream` or
+            `stream_options.include_usage` is no boolean.
     """
     fields = read_object(body)
     model = read_text_field(fields, "model")
-    asks = fields.get("stream") is True and _may_ask_usage(fields.get("stream_options"))
+    options = fields.get("stream_options")
+    asks = _read_flag(fields, "stream")
+    if isinstance(options, dict):
+        asks = asks and not _read_flag(options, "include_usage", within="stream_options.")
+    elif options is not None:
+        asks = False  # options of a wrong type go to the replica untouched; its refusal is right
     return Call(
         target=target,
         headers=headers,
@@ -76,11 +85,12 @@ def read_call(body: bytes, *, target: str, headers: tuple[tuple[str, str], ...])
     )
 
 
-def _may_ask_usage(stream_options: object) -> bool:
-    # Options of a wrong type go to the replica untouched; its refusal is the right answer.
-    if stream_options is None:
-        return True
-    return isinstance(stream_options, dict) and not stream_options.get("include_usage")
+def _read_flag(fields: dict[str, object], name: str, *, within: str = "") -> bool:
+    """Return an optional boolean; null and a missing field are false."""
+    value = fields.get(name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise ParameterError(within + name, f"is {value!r:.40}; write true or false")
 
 
 def _with_usage(text: str, fields: dict[str, object]) -> str:

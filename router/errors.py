@@ -147,12 +147,16 @@ class StreamBrokenError(RouterError):
 
 
 class AdapterError(RouterError):
-    """Some replica did not take an adapter command."""
+    """Some replica did not take an adapter command; on those that did, it stays done."""
 
-    def __init__(self, failures: dict[str, str], *, num_replicas: int) -> None:
-        """Name each replica that failed and what it said."""
+    def __init__(self, failures: dict[str, str], *, done: list[str]) -> None:
+        """Name each replica that failed and what it said, and those that did as told."""
         told = "; ".join(f"{url} {problem}" for url, problem in failures.items())
-        super().__init__(f"{len(failures)} of {num_replicas} replicas failed: {told}")
+        num_replicas = len(failures) + len(done)
+        super().__init__(
+            f"{len(failures)} of {num_replicas} replicas failed: {told}; "
+            f"done on {', '.join(done) or 'none'}"
+        )
         self.failures = failures
 
 

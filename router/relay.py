@@ -67,9 +67,11 @@ class Relay:
             record.last_byte_at = self._monotonic()
             piece = usage_filter.feed(chunk)
             record.usage = usage_filter.usage
+            record.num_text_pieces = usage_filter.num_text_pieces
             if piece:
                 await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             chunk = await reply.read_more()
         last = usage_filter.finish()
         record.usage = usage_filter.usage
+        record.num_text_pieces = usage_filter.num_text_pieces
         await self._send({"type": "http.response.body", "body": last})

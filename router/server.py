@@ -34,7 +34,7 @@ def serve(config: RouterConfig) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address; port 0 takes a free one.
+    """Return a socket that listens on the address; port 0 takes a free one.
 
     Raises:
         StartError: If the address is taken or not ours.

@@ -8,7 +8,10 @@ The planner reads these lines as a workload. Fields of schema 1:
 - `model`: the model or adapter asked for, null where it does not exist.
 - `replica`: URL of the replica that answered or, if none did, of the last one tried; else null.
 - `stream`: whether the answer was streamed.
-- `prompt_tokens`, `completion_tokens`: as the replica reported them, null where it did not.
+- `prompt_tokens`, `completion_tokens`: as the replica reported them, null where it did not, as when
+  the client left or the stream broke before its end.
+- `text_pieces`: pieces of text streamed to the client, each of one token or more: the least number
+  of completion tokens where the true one is null; null for answers not streamed.
 - `ttft_seconds`: arrival to the first byte of the stream; null for answers not streamed.
 - `tpot_seconds`: first to last piece of the stream ÷ (completion tokens less 1); null below 2.
 - `duration_seconds`: arrival to the end of the answer.
@@ -42,6 +45,7 @@ class RequestRecord:
     replica: str | None = None
     is_stream: bool = False
     usage: Usage = UNKNOWN
+    num_text_pieces: int | None = None
     first_byte_at: float | None = None
     last_byte_at: float | None = None
     status: int = 500
@@ -58,6 +62,7 @@ class RequestRecord:
             "stream": self.is_stream,
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
+            "text_pieces": self.num_text_pieces,
             "ttft_seconds": self._ttft_seconds(),
             "tpot_seconds": self._tpot_seconds(),
             "duration_seconds": round(ended_at - self.arrived_at, 6),

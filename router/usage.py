@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from router.sse import EventSplitter, event_data
 
+_TEXT = re.compile(rb'"(?:content|text)"\s*:\s*"(?!")')
+"""Where a chunk carries text: quotes inside a JSON string are escaped, so no text looks like it."""
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
 
 
@@ -55,6 +57,8 @@ class UsageFilter:
     def __init__(self, *, withhold: bool) -> None:
         self.usage = UNKNOWN
         """The last counts seen."""
+        self.num_text_pieces = 0
+        """Events with text that have passed."""
         self._withhold = withhold
         self._splitter = EventSplitter()
         self._held = b""
@@ -82,6 +86,7 @@ class UsageFilter:
     def _pass(self, event: bytes) -> bytes:
         if not event:
             return b""
+        self.num_text_pieces += _TEXT.search(event) is not None
         is_report = self._read(event)
         before = b""
         if self._held:

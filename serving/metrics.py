@@ -1,4 +1,7 @@
-"""The engine's counters under vLLM's metric names, so that its dashboards and routers work here."""
+"""The engine's counters under vLLM's metric names, so that its dashboards and routers work here.
+
+What vLLM has no name for starts with `motley:`.
+"""
 
 from collections.abc import Iterator
 
@@ -29,14 +32,20 @@ class EngineCollector(Collector):
         yield self._counter(
             "spec_decode_num_accepted_tokens", "Drafted tokens accepted", counters.accepted_tokens
         )
+        yield self._counter(
+            "failed_requests",
+            "Requests ended because their logits were not finite",
+            counters.failed_requests,
+            prefix="motley",
+        )
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])
         family.add_metric([self._model_name], value)
         return family
 
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(f"vllm:{name}", text, labels=["model_name"])
+    def _counter(self, name: str, text: str, value: float, prefix: str = "vllm") -> Metric:
+        family = CounterMetricFamily(f"{prefix}:{name}", text, labels=["model_name"])
         family.add_metric([self._model_name], value)
         return family
 

@@ -4,7 +4,7 @@ import secrets
 import time
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from serving.engine.sampling import SamplingParams
 from serving.errors import UnsupportedError
@@ -50,7 +50,7 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
 class StreamOptions(BaseModel):
     """Options of a streamed answer."""
 
-    include_usage: bool = False
+    include_usage: StrictBool = False
 
 
 class GenerateBody(BaseModel):
@@ -65,7 +65,7 @@ class GenerateBody(BaseModel):
     top_k: int | None = Field(default=None, ge=-1)
     seed: int | None = None
     stop: str | list[str] | None = None
-    stream: bool | None = None
+    stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
 
@@ -157,7 +157,8 @@ class ChatBody(GenerateBody):
 class AdapterBody(BaseModel):
     """Body of `POST /v1/load_lora_adapter`, vLLM's shape."""
 
-    lora_name: str = Field(min_length=1)
+    lora_name: str = Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")
+    """A model name: printable ASCII without white space, as it stands in log lines."""
     lora_path: str = Field(min_length=1)
 
 

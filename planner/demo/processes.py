@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -29,6 +31,29 @@ _ENVIRONMENT = {
 def motley_command(arguments: list[str]) -> list[str]:
     """Return the words that run this very Motley with `arguments`."""
     return [sys.executable, "-m", "motley", *arguments]
+
+
+@contextmanager
+def following(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell each line that a child appends to `path` meanwhile; the file need not exist yet."""
+    is_over = threading.Event()
+
+    def follow() -> None:
+        num_told, was_over = 0, False
+        while not was_over:
+            was_over = is_over.wait(_POLL_SECONDS)
+            lines = path.read_text().split("\n")[:-1] if path.exists() else []
+            for line in lines[num_told:]:
+                tell(line)
+            num_told = len(lines)
+
+    thread = threading.Thread(target=follow, name=f"following {path.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def run_to_end(arguments: list[str], *, log: Path, timeout_seconds: float) -> None:

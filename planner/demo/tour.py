@@ -2,6 +2,7 @@
 
 import json
 import signal
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,7 +16,7 @@ from rich.console import Console
 from planner.demo.fleet import DRAFTING, MODEL, PLAIN, demo_plan
 from planner.demo.measure import Speed, loopback_client, single_stream_speed
 from planner.demo.places import example_configurations
-from planner.demo.processes import Server, run_to_end
+from planner.demo.processes import Server, following, run_to_end
 from planner.demo.summary import Summary, show
 from planner.errors import DemoError
 from planner.render.folder import write_folder
@@ -139,7 +140,8 @@ class Tour:
         path = self._folder / "job.yaml"
         path.write_text(yaml.safe_dump(job))
         words = f"finetune: {len(job['clients'])} clients, {job['rounds']} rounds, text stays home"
-        with self._step(words):
+        metrics = self._folder / "run" / "metrics.jsonl"
+        with self._step(words), following(metrics, self._tell_round):
             run_to_end(
                 ["finetune", "run", str(path)],
                 log=self._folder / "finetune.log",
@@ -149,6 +151,14 @@ class Tour:
             (self._folder / "run" / "adapter" / "motley.json").read_text()
         )
         return manifest
+
+    def _tell_round(self, line: str) -> None:
+        """Print one line of a run's metrics."""
+        record = json.loads(line)
+        loss = statistics.fmean(record["loss"].values())
+        self._console.print(
+            f"  round {record['round']}: training loss {loss:.3f} ({record['seconds']:.0f} s)"
+        )
 
     def _publish(self, router_url: str) -> None:
         adapter = str(self._folder / "run" / "adapter")

@@ -5,6 +5,7 @@ Shape letters: R rank, I input width, O output width, T rows of the flat batch.
 Source: Hu et al. 2021, section 4.1: h = W x + (alpha / r) B A x; rsLoRA divides by sqrt(r).
 """
 
+import hashlib
 import logging
 import math
 import re
@@ -12,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from planner.documents import read_document
@@ -23,6 +25,7 @@ from serving.errors import AdapterError
 
 logger = logging.getLogger(__name__)
 
+_WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _MANIFEST_VERSION = 1
 
@@ -54,6 +57,7 @@ class _Manifest(BaseModel):
 
     schema_version: int
     base_weights_sha256: str
+    adapter_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def read_adapter(
 
     Args:
         folder: Holds `adapter_config.json` and `adapter_model.safetensors`; a `motley.json`
-            manifest, where present, must name this base model's weights.
+            manifest, where present, must name these weights and this base model's.
         model: The base model; decides device and dtype.
         base_sha256: Returns the digest of the base weights, or None where they are no local
             files; asked only for folders with a manifest, since it reads all weights.
@@ -90,12 +94,13 @@ def read_adapter(
             does not fit; the message names the first misfit.
     """
     config = _read_config(folder)
-    _check_manifest(folder, base_sha256)
-    pairs = _read_pairs(folder)
+    content = _read_weights(folder)
+    _check_manifest(folder, content, base_sha256)
+    pairs = _parse_pairs(folder, content)
     linears = adaptable_linears(model)
     adapter: Adapter = {}
     for name, (down_RI, up_OR) in pairs.items():
-        _check_numbers(folder, name, config, down_RI, up_OR)
+        _check_form(folder, name, config, down_RI, up_OR)
         linear = linears.get(name)
         if linear is None:
             raise AdapterError(f"{folder}: adapts {name!r}, which this model lacks; {_REMEDY}")
@@ -110,13 +115,17 @@ def read_adapter(
         scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
         weight = linear.weight
         adapter[name] = LowRank(down_RI.to(weight), up_OR.to(weight), scale)
+        _check_magnitude(folder, name, adapter[name])
     return adapter
 
 
 _REMEDY = "load an adapter made for this base model"
 
+_NUMBER_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What an adapter's file may hold; each is cast to the base model's type."""
 
-def _check_numbers(
+
+def _check_form(
     folder: Path, name: str, config: _AdapterConfig, down_RI: Tensor, up_OR: Tensor
 ) -> None:
     rank = int(_by_pattern(config.rank_pattern, name, config.r))
@@ -125,10 +134,29 @@ def _check_numbers(
             f"{folder}: {name!r} has rank {down_RI.shape[0]}, its configuration says {rank}; "
             "export it again"
         )
-    numbers = (down_RI, up_OR)
-    is_sound = all(t.is_floating_point() and bool(t.isfinite().all()) for t in numbers)
-    if not (is_sound and math.isfinite(_by_pattern(config.alpha_pattern, name, config.lora_alpha))):
-        raise AdapterError(f"{folder}: {name!r} holds no finite numbers; train it again")
+    wrong = next((t.dtype for t in (down_RI, up_OR) if t.dtype not in _NUMBER_TYPES), None)
+    if wrong is not None:
+        raise AdapterError(
+            f"{folder}: {name!r} holds {_word(wrong)}; export it as "
+            f"{', '.join(map(_word, _NUMBER_TYPES))}"
+        )
+
+
+def _check_magnitude(folder: Path, name: str, update: LowRank) -> None:
+    """Refuse an update whose own product overflows in the type it is computed in."""
+    down_RI, up_OR = update.down_RI, update.up_OR
+    largest = float(down_RI.abs().max()) * float(up_OR.abs().max())
+    # Bounds every entry of scale * B A; NaN and infinity, from the file or the cast, fail too.
+    bound = abs(update.scale) * down_RI.shape[0] * largest
+    if not bound <= torch.finfo(down_RI.dtype).max:
+        raise AdapterError(
+            f"{folder}: {name!r} is not finite in {_word(down_RI.dtype)} (scale {update.scale:.3g}, "
+            f"largest product {largest:.3g}); train it again"
+        )
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _read_config(folder: Path) -> _AdapterConfig:
@@ -165,7 +193,7 @@ def _changes_base(initialisation: bool | str) -> bool:
     return isinstance(initialisation, str) and initialisation.lower().startswith(changing)
 
 
-def _check_manifest(folder: Path, base_sha256: Callable[[], str | None]) -> None:
+def _check_manifest(folder: Path, content: bytes, base_sha256: Callable[[], str | None]) -> None:
     path = folder / "motley.json"
     if not path.exists():
         return
@@ -178,6 +206,11 @@ def _check_manifest(folder: Path, base_sha256: Callable[[], str | None]) -> None
             f"{path}: schema_version {manifest.schema_version} is unknown; "
             f"this version reads {_MANIFEST_VERSION}"
         )
+    if hashlib.sha256(content).hexdigest() != manifest.adapter_sha256:
+        raise AdapterError(
+            f"{folder}: {_WEIGHTS_FILE} is not the file its motley.json describes; copy the folder "
+            "anew"
+        )
     served = base_sha256()
     if served is None:
         logger.warning("adapter not checked against the base model folder=%s", folder)
@@ -188,13 +221,23 @@ def _check_manifest(folder: Path, base_sha256: Callable[[], str | None]) -> None
         )
 
 
-def _read_pairs(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    path = folder / "adapter_model.safetensors"
+def _read_weights(folder: Path) -> bytes:
+    path = folder / _WEIGHTS_FILE
     try:
-        tensors = load_file(path)
+        return path.read_bytes()
     except FileNotFoundError:
         raise AdapterError(f"{path}: no such file; only safetensors adapters load") from None
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise AdapterError(
+            f"{path}: cannot be read ({error.strerror}); export the adapter again"
+        ) from None
+
+
+def _parse_pairs(folder: Path, content: bytes) -> dict[str, tuple[Tensor, Tensor]]:
+    path = folder / _WEIGHTS_FILE
+    try:
+        tensors = load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a number type it has no name for
         raise AdapterError(f"{path}: cannot be read ({error}); export it again") from None
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

@@ -54,6 +54,8 @@ class EngineCounters:
     drafts: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    failed_requests: int = 0
+    """Requests that ended because their logits were not finite."""
 
     @property
     def acceptance_length(self) -> float:
@@ -239,6 +241,9 @@ class Engine:
         sequence.target_cache.commit(part.num_rows + len(draft.tokens))
         if not completes_prompt:
             return None
+        # The largest is NaN where any is; a token ruled out by -inf is no fault.
+        if not bool(logits_NV.amax(-1).isfinite().all()):
+            return self._fail(sequence)
         accepted, following = self._choose(sequence, draft, logits_NV)
         sequence.target_cache.roll_back(num_before + accepted)
         if draft.tokens:
@@ -250,6 +255,16 @@ class Engine:
             # What stands behind an end of text was accepted and never emitted.
             self.counters.accepted_tokens += min(accepted, len(output.tokens))
         return output
+
+    def _fail(self, sequence: Sequence) -> GenerationOutput:
+        """End a request whose next token would be arbitrary."""
+        request = sequence.request
+        self._scheduler.remove(request.request_id)
+        self.counters.failed_requests += 1
+        model = f"adapter {request.adapter_name!r}" if request.adapter_name else "the model"
+        error = f"{model} computed logits that are not finite; check its weights"
+        logger.error("request failed request_id=%s error=%s", request.request_id, error)
+        return GenerationOutput(request.request_id, (), error=error)
 
     @staticmethod
     def _choose(sequence: Sequence, draft: Draft, logits_NV: Tensor) -> tuple[int, int]:

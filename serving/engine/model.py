@@ -4,9 +4,9 @@ Shape letters: T rows of the batch, N rows whose logits are wanted, V vocabulary
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -89,8 +89,13 @@ class FlatModel:
             raise ModelError(f"{name!r}: no such model folder; give a local folder or a hub id")
         try:
             _refuse_unsupported(AutoConfig.from_pretrained(name), name)
-            model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, attn_implementation=FLAT_ATTENTION, device_map={"": device}
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=dtype,
+                attn_implementation=FLAT_ATTENTION,
+                device_map={"": device},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, with their names
             )
         except (
             OSError,
@@ -105,6 +110,8 @@ class FlatModel:
             raise ModelError(
                 f"{name}: cannot be loaded on {device} ({reason}); check model and device"
             ) from error
+        model, report = loaded  # what loading information adds to the library's declared type
+        _refuse_incomplete(report, name)
         if model.device.type == "meta":
             raise ModelError(f"{name}: device {device!r} computes nothing; name a real one")
         flat = cls(model, folder=folder)
@@ -235,3 +242,20 @@ def _refuse_unsupported(config: PretrainedConfig, name: str) -> None:
         raise ModelError(f"{name}: is an encoder-decoder ({config.model_type}); name a decoder")
     if getattr(config, "attn_logit_softcapping", None):
         raise ModelError(f"{name}: caps attention scores, which this engine cannot do yet")
+
+
+def _refuse_incomplete(report: Mapping[str, Any], name: str) -> None:
+    """Refuse weights that transformers would make up: what lacks or has another shape is random."""
+    # A misfit is (tensor, shape in the files, shape of the model).
+    misfits = [
+        f"{key} is {tuple(has)}, not {tuple(needs)}"
+        for key, has, needs in report["mismatched_keys"]
+    ]
+    lost = [f"{key} is missing" for key in report["missing_keys"]]
+    if wrong := sorted(misfits) + sorted(lost):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ModelError(
+            f"{name}: its weights are not whole: {', '.join(wrong[:3])}{more}; fetch the model again"
+        )
+    if unknown := sorted(report["unexpected_keys"]):
+        logger.warning("weights left out model=%s num=%d first=%s", name, len(unknown), unknown[0])

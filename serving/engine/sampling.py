@@ -61,8 +61,10 @@ def distribution(logits_NV: Tensor, params: SamplingParams) -> Tensor:
 
 def _keep_top_p(probs_NV: Tensor, top_p: float) -> Tensor:
     sorted_NV, order_NV = torch.sort(probs_NV, dim=-1, descending=True, stable=True)
-    # A token stays while the mass before it is below top_p; the likeliest always stays.
+    # A token stays while the mass before it is below top_p; the likeliest always stays, also
+    # where top_p is 0 in float32.
     dropped_NV = sorted_NV.cumsum(-1) - sorted_NV >= top_p
+    dropped_NV[..., 0] = False
     sorted_NV = sorted_NV.masked_fill(dropped_NV, 0.0)
     kept_NV = torch.zeros_like(probs_NV).scatter(-1, order_NV, sorted_NV)
     return kept_NV / kept_NV.sum(-1, keepdim=True)

@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from safetensors.torch import load_file, save_file
 from toy_job import CHAT_TEMPLATE, job_content, write_job, write_toy_model
 
 import motley
@@ -64,7 +65,8 @@ def test_run_then_publish(job_file, tmp_path, capsys, endpoint):
     address, bodies, answers = endpoint
     folder = tmp_path / "elsewhere"
     assert motley.main(["finetune", "run", str(job_file()), "--output", str(folder)]) == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert [f"round {number}/3 began" in progress for number in (1, 2, 3)] == [True] * 3
     for word in ("numbers", "colours", "animals", "mean", "worst", str(folder / "adapter")):
         assert word in printed
     words = ["publish", str(folder / "adapter"), "--endpoint", address, "--name", "mine"]
@@ -141,6 +143,20 @@ def test_a_folder_that_is_no_model_is_named(job_file, tmp_path, capsys):
     assert "cannot be loaded" in fails(capsys, "run", job_file(model=str(broken)))
 
 
+def test_a_model_that_lacks_weights_is_not_trained(job_file, tmp_path, capsys):
+    """What is missing would be random numbers; the line names it, and its shape where that is off."""
+    model = write_toy_model(tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    norm = tensors["model.layers.0.input_layernorm.weight"]
+    tensors["model.layers.0.input_layernorm.weight"] = norm[:3].contiguous()
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    line = fails(capsys, "run", job_file(model=str(model)))
+    assert "model.layers.1.mlp.up_proj.weight is missing" in line
+    assert "model.layers.0.input_layernorm.weight is (3,), not (32,)" in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
@@ -148,6 +164,7 @@ def test_a_folder_that_is_no_model_is_named(job_file, tmp_path, capsys):
         ('{"text": "long"}', "a single document"),
         ('{"text": "a"}\n{"text": "b"}', "2 training tokens do not fill one sequence of 24"),
         ("{", "client.jsonl:1: malformed JSON"),
+        ('{"text": ' + "1" * 5000 + "}", "client.jsonl:1: malformed JSON"),
         ('{"messages": [{"role": "user", "content": "hi"}]}', "no chat template"),
     ],
 )

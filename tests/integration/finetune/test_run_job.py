@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM
 from finetune.adapters import read_adapter
 from finetune.base_model import load_base_model
 from finetune.config import JobConfig
-from finetune.errors import RunFolderError
+from finetune.errors import RoundError, RunFolderError
 from finetune.job import run_job
 from finetune.lora import attach_adapter, write_tensors
+from finetune.run_folder import RunFolder
 from planner.documents import read_document
 from planner.model_folder import weights_sha256
 
@@ -67,7 +68,7 @@ def test_a_job_leaves_a_complete_run(make_job, tmp_path, toy_model):
     assert [line["round"] for line in lines] == [1, 2, 3]
     assert all(line["loss"].keys() == {c.name for c in job.clients} for line in lines)
     assert all(line["upload_bytes"] > 0 and line["download_bytes"] > 0 for line in lines)
-    names = {"job.json", "metrics.jsonl", "checkpoint.safetensors", "adapter"}
+    names = {"job.json", "metrics.jsonl", "checkpoint.safetensors", "adapter", ".lock"}
     assert {path.name for path in folder.iterdir()} == names
 
 
@@ -145,6 +146,33 @@ def test_another_jobs_folder_is_refused(make_job, tmp_path):
     run_job(make_job(rounds=1), folder=tmp_path / "run", observer=Watcher())
     with pytest.raises(RunFolderError, match=r"differs in rank, rounds"):
         run_job(make_job(rounds=2, rank=4), folder=tmp_path / "run", observer=Watcher())
+
+
+def test_two_runs_in_one_folder_do_not_mix(make_job, tmp_path):
+    """While a run goes on, a second one of the same job is refused, early or late; then it may."""
+    job, run = make_job(), RunFolder(tmp_path / "run")
+    late = RunFolder(tmp_path / "run")
+    late.check(job)  # the second checks before the first has begun
+    with run.started(job):
+        with pytest.raises(RunFolderError, match="a run is going on"):
+            run_job(job, folder=tmp_path / "run", observer=Watcher())
+        with pytest.raises(RunFolderError, match="a run is going on"), late.started(job):
+            pass
+    run_job(job, folder=tmp_path / "run", observer=Watcher())
+
+
+def test_a_lock_of_a_run_that_never_began_is_no_content(make_job, tmp_path):
+    """A process that was killed between the lock and the job leaves a free folder."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    run_job(make_job(rounds=1), folder=tmp_path / "run", observer=Watcher())
+
+
+def test_what_a_failed_round_advises_can_be_done(make_job, tmp_path):
+    """A learning rate that is too high asks for another folder, which takes the lower one."""
+    with pytest.raises(RoundError, match="start anew in another folder with --output"):
+        run_job(make_job(learning_rate=1e30), folder=tmp_path / "run", observer=Watcher())
+    run_job(make_job(rounds=1), folder=tmp_path / "another", observer=Watcher())
 
 
 def test_a_damaged_checkpoint_is_named(make_job, tmp_path):

@@ -87,9 +87,28 @@ async def test_load_tells_which_replica_failed(open_router: OpenRouter) -> None:
         answer = await client.post("/v1/load_lora_adapter", json=LOAD)
         assert answer.status_code == 502
         assert f"1 of 2 replicas failed: {bad.url} answered 500" in answer.text
+        assert f"; done on {good.url}" in answer.text
         good.adapter_status = bad.adapter_status = 404
         answer = await client.post("/v1/load_lora_adapter", json=LOAD)
         assert (answer.status_code, answer.json()) == (404, {"error": {"message": "no"}})
+
+
+async def test_load_tells_which_replica_was_out_of_service(open_router: OpenRouter) -> None:
+    """Success on the others is no success: the one that comes back would lack the adapter."""
+    async with (
+        FakeReplica() as good,
+        FakeReplica(is_healthy=False) as down,
+        open_router(good, down, health={"failures_to_unhealthy": 1}) as client,
+    ):
+        answer = await client.post("/v1/load_lora_adapter", json=LOAD)
+        assert answer.status_code == 502
+        assert f"1 of 2 replicas failed: {down.url} is out of service" in answer.text
+        assert f"; done on {good.url}" in answer.text
+        assert (good.adapters, len(down.requests)) == ({"sql"}, 0)
+        assert (await ask(client, "sql")).status_code == 200
+        good.adapter_status = 400
+        answer = await client.post("/v1/load_lora_adapter", json=LOAD)
+        assert (answer.status_code, answer.json()) == (400, {"error": {"message": "no"}})
 
 
 async def test_load_with_several_models(open_router: OpenRouter) -> None:

@@ -1,11 +1,13 @@
 """LoRA adapters in the engine give plain PEFT's logits and are refused when they do not fit."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from planner.model_folder import weights_sha256
@@ -78,7 +80,12 @@ def test_one_batch_holds_two_adapters_and_the_base(base, model, tmp_path, prompt
 
 
 def write_manifest(folder: Path, **fields) -> None:
-    manifest = {"schema_version": 1, "base_weights_sha256": "0" * 64} | fields
+    content = (folder / "adapter_model.safetensors").read_bytes()
+    manifest = {
+        "schema_version": 1,
+        "base_weights_sha256": "0" * 64,
+        "adapter_sha256": hashlib.sha256(content).hexdigest(),
+    } | fields
     (folder / "motley.json").write_text(json.dumps(manifest))
 
 
@@ -97,10 +104,17 @@ def test_a_manifest_of_another_base_model_is_refused(base, model, tmp_path):
         model.read_adapter(folder)
 
 
+def test_weights_that_are_not_the_manifests_are_refused(base, model, tmp_path):
+    """A file that was swapped or damaged on its way is not what was trained and judged."""
+    folder = make_adapter(base, tmp_path / "adapter", seed=1)
+    write_manifest(folder, base_weights_sha256=weights_sha256(base))
+    make_adapter(base, folder, seed=2)
+    with pytest.raises(AdapterError, match=r"is not the file its motley\.json describes"):
+        model.read_adapter(folder)
+
+
 def test_shapes_that_do_not_fit_are_refused_by_name(base, model, tmp_path):
     """An adapter of a narrower model does not fit; the first misfit is named with both shapes."""
-    from safetensors.torch import load_file, save_file
-
     folder = make_adapter(base, tmp_path / "adapter", target_modules=["down_proj"])
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
@@ -117,6 +131,15 @@ def test_a_missing_file_is_named(base, model, tmp_path, missing):
     folder = make_adapter(base, tmp_path / "adapter")
     (folder / missing).unlink()
     with pytest.raises(AdapterError, match=missing):
+        model.read_adapter(folder)
+
+
+def test_a_folder_in_place_of_the_weights_is_refused(base, model, tmp_path):
+    """The line says what stands there."""
+    folder = make_adapter(base, tmp_path / "adapter")
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.safetensors").mkdir()
+    with pytest.raises(AdapterError, match="Is a directory"):
         model.read_adapter(folder)
 
 
@@ -144,7 +167,11 @@ def test_truncated_weights_are_refused(base, model, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"r": 99}, "its configuration says 99"), ({"lora_alpha": float("nan")}, "finite")],
+    [
+        ({"r": 99}, "its configuration says 99"),
+        ({"lora_alpha": float("nan")}, "not finite"),
+        ({"lora_alpha": 1e308}, "not finite"),
+    ],
     ids=str,
 )
 def test_a_configuration_that_belies_the_weights_is_refused(base, model, tmp_path, change, words):
@@ -156,17 +183,38 @@ def test_a_configuration_that_belies_the_weights_is_refused(base, model, tmp_pat
         model.read_adapter(folder)
 
 
-def test_weights_that_are_no_numbers_are_refused(base, model, tmp_path):
-    """An adapter with a NaN would answer garbage with status 200."""
-    from safetensors.torch import load_file, save_file
-
-    folder = make_adapter(base, tmp_path / "adapter")
+def change_tensors(folder: Path, change) -> None:
+    """Replace every tensor of an adapter by what `change` makes of it."""
     path = folder / "adapter_model.safetensors"
-    tensors = load_file(path)
-    next(iter(tensors.values()))[0, 0] = float("nan")
-    save_file(tensors, path)
-    with pytest.raises(AdapterError, match="finite"):
+    save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor.fill_(float("nan")), "not finite in float32"),
+        (lambda tensor: tensor.double() * 1e300, "not finite in float32"),
+        (lambda tensor: tensor.fill_(3e38), "not finite in float32"),
+        (lambda tensor: tensor.to(torch.float8_e4m3fn), "holds float8_e4m3fn; export it as"),
+        (lambda tensor: tensor.int(), "holds int32; export it as"),
+    ],
+    ids=["nan", "overflow of the cast", "overflow of the product", "float8", "integers"],
+)
+def test_weights_that_would_answer_rubbish_are_refused(base, model, tmp_path, change, words):
+    """What is no finite number in the model's own type ends in one line, never in text."""
+    folder = make_adapter(base, tmp_path / "adapter")
+    change_tensors(folder, change)
+    with pytest.raises(AdapterError, match=words):
         model.read_adapter(folder)
+
+
+def test_float16_and_float64_weights_load(base, model, tmp_path, prompts):
+    """The file's type is no obstacle: the update is cast to the model's."""
+    expected = engine_logits(model, prompts[0], model.read_adapter(make_adapter(base, tmp_path)))
+    for dtype in (torch.float16, torch.float64):
+        change_tensors(tmp_path, lambda tensor, dtype=dtype: tensor.to(dtype))
+        adapter = model.read_adapter(tmp_path)
+        assert torch.allclose(engine_logits(model, prompts[0], adapter), expected, atol=1e-2)
 
 
 def test_a_truncated_model_is_one_line(base, tmp_path):

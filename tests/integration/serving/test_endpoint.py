@@ -340,3 +340,33 @@ async def test_leaving_a_whole_answer_stops_it(runner, tokenizer):
         await asyncio.sleep(0.05)
     assert runner.engine.num_running == 0
     assert runner.engine.counters.generation_tokens < 900
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_without_finite_logits_is_an_error(client, target, monkeypatch, stream):
+    """The fault is ours: 500 with OpenAI's body, counted, and the next request is answered."""
+    sound = target.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "forward", lambda batch: sound(batch) * float("nan"))
+        answer = await client.post("/v1/completions", json=completion(stream=stream))
+    assert answer.status_code == 500
+    assert "logits that are not finite" in answer.json()["error"]["message"]
+    assert (await client.post("/v1/completions", json=completion())).status_code == 200
+    assert "motley:failed_requests_total" in (await client.get("/metrics")).text
+
+
+@pytest.mark.parametrize("value", [1, "yes", "true"])
+async def test_flags_are_booleans(client, value):
+    """What OpenAI refuses is refused by name: a proxy in between must understand the same."""
+    for fields in ({"stream": value}, {"stream": True, "stream_options": {"include_usage": value}}):
+        answer = await client.post("/v1/completions", json=completion(**fields))
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == list(fields)[-1]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "x" * 257])
+async def test_an_adapters_name_is_one_word(client, name):
+    """A name that would break a log line is refused before the folder is read."""
+    answer = await client.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": "x"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "lora_name"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BloomConfig,
     GPT2Config,
@@ -69,3 +70,25 @@ def test_what_the_engine_would_get_wrong_is_refused(config, tmp_path):
     with pytest.raises(ModelError) as caught:
         FlatModel.load(save(config, tmp_path), device="cpu", dtype=torch.float32)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors, name: tensors.pop(name), "is missing; fetch the model again"),
+        (
+            lambda tensors, name: tensors.update({name: tensors[name][:3].contiguous()}),
+            r"is \(3, 32\), not \(48, 32\); fetch the model again",
+        ),
+    ],
+    ids=["missing", "misshapen"],
+)
+def test_weights_that_are_not_whole_are_refused_by_name(tmp_path, change, words):
+    """What a file lacks would be random numbers, and the endpoint would answer with them."""
+    folder = save(LlamaConfig(**SIZES), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    change(tensors, name)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"not whole: {name} {words}"):
+        FlatModel.load(folder, device="cpu", dtype=torch.float32)

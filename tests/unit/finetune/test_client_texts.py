@@ -1,6 +1,8 @@
 """Reading and splitting a client's documents."""
 
 import json
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -119,6 +121,13 @@ def test_unknown_package_is_refused():
     missing = client(PackageData(kind="package", name="no_such_package_here"))
     with pytest.raises(ClientDataError, match="no_such_package_here"):
         read_documents(missing, render_chat=no_chat)
+
+
+def test_a_module_without_an_origin_is_refused(monkeypatch):
+    """What only this process has, as `__main__` under the console command, is no package."""
+    monkeypatch.setitem(sys.modules, "made_here", ModuleType("made_here"))
+    with pytest.raises(ClientDataError, match="no package 'made_here' is installed"):
+        read_documents(client(PackageData(kind="package", name="made_here")), render_chat=no_chat)
 
 
 def test_built_in_module_has_no_text():

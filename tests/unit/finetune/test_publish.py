@@ -106,6 +106,13 @@ def test_an_address_that_is_none_is_refused(adapter, endpoint):
         publish(adapter, endpoint=endpoint, name="mine")
 
 
+@pytest.mark.parametrize("name", ["a b/c", "", "-x", "a\nb", "x" * 65])
+def test_a_name_that_is_none_is_refused(adapter, name):
+    """A model name must be safe in log lines, file names and addresses."""
+    with pytest.raises(FinetuneError, match="is no model name"):
+        publish(adapter, endpoint="http://h:1", name=name)
+
+
 @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE])
 def test_an_incomplete_folder_is_refused(adapter, name):
     """The missing file is named before anything is sent."""

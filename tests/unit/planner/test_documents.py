@@ -24,6 +24,8 @@ class Pair(StrictModel):
         ("", "holds no mapping"),
         ("first: 1\nsecond: .nan\n", "finite number (got nan)"),
         ("first: one\n", "got 'one'"),
+        ("third: 1\n", "(and 1 more problem)"),
+        ("third: 1\nfourth: 1\n", "(and 2 more problems)"),
     ],
 )
 def test_bad_yaml_is_one_line(tmp_path, content, message):
@@ -67,3 +69,12 @@ def test_a_missing_folder_is_said_before_the_work(tmp_path):
     """The folder of an output file must exist."""
     with pytest.raises(DocumentError, match=r"there is no folder .*; create it"):
         check_writable(tmp_path / "nowhere" / "plan.json")
+
+
+@pytest.mark.parametrize("name", ["/proc/plan.json", "n" * 300])
+def test_a_folder_that_takes_no_file_is_said_before_the_work(tmp_path, name):
+    """The check makes the file it would need, and leaves nothing."""
+    with pytest.raises(DocumentError, match="cannot be written"):
+        check_writable(tmp_path / name)
+    check_writable(tmp_path / "plan.json")
+    assert not list(tmp_path.iterdir())

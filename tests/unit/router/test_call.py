@@ -20,7 +20,7 @@ def call(body: str) -> Call:
         '{ "model":"m", "stream": false, "stream_options": {"include_usage": false}}',
         '{"model":"m","stream":true,"stream_options":{"include_usage":true}}',
         '{"model":"m","stream":true,"stream_options":"wrong"}',
-        '{"model":"m","stream":"true"}',
+        '{"model":"m","stream":null,"stream_options":null}',
         '{"model":"m","temperature":1e-400, "seed":0.10, "x":"\\ud800"}',
     ],
 )
@@ -75,3 +75,21 @@ def test_model_is_required(body: str) -> None:
     with pytest.raises(ParameterError, match="model") as caught:
         call(body)
     assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize("value", ["1", "0", '"yes"', '"true"', "[]", "{}"])
+@pytest.mark.parametrize(
+    ("form", "param"),
+    [
+        ('{"model":"m","stream":%s}', "stream"),
+        (
+            '{"model":"m","stream":true,"stream_options":{"include_usage":%s}}',
+            "stream_options.include_usage",
+        ),
+    ],
+)
+def test_flags_are_booleans(form: str, param: str, value: str) -> None:
+    """What one server takes for true and another for false is refused by the field's name."""
+    with pytest.raises(ParameterError, match="write true or false") as caught:
+        call(form % value)
+    assert caught.value.param == param

@@ -20,6 +20,7 @@ def test_line_of_a_stream() -> None:
     stream = record()
     stream.model, stream.replica, stream.is_stream = "m", "http://a", True
     stream.usage = Usage(prompt_tokens=7, completion_tokens=5)
+    stream.num_text_pieces = 3
     stream.first_byte_at, stream.last_byte_at, stream.status = 10.25, 12.25, 200
     assert json.loads(stream.line(ended_at=12.5)) == {
         "schema_version": 1,
@@ -30,6 +31,7 @@ def test_line_of_a_stream() -> None:
         "stream": True,
         "prompt_tokens": 7,
         "completion_tokens": 5,
+        "text_pieces": 3,
         "ttft_seconds": 0.25,
         "tpot_seconds": 0.5,
         "duration_seconds": 2.5,

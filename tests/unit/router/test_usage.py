@@ -101,3 +101,20 @@ def test_broken_stream_ends_between_events() -> None:
 def test_counts_of_a_whole_body(body: str, usage: Usage) -> None:
     """Counts are taken where they are integers; anything else is unknown."""
     assert read_body_usage(body.encode()) == usage
+
+
+def test_pieces_of_text_are_counted() -> None:
+    """Only events that carry text count: no role, no end, no report, no text that looks like one."""
+    usage_filter = UsageFilter(withhold=True)
+    quoted = json.dumps({"choices": [{"delta": {"refusal": '"text": "x"'}}]}).encode()
+    others = [
+        b'{"choices":[{"delta":{"role":"assistant","content":""}}]}',
+        b'{"choices":[{"delta":{},"finish_reason":"stop"}]}',
+        b'{"choices":[{"text":"","finish_reason":"length"}]}',
+        b'{"choices":[{"delta":{"content":null}}]}',
+        quoted,
+    ]
+    for data in [b'{"choices":[{"text" : "a"}]}', *others]:
+        usage_filter.feed(b"data: " + data + b"\n\n")
+    usage_filter.feed(CONTENT + NULL_USAGE + COMMENT + REPORT + DONE)
+    assert usage_filter.num_text_pieces == 3

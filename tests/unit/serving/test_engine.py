@@ -1,4 +1,5 @@
 import pytest
+import torch
 from toy_model import TableModel, random_table
 
 from serving.engine.drafter import Drafter
@@ -143,3 +144,33 @@ def test_an_unknown_adapter_is_refused():
     bad = GenerationRequest("a", (1,), SamplingParams(max_tokens=1), 0, adapter_name="nope")
     with pytest.raises(NotFoundError, match="nope"):
         make_engine().add(bad)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_end_their_request_alone(bad, temperature):
+    """No token is made up: the request fails and is counted; the one beside it is answered."""
+    table = torch.full((VOCABULARY, VOCABULARY), -torch.inf)
+    table[range(VOCABULARY), [1, 2, 3, 0, 5, 6, 7, 7]] = 0.0  # each row allows one token
+    table[6] = bad
+    limits = EngineLimits(kv_bytes=1000, max_sequences=4, max_waiting=4)
+    drafter = Drafter(TableModel(random_table(VOCABULARY, seed=4)))
+    engine = Engine(
+        TableModel(table), drafter, num_draft_tokens=3, limits=limits, eos_ids=frozenset()
+    )
+    params = SamplingParams(max_tokens=6, temperature=temperature)
+    engine.add(GenerationRequest("sound", (0,), params, seed=0))
+    engine.add(GenerationRequest("broken", (4,), params, seed=0))
+    outputs = []
+    while engine.has_work:
+        outputs += engine.step()
+    texts = {
+        name: [t for o in outputs if o.request_id == name for t in o.tokens]
+        for name in ("sound", "broken")
+    }
+    assert texts["sound"] == [1, 2, 3, 0, 1, 2]
+    assert texts["broken"] in ([5], [5, 6])
+    errors = {output.request_id: output.error for output in outputs if output.error}
+    assert errors.keys() == {"broken"}
+    assert "the model computed logits that are not finite" in errors["broken"]
+    assert engine.counters.failed_requests == 1

@@ -24,7 +24,9 @@ def test_top_k_keeps_the_likeliest_and_renormalises():
     assert float(probs[0, 0] / probs[0, 1]) == pytest.approx(2.71828, rel=1e-4)
 
 
-@pytest.mark.parametrize(("top_p", "kept"), [(0.1, 1), (0.66, 1), (0.67, 2), (0.92, 3), (1.0, 3)])
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(1e-46, 1), (0.1, 1), (0.66, 1), (0.67, 2), (0.92, 3), (1.0, 3)]
+)
 def test_top_p_keeps_the_fewest_tokens_that_reach_the_mass(top_p, kept):
     """Softmax of (2, 1, 0) is (.665, .245, .090); the likeliest token always stays."""
     assert int((distribution(LOGITS, params(top_p=top_p)) > 0).sum()) == kept
