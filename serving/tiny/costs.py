@@ -82,15 +82,6 @@ class StepCosts(StrictModel):
         drafting = draft_tokens * self.draft_fraction(draft_tokens)
         return tokens / (self.target_fraction(draft_tokens + 1) + drafting)
 
-    def best_draft_tokens(self, *, acceptance_fraction: float) -> int:
-        """Return the measured number of drafted tokens of the highest speed-up; 0 means none pays."""
-        return max(
-            [0, *self.draft_tokens],
-            key=lambda count: self.speed_up(
-                draft_tokens=count, acceptance_fraction=acceptance_fraction
-            ),
-        )
-
 
 def expected_tokens(*, draft_tokens: int, acceptance_fraction: float) -> float:
     """Return the expected tokens of a round: 1 + a + ... + a^k for k drafted tokens."""
