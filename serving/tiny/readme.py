@@ -4,7 +4,6 @@ from serving.tiny.card import FamilyCard, ModelFacts
 from serving.tiny.costs import StepCosts
 from serving.tiny.recipe import ModelShape, Recipe
 
-
 STATED_DRAFT_TOKENS = 4
 """Length of a round whose costs the card states first: the default of `motley serve`."""
 
@@ -166,7 +165,7 @@ def _stated_round(costs: StepCosts, accepted: float) -> str:
 
     Not the best of all lengths: the greatest of several measured figures is too good to be true.
     """
-    count = STATED_DRAFT_TOKENS
+    count = min(costs.draft_tokens, key=lambda length: abs(length - STATED_DRAFT_TOKENS))
     lowest, highest = costs.draft_fraction_range_by_draft_tokens[count]
     gain = costs.speed_up(draft_tokens=count, acceptance_fraction=accepted)
     return (
