@@ -173,7 +173,8 @@ def _stated_round(costs: StepCosts, accepted: float) -> str:
         f"**{costs.draft_fraction(count):.3f}** of a target step at one row (repeated runs: "
         f"{lowest:.3f} to {highest:.3f}), and taking in {count + 1} rows costs the target "
         f"{costs.target_fraction(count + 1):.2f} of one. At the agreement above that would allow a "
-        f"speed-up of **{gain:.2f}** in greedy decoding."
+        f"speed-up of **{gain:.2f}** in greedy decoding"
+        + ("." if gain > 1 else ": this draft does not pay.")
     )
 
 

@@ -145,11 +145,11 @@ def test_readme_states_the_cards_figures(made: Path) -> None:
     ("draft_seconds", "words"),
     [
         (1e-6, "In rounds of 3 drafted tokens one draft step costs **0.001** of a target step"),
-        (1.0, "At the agreement above no measured draft length pays."),
+        (1.0, "in greedy decoding: this draft does not pay."),
     ],
 )
 def test_readme_tells_whether_a_draft_pays(made: Path, draft_seconds: float, words: str) -> None:
-    """A draft that costs nothing is praised at its best length, one that costs too much is not."""
+    """A draft that costs nothing is stated with its cost, one that costs too much is said not to pay."""
     card = read_document(made / "family" / "card.json", FamilyCard)
     costs = StepCosts(
         target_seconds_by_rows={1: 0.001, 4: 0.001},
