@@ -6,7 +6,7 @@ from dataclasses import replace
 from planner.fleet.fleet_config import Verification
 from planner.fleet.fleet_models import FleetModel
 from planner.fleet.plan_document import FleetInputs
-from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests
+from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests, most_requests
 from planner.workloads.trace import Trace
 
 FEWEST_REPLAYED = 200
@@ -41,8 +41,9 @@ def replays(inputs: FleetInputs, verification: Verification) -> Mapping[str, Rep
 
 
 def _replay(model: FleetModel, verification: Verification) -> Replay:
+    most = verification.max_requests or most_requests(model.workload)
     if model.trace is None:
-        num_requests = drawn_requests(model.workload, most=verification.max_requests)
+        num_requests = drawn_requests(model.workload, most=most)
         return DrawnReplay(
             model.workload,
             model.replayed,
@@ -51,9 +52,9 @@ def _replay(model: FleetModel, verification: Verification) -> Replay:
             seed=verification.seed,
         )
     trace, words = model.trace, model.replayed
-    if trace.num_requests > verification.max_requests:
-        words += f", its first {verification.max_requests:,} requests"
-        trace = first_requests(trace, verification.max_requests)
+    if trace.num_requests > most:
+        words += f", its first {most:,} requests"
+        trace = first_requests(trace, most)
     return RecordedReplay(replace(trace, models=None), words, seed=verification.seed)
 
 

@@ -54,6 +54,8 @@ class Offer(StrictModel):
     """Sequences that a replica runs at once."""
     max_batched_tokens: Tokens = 2048
     """Tokens of one step of a replica, prompts and answers; at least `max_sequences`."""
+    kv_capacity_tokens: Tokens | None = None
+    """Tokens whose keys and values fit one replica, where its profile did not observe it."""
     engine_arguments: tuple[str, ...] = ()
     """Further arguments for the engine of each replica, copied into the plan."""
 

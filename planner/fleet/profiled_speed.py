@@ -34,12 +34,12 @@ def profiled_speed(model: FleetModel, offer: Offer, *, path: Path, extrapolates:
         found = profiled_throughputs(profile, sizes, slo, extrapolates=extrapolates)
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
-    speed, why_none = _speed(profile, offer)
+    speed, why_none = _speed(model, profile, offer)
     rates = tuple(
         _rate(each, largest, speed)
         for each, largest in zip(found, model.largest_tokens(), strict=True)
     )
-    return KindSpeed(rates, speed, why_none, tuple(_notes(offer, profile, found)))
+    return KindSpeed(rates, speed, why_none, tuple(_notes(model, offer, profile, found)))
 
 
 def _check_device(profile: Profile, offer: Offer, path: Path) -> None:
@@ -60,23 +60,29 @@ def _rate(found: ProfiledRate, largest_tokens: int, speed: ReplicaSpeed | None) 
     return KindRate(found.requests_per_second or 0.0, found.reason or "", "profile")
 
 
-def _speed(profile: Profile, offer: Offer) -> tuple[ReplicaSpeed | None, str]:
+def _speed(model: FleetModel, profile: Profile, offer: Offer) -> tuple[ReplicaSpeed | None, str]:
     """Return the fitted speed, or nothing and why: the profile holds too little to fit."""
     try:
         speed = fitted_speed(
             profile,
             max_batched_tokens=offer.max_batched_tokens,
             max_sequences=profile.limits.max_sequences or offer.max_sequences,
-            kv_capacity_tokens=profile.limits.kv_capacity_tokens,
-            max_context_tokens=profile.limits.max_context_tokens,
+            kv_capacity_tokens=profile.limits.kv_capacity_tokens or offer.kv_capacity_tokens,
+            max_context_tokens=profile.limits.max_context_tokens or model.config.max_context_tokens,
         )
     except ProfileError as error:
         return None, str(error)
     return speed, ""
 
 
-def _notes(offer: Offer, profile: Profile, found: tuple[ProfiledRate, ...]) -> list[str]:
+def _notes(
+    model: FleetModel, offer: Offer, profile: Profile, found: tuple[ProfiledRate, ...]
+) -> list[str]:
     notes = []
+    if profile.model not in (model.name, model.config.weights):
+        notes.append(
+            f"the profile of {offer.base_name} is of {profile.model}, planned as {model.name}"
+        )
     if profile.is_simulated:
         notes.append(f"the profile of {offer.base_name} is simulated: its savings prove nothing")
     extrapolated = [rate.note for rate in found if rate.note and "extrapolated" in rate.note]

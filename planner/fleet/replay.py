@@ -16,6 +16,12 @@ from planner.workloads.workload import RequestSize, Workload
 SETTLED_SECONDS = 600.0
 """How long a drawn replication lasts unless that takes too many or too few requests."""
 
+MOST_REQUESTS = 50_000
+"""Requests that a replay takes in at the most, unless they last less than `LONG_SECONDS`."""
+
+LONG_SECONDS = 180.0
+"""How long even the traffic of a large fleet is replayed."""
+
 FEWEST_REQUESTS = 2000
 """Requests that a drawn replication holds at least."""
 
@@ -135,6 +141,11 @@ class DrawnReplay:
             count_tokens=count_tokens,
             on_progress=on_progress,
         )
+
+
+def most_requests(workload: Workload) -> int:
+    """Return how many requests a replay takes in at the most unless told otherwise."""
+    return max(MOST_REQUESTS, math.ceil(_rate(workload) * LONG_SECONDS))
 
 
 def drawn_requests(workload: Workload, *, most: int) -> int:

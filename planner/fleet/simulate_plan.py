@@ -8,15 +8,12 @@ from planner.errors import UnknownNameError, UnverifiableError, WorkloadError
 from planner.fleet.fleet_plan import FleetPlan
 from planner.fleet.judging import OnProgress, targets_of
 from planner.fleet.planned_fleet import planned_fleet
-from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests
+from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests, most_requests
 from planner.fleet.verification import VerificationReport, VerifiedTarget
 from planner.simulator import ServingFleet, without_market, without_replica
 from planner.simulator.judgement import judge
 from planner.workloads.trace import MOST_TOKENS, Trace
 from planner.workloads.trace_readers import read_trace
-
-MOST_REQUESTS = 50_000
-"""Requests of a model that one drawn replication holds at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ def _replays(
             model.name: DrawnReplay(
                 model.workload,
                 "requests drawn from the plan's workload, Poisson arrivals",
-                drawn_requests(model.workload, most=MOST_REQUESTS),
+                drawn_requests(model.workload, most=most_requests(model.workload)),
                 seed=seed,
             )
             for model in plan.models

@@ -16,7 +16,13 @@ from planner.fleet.fleet_plan import FleetPlan
 from planner.fleet.fleet_replays import obstacle_to_replay, replays
 from planner.fleet.plan import plan_fleet
 from planner.fleet.planned_fleet import planned_fleet
-from planner.fleet.replay import DrawnReplay, RecordedReplay, drawn_requests, drawn_trace
+from planner.fleet.replay import (
+    DrawnReplay,
+    RecordedReplay,
+    drawn_requests,
+    drawn_trace,
+    most_requests,
+)
 from planner.simulator import simulate
 from planner.workloads.workload import Workload
 
@@ -190,3 +196,17 @@ def test_stated_throughputs_cannot_be_replayed():
     plan = plan_fleet(FleetConfig.model_validate(stated())).plan
     with pytest.raises(UnverifiableError, match="states a throughput, which cannot be replayed"):
         planned_fleet(plan, "m")
+
+
+def test_the_traffic_of_a_large_fleet_is_replayed_for_minutes():
+    """Beyond a few hundred requests a second the bound follows the rate."""
+
+    def at(rate):
+        return Workload(
+            input_tokens_up_to=(10,),
+            output_tokens_up_to=(10,),
+            rates_requests_per_second=((rate,),),
+        )
+
+    assert most_requests(at(10)) == 50_000
+    assert most_requests(at(1000)) == 180_000
