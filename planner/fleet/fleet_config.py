@@ -90,8 +90,9 @@ class Verification(StrictModel):
     replications: Annotated[int, Field(ge=10, le=1000)] = 10
     """Replications, or batches of one trace, behind each interval."""
     max_requests: Annotated[int, Field(ge=100, le=10_000_000)] | None = None
-    """Requests of a model that one replication replays at the most; longer traces are cut. Nothing:
-    50,000, or three minutes' worth where that is more."""
+    """Requests of a model that one replication replays at the most: of a longer trace, those that
+    arrive most densely. Nothing: the whole trace; of drawn requests 50,000, or three minutes' worth
+    where that is more."""
     savings_seconds: NonNegative = 60.0
     """How long to look for replicas that the replay shows to be spare; 0: not at all."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -41,9 +41,9 @@ def replays(inputs: FleetInputs, verification: Verification) -> Mapping[str, Rep
 
 
 def _replay(model: FleetModel, verification: Verification) -> Replay:
-    most = verification.max_requests or most_requests(model.workload)
+    most = verification.max_requests
     if model.trace is None:
-        num_requests = drawn_requests(model.workload, most=most)
+        num_requests = drawn_requests(model.workload, most=most or most_requests(model.workload))
         return DrawnReplay(
             model.workload,
             model.replayed,
@@ -52,13 +52,20 @@ def _replay(model: FleetModel, verification: Verification) -> Replay:
             seed=verification.seed,
         )
     trace, words = model.trace, model.replayed
-    if trace.num_requests > most:
-        words += f", its first {most:,} requests"
-        trace = first_requests(trace, most)
+    if most is not None and trace.num_requests > most:
+        words += f", its busiest {most:,} requests in a row"
+        trace = busiest_requests(trace, most)
     return RecordedReplay(replace(trace, models=None), words, seed=verification.seed)
 
 
-def first_requests(trace: Trace, num_requests: int) -> Trace:
-    """Return the first requests of a trace."""
-    cut = slice(num_requests)
-    return Trace(trace.arrival_seconds[cut], trace.input_tokens[cut], trace.output_tokens[cut])
+def busiest_requests(trace: Trace, num_requests: int) -> Trace:
+    """Return so many consecutive requests of a trace: those that arrive in the shortest time."""
+    arrivals = trace.arrival_seconds
+    starts = range(trace.num_requests - num_requests + 1)
+    first = min(starts, key=lambda start: arrivals[start + num_requests - 1] - arrivals[start])
+    cut = slice(first, first + num_requests)
+    return Trace(
+        tuple(at - arrivals[first] for at in arrivals[cut]),
+        trace.input_tokens[cut],
+        trace.output_tokens[cut],
+    )

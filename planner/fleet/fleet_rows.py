@@ -58,7 +58,9 @@ def fleet_problem(
         models: Its models.
         kinds: Its kinds of replica; the columns, in this order.
         knows_outputs: The oracle form: shares by input and output.
-        limits_fraction: Utilisation limits by model and kind that stand in for the file's.
+        limits_fraction: Utilisation limits by model and kind that stand in for the file's. Above 1 a
+            replay has shown that replicas hold so many times what their throughputs state: the
+            loads shrink by it and the limit is 1.
         current_replicas: Replicas of the current plan by model name and kind; nothing: none runs.
     """
     groups = size_groups(models, knows_outputs=knows_outputs)
@@ -80,6 +82,8 @@ def fleet_problem(
         if current_replicas is not None:
             current = current_replicas.get((model.name, kind.name), 0)
         loads = tuple(_load(model, kind, group) for group in own)
+        if limit > 1:
+            loads, limit = tuple(load and load / limit for load in loads), 1.0
         columns.append(_column(kind, loads, limit, current))
     return FleetProblem(
         models=tuple(model.name for model in models),

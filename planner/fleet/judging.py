@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from planner.errors import SolverError
 from planner.fleet.fleet_plan import FleetPlan
 from planner.fleet.planned_fleet import planned_fleet
 from planner.fleet.replay import Replay
@@ -11,6 +12,9 @@ from planner.fleet_program.answer import PROVEN_GAP_FRACTION, FleetAnswer
 from planner.fleet_program.problem import FleetProblem
 from planner.simulator.judgement import TargetOutcome, judge
 from planner.workloads.slo import Slo
+
+ROUNDING_FRACTION = 1e-6
+"""Relative excess of a bound over a cost that is rounding."""
 
 OnProgress = Callable[[str, float], None]
 """Told what is being done, and the fraction of it that is."""
@@ -25,11 +29,17 @@ class Solved:
     plan: FleetPlan
 
     def bounded(self, bound_usd_per_hour: float) -> FleetAnswer:
-        """Return the answer with another program's bound and the status that follows from it.
+        """Return the answer with the bound of a program it is an answer to, and its status.
 
-        A plan may cost less than that bound: a replay can find more room than throughputs state.
+        Raises:
+            SolverError: If the plan costs less than that: then the bound is none.
         """
         cost = self.answer.cost_usd_per_hour
+        if bound_usd_per_hour > cost * (1 + ROUNDING_FRACTION):
+            raise SolverError(
+                f"{self.answer.solver} bounds the cost by {bound_usd_per_hour:.6g} USD an hour, a "
+                f"plan costs {cost:.6g}; report this"
+            )
         answer = replace(self.answer, bound_usd_per_hour=min(bound_usd_per_hour, cost))
         is_proven = answer.gap_fraction <= PROVEN_GAP_FRACTION
         return replace(answer, status="optimal" if is_proven else "feasible")

@@ -91,8 +91,9 @@ class SavingsSearch:
         """Return the plan after the move, if a replay meets the model's targets on it."""
         problem, answer = judged.solved.problem, judged.solved.answer
         counts = move.applied(answer.counts)
-        model = problem.models[problem.columns[move.column].model]
-        for shares in _shares_of(problem, answer, counts, self.solver):
+        number = problem.columns[move.column].model
+        model = problem.models[number]
+        for shares in _shares_of(problem, answer, counts, model=number, solver=self.solver):
             cheaper = _with(problem, answer, counts, shares)
             plan = self.draw(problem, cheaper)
             outcomes = self._outcomes(plan, model)
@@ -159,9 +160,14 @@ def _is_allowed(problem: FleetProblem, counts: Sequence[int]) -> bool:
 
 
 def _shares_of(
-    problem: FleetProblem, answer: FleetAnswer, counts: tuple[int, ...], solver: SolverChain
+    problem: FleetProblem,
+    answer: FleetAnswer,
+    counts: tuple[int, ...],
+    *,
+    model: int,
+    solver: SolverChain,
 ) -> Iterator[Shares]:
-    """Yield the shares to try: shared out evenly where capacity allows, and as they were."""
+    """Yield the shares to try: a model's shared out evenly where it has capacity, and as they were."""
     full = replace(
         problem,
         columns=tuple(
@@ -169,7 +175,12 @@ def _shares_of(
         ),
     )
     with suppress(SolverError):  # Above capacity by the throughputs: the replay decides.
-        yield balanced_shares(full, counts, Scenario(), solver)
+        balanced = balanced_shares(full, counts, Scenario(), solver)
+        # Other models were replayed with the shares they have.
+        yield tuple(
+            new if row.model == model else old
+            for row, new, old in zip(problem.rows, balanced, answer.shares, strict=True)
+        )
     kept = _kept(answer.shares, counts)
     if kept is not None and _keeps_spot_limit(problem, kept):
         yield kept

@@ -101,12 +101,25 @@ def _spared(
         if not found:
             return best, tuple(savings), rounds
         before = best.solved.answer.cost_usd_per_hour
+        limits = {**limits, **_carried(best.solved.plan, limits)}
         best = _certified(best, limits, solve=solve, judge=judge, draw=savings_search.draw)
         rounds += 1
         saved = before - best.solved.answer.cost_usd_per_hour
         if saved < LEAST_USD_PER_HOUR:
             return best, tuple(savings), rounds
         savings.append(Saving("planned anew with the loads that held allowed", saved))
+
+
+def _carried(plan: FleetPlan, limits: Limits) -> Limits:
+    """Return limits that allow each offer the load it carries on a plan made under `limits`.
+
+    Loads of a plan are relative to throughputs that a limit above 1 has raised already.
+    """
+    return {
+        (row.model, row.offer): max(row.utilisation_limit_fraction, row.utilisation_fraction)
+        * max(1.0, limits.get((row.model, row.offer), 1.0))
+        for row in plan.replicas
+    }
 
 
 def _certified(
@@ -119,25 +132,36 @@ def _certified(
 ) -> Judged:
     """Return a plan that gave up replicas with the bound of the program it is a plan of.
 
-    That program allows each offer the load it now carries. Where it has a cheaper plan that holds
-    the targets too, that plan is returned.
+    That program is the one under `limits`, which allow each offer the load it now carries. Where it
+    has a cheaper plan that holds the targets too, that plan is returned; where it was not solved in
+    time, nothing bounds the cost.
+
+    Raises:
+        SolverError: If the program's bound lies above the plan's cost.
     """
-    carried = {
-        (row.model, row.offer): min(
-            1.0, max(row.utilisation_limit_fraction, row.utilisation_fraction)
-        )
-        for row in judged.solved.plan.replicas
-    }
-    final = solve({**limits, **carried})
+    final = solve(limits)
     if final is None:
-        return judged
+        problem, answer = judged.solved.problem, judged.solved.bounded(0.0)
+        return Judged(Solved(problem, answer, draw(problem, answer)), judged.outcomes)
     saved = judged.solved.answer.cost_usd_per_hour - final.answer.cost_usd_per_hour
     if saved >= LEAST_USD_PER_HOUR:
         cheaper = judge.judged(final)
         if cheaper.is_met:
             return cheaper
     answer = judged.solved.bounded(final.answer.bound_usd_per_hour)
-    return Judged(Solved(final.problem, answer, draw(final.problem, answer)), judged.outcomes)
+    plan = _noted(draw(final.problem, answer), limits)
+    return Judged(Solved(final.problem, answer, plan), judged.outcomes)
+
+
+def _noted(plan: FleetPlan, limits: Limits) -> FleetPlan:
+    """Return the plan with a note on each offer that the replay shows faster than stated."""
+    notes = tuple(
+        f"{row.offer}: the replay shows that each replica holds {limits[row.model, row.offer]:.2f} "
+        "times the rates it was planned with; its load is relative to that"
+        for row in plan.replicas
+        if limits.get((row.model, row.offer), 0.0) > 1
+    )
+    return plan.model_copy(update={"notes": (*plan.notes, *notes)})
 
 
 def _rank(judged: Judged) -> tuple[bool, float]:

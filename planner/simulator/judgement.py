@@ -7,6 +7,12 @@ from planner.simulator.intervals import Estimate
 from planner.simulator.samples import LatencySamples, Quantity
 from planner.workloads.slo import Slo, Statistic
 
+BACKLOG_FRACTION = 0.02
+"""Share of all requests that may still wait for their first token when the last one arrives."""
+
+FEWEST_WAITING = 20
+"""So few waiting requests are no backlog, however short the trace."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolOutcome:
@@ -61,6 +67,8 @@ def judge(
 ) -> tuple[TargetOutcome, ...]:
     """Return the outcome of each limit of a target, time to first token first.
 
+    A fleet that does not keep up with its requests misses one target more, whatever its limits.
+
     Args:
         slo: The target.
         samples: Replications or batches; with counted tokens for a limit per token.
@@ -77,6 +85,9 @@ def judge(
         outcomes.append(
             _outcome(name, "ttft", slo.ttft_statistic, slo.ttft_seconds, samples, pools)
         )
+    backlog = _backlog(samples, samples.pools if pools is None else pools)
+    if backlog is not None:
+        outcomes.append(backlog)
     if slo.tpot_seconds is not None:
         name = f"TPOT {slo.tpot_statistic} per {slo.tpot_per}"
         quantity: Quantity = "token gap" if slo.tpot_per == "token" else "tpot"
@@ -84,6 +95,29 @@ def judge(
             _outcome(name, quantity, slo.tpot_statistic, slo.tpot_seconds, samples, pools)
         )
     return tuple(outcomes)
+
+
+def _backlog(samples: LatencySamples, pools: Collection[str]) -> TargetOutcome | None:
+    """Return the outcome for a fleet that does not keep up; nothing: it does.
+
+    Where more arrives than is served, the queue grows for as long as the replay lasts, and a limit
+    on a percentile, or none on the first token, may still be met: the backlog is what tells. In
+    seconds of arrivals; the limit is `BACKLOG_FRACTION` of the replay.
+    """
+    num_requests = samples.num_values("ttft", pools)
+    num_waiting = samples.num_waiting(pools)
+    if num_waiting <= max(FEWEST_WAITING, BACKLOG_FRACTION * num_requests):
+        return None
+    seconds = samples.duration_seconds
+    outcomes = []
+    for pool in pools:
+        count, waiting = samples.num_values("ttft", (pool,)), samples.num_waiting((pool,))
+        if count:
+            estimate = Estimate(waiting / count * seconds, None)
+            outcomes.append(PoolOutcome(pool, estimate, count, waiting))
+    whole = Estimate(num_waiting / num_requests * seconds, None)
+    limit_seconds = BACKLOG_FRACTION * seconds
+    return TargetOutcome("backlog at the end", limit_seconds, whole, tuple(outcomes))
 
 
 def _outcome(

@@ -5,7 +5,7 @@ the samples' percentiles; the spread over the samples gives the interval.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from planner.errors import WorkloadError
@@ -29,6 +29,8 @@ class LatencySample:
     """Requests of one token have none."""
     gaps: Mapping[str, TokenGaps] | None
     """Nothing where tokens were not counted."""
+    num_waiting: Mapping[str, int] = field(default_factory=dict)
+    """Requests whose first token came after the last arrival of the trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class LatencySamples:
 
     pools: tuple[str, ...]
     samples: tuple[LatencySample, ...]
+    duration_seconds: float = 0.0
+    """How long the requests of a simulation arrive."""
 
     def estimates(
         self, quantity: Quantity, pools: Collection[str] | None = None
@@ -70,6 +74,11 @@ class LatencySamples:
     ) -> int:
         """Return how many values exceed a limit."""
         return self._merged(self.samples, quantity, pools).num_above(limit_seconds)
+
+    def num_waiting(self, pools: Collection[str] | None = None) -> int:
+        """Return how many requests still waited for their first token at the last arrival."""
+        names = self.pools if pools is None else pools
+        return sum(sample.num_waiting.get(name, 0) for sample in self.samples for name in names)
 
     def _merged(
         self,

@@ -1,5 +1,6 @@
 """Taking samples of a fleet's latency: many simulations, or one long trace in batches."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 
@@ -54,7 +55,7 @@ def replicate(
             on_progress=on_progress and _part(on_progress, replication, num_replications),
         )
         samples.append(_sample(result, judged))
-    return LatencySamples(tuple(result.pools), tuple(samples))
+    return LatencySamples(tuple(result.pools), tuple(samples), _duration_seconds(result))
 
 
 def batches_of(result: SimulationResult, *, warm_up_batches: int = 0) -> LatencySamples:
@@ -74,7 +75,7 @@ def batches_of(result: SimulationResult, *, warm_up_batches: int = 0) -> Latency
     if len(judged) < FEWEST_SAMPLES:
         raise ValueError(f"{len(judged)} batches; an interval takes at least {FEWEST_SAMPLES}")
     samples = tuple(_sample(result, (batch,)) for batch in judged)
-    return LatencySamples(tuple(result.pools), samples)
+    return LatencySamples(tuple(result.pools), samples, _duration_seconds(result))
 
 
 def _judged_batches(warm_up_batches: int) -> range:
@@ -105,6 +106,21 @@ def _sample(result: SimulationResult, batches: Sequence[int]) -> LatencySample:
         _by_pool(result.pools, pool_of, result.ttft_seconds(requests)),
         _by_pool(result.pools, compress(pool_of, has_tpot), result.tpot_seconds(requests)),
         gaps,
+        _num_waiting(result, pool_of, requests),
+    )
+
+
+def _duration_seconds(result: SimulationResult) -> float:
+    return result.arrival_seconds[-1] - result.arrival_seconds[0]
+
+
+def _num_waiting(
+    result: SimulationResult, pool_of: Sequence[str], requests: slice
+) -> dict[str, int]:
+    last_arrival = result.arrival_seconds[-1]
+    starts = result.first_token_seconds[requests]
+    return dict(
+        Counter(pool for pool, start in zip(pool_of, starts, strict=True) if start > last_arrival)
     )
 
 

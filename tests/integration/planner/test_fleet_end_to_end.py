@@ -14,6 +14,7 @@ from planner.fleet.fleet_replays import replays
 from planner.fleet.judging import Judge
 from planner.fleet.plan import FleetPlanner, Search
 from planner.fleet.plan_file import read_plan
+from planner.fleet.simulate_plan import simulate_plan
 from planner.fleet_program.balance import balanced_shares
 from planner.fleet_program.limits import Scenario
 
@@ -329,3 +330,20 @@ def test_requests_the_plan_cannot_serve_are_counted_and_refused(shared, capsys):
         shared, "--trace", str(logged(trace, shared, "unnamed.jsonl")), "--model", "b"
     )
     assert (code, {target["model"] for target in report["targets"]}) == (0, {"b"})
+
+
+def test_a_fleet_that_falls_behind_is_never_verified(tmp_path):
+    """A limit on the time per token alone does not see a queue: the backlog does."""
+    content = modelled(offers=[{"gpu": "A10G", "region": "aws-us-east-1", "max_sequences": 16}])
+    content["models"][0] |= {
+        "workload": {"mix": "chat", "requests_per_second": 4, "duration_seconds": 600},
+        "slo": {"tpot_seconds": 0.2},
+    }
+    plan = _plan(content, tmp_path)
+    (row,) = plan.replicas
+    assert plan.latency_verified
+    assert row.replicas > 1
+    assert row.utilisation_fraction <= 1
+    one = plan.model_copy(update={"replicas": (row.model_copy(update={"replicas": 1}),)})
+    report = simulate_plan(one, on_progress=lambda text, fraction: None)
+    assert "backlog at the end" in report.in_words

@@ -115,3 +115,19 @@ def test_a_miss_always_names_a_pool(ttft, limit, statistic):
         assert outcome.missing_pools
     late = [each.num_late for each in outcome.missing_pools]
     assert late == sorted(late, reverse=True)
+
+
+@pytest.mark.parametrize(("num_waiting", "keeps_up"), [(20, True), (21, False)])
+def test_a_growing_queue_is_a_missed_target(num_waiting, keeps_up):
+    """Where over 2 % of the requests wait at the end, the backlog is missed and names its pool."""
+    times = {"a": RequestTimes([0.1] * 500), "b": RequestTimes([0.1] * 500)}
+    sample = LatencySample(times, {}, None, {"b": num_waiting})
+    samples = LatencySamples(("a", "b"), (sample,), duration_seconds=600.0)
+    outcomes = judge(Slo(ttft_seconds=1.0), samples)
+    assert [outcome.is_met for outcome in outcomes] == ([True] if keeps_up else [True, False])
+    if not keeps_up:
+        backlog = outcomes[1]
+        assert backlog.target == "backlog at the end"
+        assert backlog.limit_seconds == pytest.approx(12.0)
+        assert backlog.estimate.value == pytest.approx(0.021 * 600)
+        assert [pool.pool for pool in backlog.missing_pools] == ["b"]

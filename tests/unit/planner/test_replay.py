@@ -105,7 +105,7 @@ def test_a_replication_lasts_ten_minutes_within_bounds():
 
 
 def test_a_grid_is_drawn_and_a_trace_is_replayed(tmp_path):
-    """A trace above the limit is cut, and the words say so."""
+    """Of a trace above the limit the densest stretch is replayed, and the words say so."""
     trace = chat_trace(duration_seconds=100)
     content = modelled()
     content["models"] = [
@@ -116,8 +116,11 @@ def test_a_grid_is_drawn_and_a_trace_is_replayed(tmp_path):
     found = replays(inputs, Verification(max_requests=200, replications=12, seed=3))
     recorded, drawn = found[LLAMA], found["grid"]
     assert isinstance(recorded, RecordedReplay)
-    assert (recorded.num_requests, recorded.trace.input_tokens) == (200, trace.input_tokens[:200])
-    assert "its first 200 requests" in recorded.words
+    arrivals = trace.arrival_seconds
+    stretches = [last - first for first, last in zip(arrivals, arrivals[199:], strict=False)]
+    assert recorded.num_requests == 200
+    assert recorded.duration_seconds == pytest.approx(min(stretches))
+    assert "its busiest 200 requests in a row" in recorded.words
     assert isinstance(drawn, DrawnReplay)
     assert (drawn.num_samples, drawn.num_requests, drawn.seed) == (12, 200, 3)
 

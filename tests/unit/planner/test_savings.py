@@ -167,3 +167,47 @@ def test_the_search_ends_when_its_time_is_up():
     _, after, savings, _ = _search(_three(), _needs(1), is_time_up=lambda: next(answers))
     assert counts_of(after) == {"a": 2}
     assert len(savings) == 1
+
+
+def test_a_saving_of_one_model_leaves_the_shares_of_others():
+    """A model that is not replayed again keeps the weights that it was replayed with."""
+    content = stated(
+        models=[served("one", rates=((1, 0), (1, 0))), served("two", rates=((1, 0), (1, 0)))],
+        offers=[
+            {
+                "name": name,
+                "price_usd_per_hour": price,
+                "max_replicas": 3,
+                "throughput_requests_per_second": {
+                    "one": [[1, 1], [1, 1]],
+                    "two": [[1, 1], [1, 1]],
+                },
+            }
+            for name, price in (("a", 2.0), ("b", 2.0))
+        ],
+        utilisation_limit_fraction=0.75,
+    )
+    planner = FleetPlanner(inputs_of(content, Path()), Search())
+    # Pool b was tightened for model two: an even sharing would undo that.
+    tight = planner.solved({("two", "b"): 0.4})
+
+    def late(plan, model):
+        spare = sum(row.replicas for row in plan.replicas if row.model == "one") >= 2
+        return dict.fromkeys(counts_of(plan), 0.5 if spare or model == "two" else 2.0)
+
+    judge = RuleJudge(late)
+    search = SavingsSearch(judge, planner.draw, Search().solver, lambda: False)
+    before, judged = tight.plan, []
+    original = judge.of_model
+
+    def noted(plan, model):
+        judged.append((model, [row for row in plan.weights if row.model == model]))
+        return original(plan, model)
+
+    judge.of_model = noted
+    ended, savings = search.run(judge.judged(tight))
+    assert savings
+    for model in ("one", "two"):
+        kept = [row for row in ended.solved.plan.weights if row.model == model]
+        assert (model, kept) in judged
+    assert [row for row in before.weights if row.model == "two"]
