@@ -87,10 +87,12 @@ def profile(
     Exit codes: 0 done, 2 bad input or an endpoint that cannot be measured, 130 interrupted.
     """
     configure_logging()
-    from planner.documents import check_writable
+    from planner.documents import check_apart, check_writable
     from planner.profiling.profile_report import print_profile
 
     check_writable(output_file)
+    if from_files:
+        check_apart(output_file, map(Path, sources))
     facts = {
         "gpus_per_replica": gpus_per_replica,
         "engine": engine,
