@@ -32,7 +32,10 @@ def summary_lines(plan: FleetPlan) -> list[str]:
     lines = [f"fleet: {mix} = {usd(plan.cost_usd_per_hour)}/h ({proof})"]
     lines += [comparison_line(plan), *_token_price(plan), *_oracle(plan)]
     if plan.survives:
-        lines.append(f"survives the loss of {' and of '.join(plan.survives)}")
+        lines.append(
+            f"survives the loss of {' and of '.join(plan.survives)}: all requests are still served; "
+            "no latency is promised then"
+        )
     if plan.solver_fallbacks:
         lines.append(f"solver fallbacks: {plan.solver_fallbacks}; see the log for the reasons")
     lines += [f"note: {note}" for note in plan.notes]
@@ -97,10 +100,14 @@ def _verification_lines(plan: FleetPlan, report: VerificationReport) -> list[str
     lines = [
         f"replayed: {report.replayed} ({report.num_requests:,} requests, {report.num_samples} "
         f"samples)",
-        f"verification: {report.num_rounds} rounds, {usd(report.cost_before_usd_per_hour)}/h "
+        f"verification: {_rounds(report.num_rounds)}, {usd(report.cost_before_usd_per_hour)}/h "
         f"before, {usd(plan.cost_usd_per_hour)}/h after",
     ]
     return lines + [f"saving taken: {saving}" for saving in report.savings]
+
+
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds"
 
 
 def _replicas_table(plan: FleetPlan) -> Table:
