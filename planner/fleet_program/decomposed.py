@@ -185,8 +185,12 @@ class _Search:
 ROUNDING_GAP = 1e-9
 """A gap that only rounding leaves."""
 
+LEAST_WORTH = 1e-3
+"""Of a row, as a part of the mean: a cut for a cheaper one would drown in the solver's noise."""
+
 
 def _worth(arrays: FleetArrays, demand: Demand) -> Floats:
     # A few times the least cost of each row: prices of a shortage that do not exceed it are sharp.
     prices = np.maximum(arrays.prices[demand.columns], arrays.floor_price)
-    return np.asarray(3.0 * np.min(demand.loads / demand.limits * prices, axis=1))
+    worth = 3.0 * np.min(demand.loads / demand.limits * prices, axis=1)
+    return np.asarray(np.maximum(worth, LEAST_WORTH * worth.mean()))
