@@ -11,6 +11,8 @@ from planner.fleet_program import decomposed
 from planner.fleet_program import solve as solving
 from planner.fleet_program.answer import CountsFound
 from planner.fleet_program.balance import check_shares
+from planner.fleet_program.counts_master import CountsMaster, Relaxed
+from planner.fleet_program.highs import Solved
 from planner.fleet_program.limits import Scenario
 from planner.fleet_program.problem import Cap, Rules
 from planner.fleet_program.solve import solve, unservable_rows
@@ -173,6 +175,53 @@ def test_a_row_with_next_to_no_load_is_served(load):
     assert chain.num_fallbacks == 0
     assert found.counts[-1] == 1
     assert found.shares[-1] == ((40, 1.0),)
+
+
+NO_PLAN = Solved(None, float("inf"), float("inf"), True)
+TOO_HIGH = Solved(None, float("inf"), 1e6, False)
+
+
+def _must_fall_back(problem, monkeypatch):
+    """Solve decomposed; the decomposition must give up and the whole program answer in its place."""
+    expected = _solve(problem)
+    monkeypatch.setattr(solving, "WHOLE_SHARES", 0)
+    chain = SolverChain([Highs()])
+    found = _solve(problem, solver=chain)
+    assert chain.num_fallbacks == 1
+    assert found.solver == Highs.name
+    assert found.cost_usd_per_hour == pytest.approx(expected.cost_usd_per_hour)
+
+
+@pytest.mark.parametrize("evidence", [NO_PLAN, TOO_HIGH])
+def test_a_search_that_contradicts_a_known_plan_proves_nothing(evidence, monkeypatch):
+    """A master without a solution, or with a bound above a plan's cost, is wrong: it gives up."""
+    monkeypatch.setattr(CountsMaster, "search", lambda *_, **__: evidence)
+    _must_fall_back(random_program(9), monkeypatch)
+
+
+def test_a_relaxation_that_contradicts_a_known_plan_proves_nothing(monkeypatch):
+    """No solution of the relaxation after a plan was found is no proof that none exists."""
+    close = decomposed.close_relaxation
+
+    def closed(*given, **others):
+        relaxed = close(*given, **others)
+        nothing = Relaxed(float("inf"), relaxed.counts, relaxed.used)
+        monkeypatch.setattr(CountsMaster, "relax", lambda _: nothing)
+        return relaxed
+
+    monkeypatch.setattr(decomposed, "close_relaxation", closed)
+    _must_fall_back(random_program(9), monkeypatch)
+
+
+def test_a_plan_below_a_bound_proves_nothing(monkeypatch):
+    """A bound that a later plan undercuts was wrong from the start."""
+    close = decomposed.close_relaxation
+    monkeypatch.setattr(
+        decomposed,
+        "close_relaxation",
+        lambda *given, **others: replace(close(*given, **others), bound_usd_per_hour=1e6),
+    )
+    _must_fall_back(random_program(9), monkeypatch)
 
 
 def test_counts_that_fail_their_check_fall_back(monkeypatch):
