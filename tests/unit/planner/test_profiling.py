@@ -201,7 +201,19 @@ def test_the_search_ends_close_to_saturation_from_either_side(capacity):
     assert max(held) <= capacity / 0.9
 
 
-def _run(offered, achieved):
+@pytest.mark.parametrize("capacity", [0.3, 3.7])
+def test_the_search_does_not_climb_where_the_endpoint_refuses(capacity):
+    """Requests refused at once keep pace: the failures end the doubling, close to what is held."""
+    runs = []
+    while (rate := next_searched_rate(0.5, runs)) is not None:
+        runs.append(_run(rate, rate, num_failures=int(rate > capacity)))
+    refused = [run.offered_requests_per_second for run in runs if run.num_failures]
+    held = [run.offered_requests_per_second for run in runs if not run.num_failures]
+    assert max(refused) < 4 * capacity
+    assert max(held) <= capacity < min(refused) <= 1.2 * max(held)
+
+
+def _run(offered, achieved, **others):
     return Run(
         offered_requests_per_second=offered,
         achieved_requests_per_second=achieved,
@@ -211,4 +223,5 @@ def _run(offered, achieved):
         mean_output_tokens=1,
         ttft=LatencySummary(),
         source="test",
+        **others,
     )
