@@ -107,7 +107,8 @@ class PlannedReplicas(StrictModel):
     kv_dtype: DType | None = None
     """Format of the cache; null: not stated."""
     max_context_tokens: Tokens | None = None
-    """Longest sequence to serve; null: the engine's default."""
+    """Longest sequence to serve: as asked, at most the model's own and what its cache holds; null:
+    none of them is known, so the engine takes its default."""
     memory_fraction: Utilisation = 0.9
     """Share of the memory that the engine may use."""
     max_sequences: Tokens = 256

@@ -24,6 +24,11 @@ class ReplicaSpeed:
     max_batched_tokens: int
     """Tokens of one step."""
 
+    @property
+    def longest_request_tokens(self) -> int:
+        """Longest sequence that it serves: the context, where the cache has room for as much."""
+        return min(self.max_context_tokens, self.kv_capacity_tokens)
+
 
 def replica_speed(design: ReplicaDesign, coefficients: Coefficients) -> ReplicaSpeed | Obstacle:
     """Return the speed of a replica so designed, or why there can be none."""
