@@ -59,6 +59,8 @@ class FittedSpeed(StrictModel):
     """For each prompt token."""
     prefill_pair_seconds: Amount
     """For each query-key pair of the prompts."""
+    request_overhead_seconds: Amount = 0.0
+    """Beside the steps, until the client has the first token."""
     kv_capacity_tokens: Tokens
     """Tokens whose keys and values fit one replica."""
     max_context_tokens: Tokens

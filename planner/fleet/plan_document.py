@@ -195,6 +195,7 @@ def _fitted(kind: ReplicaKind) -> FittedSpeed | None:
         return None
     return FittedSpeed(
         **asdict(speed.step_times),
+        request_overhead_seconds=speed.request_overhead_seconds,
         kv_capacity_tokens=speed.kv_capacity_tokens,
         max_context_tokens=speed.max_context_tokens,
     )

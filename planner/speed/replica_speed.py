@@ -23,6 +23,8 @@ class ReplicaSpeed:
     """Sequences that run at once."""
     max_batched_tokens: int
     """Tokens of one step."""
+    request_overhead_seconds: float = 0.0
+    """Beside its steps, until the client has the first token; measured replicas alone have it."""
 
     @property
     def longest_request_tokens(self) -> int:
