@@ -165,11 +165,13 @@ class SingleTypeFleet(StrictModel):
     offer: Name
     """Name of the offer."""
     replicas: int | None
-    """Replicas it takes; null: impossible at any number."""
+    """Replicas it takes; null: none is known."""
     cost_usd_per_hour: Amount | None
-    """What they cost; null: not to be had."""
+    """What they cost; null: none is known."""
     obstacle: str
-    """Why it is not to be had; empty where it is."""
+    """Why none is known; empty where one is."""
+    is_proven: bool = True
+    """Whether by proof none is cheaper, or none exists; false: time ran out before."""
 
 
 class FleetPlan(StrictModel):

@@ -86,6 +86,7 @@ def simulate_plan(
         num_rounds=1,
         cost_before_usd_per_hour=plan.cost_usd_per_hour,
         targets=tuple(targets),
+        models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
     )
 
 

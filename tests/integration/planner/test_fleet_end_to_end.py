@@ -308,6 +308,7 @@ def test_a_trace_of_several_models_is_judged_model_by_model(shared, capsys):
     code, report = _simulated(shared, "--trace", str(path), "--requests-per-second", "4")
     assert (code, {target["model"] for target in report["targets"]}) == (0, {"a"})
     assert report["replayed"].endswith("; b: no requests")
+    assert "latency not verified: b had no requests" in capsys.readouterr().out
 
 
 def test_a_small_replica_bounds_only_the_requests_it_may_get(verified, folder, tmp_path, capsys):
