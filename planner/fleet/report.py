@@ -169,7 +169,7 @@ def latency_table(report: VerificationReport) -> Table:
             f"{target.limit_seconds:.4g} s",
             f"{target.value_seconds:.4g} s",
             "not known" if width is None else f"{width:.2g} s",
-            "met" if target.is_met else "missed",
+            target.in_words,
         )
     return table
 

@@ -32,6 +32,20 @@ class VerifiedTarget(StrictModel):
         """Tell whether the value is at most the limit."""
         return self.value_seconds <= self.limit_seconds
 
+    @property
+    def is_certain(self) -> bool:
+        """Tell whether the interval is known and lies on one side of the limit."""
+        width = self.half_width_seconds
+        return width is not None and abs(self.value_seconds - self.limit_seconds) > width
+
+    @property
+    def in_words(self) -> str:
+        """The outcome in a word, and whether the limit lies within the interval."""
+        word = "met" if self.is_met else "missed"
+        if self.is_certain or self.half_width_seconds is None:
+            return word
+        return f"{word}, the limit within ± 95 %"
+
 
 class VerificationReport(StrictModel):
     """How the plan held up when requests were replayed on it."""

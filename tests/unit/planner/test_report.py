@@ -6,7 +6,7 @@ from rich.console import Console
 
 from planner.fleet.fleet_config import FleetConfig
 from planner.fleet.plan import FleetPlanner, Search, plan_fleet
-from planner.fleet.report import comparison_line, print_plan, summary_lines
+from planner.fleet.report import comparison_line, latency_table, print_plan, summary_lines
 from planner.fleet.single_types import single_type_fleets
 from planner.fleet.verification import VerificationReport, VerifiedTarget
 from planner.fleet_program import single_type
@@ -98,6 +98,26 @@ def test_verification_is_told_with_its_rounds_costs_and_savings(plan):
     assert "verification: 2 rounds, $4.68/h before, $4.68/h after" in lines
     assert "saving taken: 1 x A10G removed: $1.01/h less" in lines
     assert lines[-1] == "fine"
+
+
+@pytest.mark.parametrize(
+    ("value", "half_width", "words"),
+    [
+        (0.9, 0.05, "met"),
+        (1.1, 0.05, "missed"),
+        (0.9, 0.1, "met, the limit within ± 95 %"),
+        (1.1, 0.2, "missed, the limit within ± 95 %"),
+        (0.9, None, "met"),
+    ],
+)
+def test_a_target_near_its_limit_is_called_so(value, half_width, words, plan):
+    """Within its interval of the limit a value may be on the other side in truth."""
+    (target,) = _report(value).targets
+    near = target.model_copy(update={"half_width_seconds": half_width})
+    assert near.is_certain == (half_width == 0.05)
+    console = Console(record=True, width=200)
+    console.print(latency_table(_report(value).model_copy(update={"targets": (near,)})))
+    assert f" {words} " in console.export_text()
 
 
 def test_a_miss_names_the_worst_target():
