@@ -174,7 +174,9 @@ def _replicas(
                 coefficients=inputs.config.coefficients if kind.source == "modelled" else None,
                 weight_dtype=model.config.weight_dtype if kind.source == "modelled" else None,
                 kv_dtype=model.config.cache_dtype if kind.source == "modelled" else None,
-                max_context_tokens=model.config.max_context_tokens,
+                max_context_tokens=kind.speed.speed.longest_request_tokens
+                if kind.speed.speed
+                else model.context_tokens,
                 fitted=_fitted(kind),
                 memory_fraction=kind.offer.memory_fraction,
                 max_sequences=kind.speed.speed.max_sequences
@@ -193,6 +195,7 @@ def _fitted(kind: ReplicaKind) -> FittedSpeed | None:
         return None
     return FittedSpeed(
         **asdict(speed.step_times),
+        request_overhead_seconds=speed.request_overhead_seconds,
         kv_capacity_tokens=speed.kv_capacity_tokens,
         max_context_tokens=speed.max_context_tokens,
     )

@@ -54,11 +54,15 @@ def comparison_line(plan: FleetPlan) -> str:
     Like is compared with like: a replay may change the plan, but has seen no other fleet.
     """
     single = plan.cheapest_single_types
+    is_proven = all(fleet.is_proven for fleet in plan.single_type)
     if single is None:
-        return "cheapest single type: none can serve the workload alone"
+        state = "none can serve the workload alone" if is_proven else "not known, time ran out"
+        return f"cheapest single type: {state}"
     named = " + ".join(f"{fleet.replicas} x {fleet.offer}" for fleet in single)
     cost = sum(fleet.cost_usd_per_hour or 0.0 for fleet in single)
     label = "cheapest single type" + (" of each model" if len(single) > 1 else "")
+    if not is_proven:
+        label += " found, time ran out before proof"
     if plan.verification is not None:
         label += " (by the programs, before any replay)"
     if cost <= plan.program_cost_usd_per_hour:
@@ -172,7 +176,7 @@ def latency_table(report: VerificationReport) -> Table:
             f"{target.limit_seconds:.4g} s",
             f"{target.value_seconds:.4g} s",
             "not known" if width is None else f"{width:.2g} s",
-            "met" if target.is_met else "missed",
+            target.in_words,
         )
     return table
 
@@ -192,7 +196,7 @@ def _single_type_table(plan: FleetPlan) -> Table:
             *([fleet.model] if several else []),
             fleet.offer,
             "-" if fleet.replicas is None else str(fleet.replicas),
-            "-" if cost is None else usd(cost),
+            "-" if cost is None else usd(cost) + ("" if fleet.is_proven else " or less"),
             fleet.obstacle,
         )
     return table

@@ -1,5 +1,6 @@
 """`motley plan simulate`: requests replayed on a plan's document, whole or after a loss."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,7 @@ def simulate_plan(
         num_rounds=1,
         cost_before_usd_per_hour=plan.cost_usd_per_hour,
         targets=tuple(targets),
+        models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
     )
 
 
@@ -144,20 +146,22 @@ def _replays(
 
 
 def _check_context(plan: FleetPlan, model: str, trace: Trace) -> None:
-    """Refuse requests longer than the sequences that the plan's replicas serve."""
-    rows = [row for row in plan.replicas if row.model == model]
-    contexts = [row.max_context_tokens for row in rows if row.max_context_tokens is not None]
-    contexts += [row.fitted.max_context_tokens for row in rows if row.fitted is not None]
-    if model in plan.model_specs:
-        contexts.append(plan.model_specs[model].max_context_tokens)
-    most = min(contexts, default=MOST_TOKENS)
-    lengths = [sum(pair) for pair in zip(trace.input_tokens, trace.output_tokens, strict=True)]
-    num_longer = sum(length > most for length in lengths)
-    if num_longer:
+    """Refuse requests longer than the sequences that the replicas they may go to serve."""
+    contexts = {row.offer: row.max_context_tokens for row in plan.replicas if row.model == model}
+    ranges = [row for row in plan.weights if row.model == model]
+    ends = [row.input_tokens_up_to for row in ranges[:-1]]
+    most = [min(contexts[offer] or MOST_TOKENS for offer in row.weights) for row in ranges]
+    longer = [
+        (inputs + outputs, limit)
+        for inputs, outputs in zip(trace.input_tokens, trace.output_tokens, strict=True)
+        if inputs + outputs > (limit := most[bisect_left(ends, inputs)])
+    ]
+    if longer:
+        length, limit = max(longer)
         raise WorkloadError(
-            f"{num_longer:,} requests of the trace for {model} are longer than its context of {most:,} "
-            f"tokens, the longest {max(lengths):,}; raise max_context_tokens and plan again, or leave "
-            "them out"
+            f"{len(longer):,} requests of the trace for {model} are longer than the context of "
+            f"replicas they may go to, the longest {length:,} tokens of {limit:,}; raise "
+            "max_context_tokens and plan again, or leave them out"
         )
 
 
