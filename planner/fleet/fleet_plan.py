@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from planner.config import StrictModel
+from planner.fleet.requests_config import MixRequests
 from planner.fleet.verification import VerificationReport
 from planner.hardware.catalogue import Market
 from planner.hardware.coefficients import Coefficients
@@ -44,6 +45,8 @@ class PlannedModel(StrictModel):
     """Latency target; null: none was stated."""
     workload: Workload
     """Planned rate of each request size."""
+    mix: MixRequests | None = None
+    """The mix that the workload was drawn from; null: a grid or a trace was planned for."""
 
 
 class FittedSpeed(StrictModel):

@@ -17,6 +17,7 @@ from planner.fleet.fleet_plan import (
 from planner.fleet.fleet_rows import SizeGroup, size_groups
 from planner.fleet.kind_rates import tail_sizes
 from planner.fleet.replica_kinds import ReplicaKind
+from planner.fleet.requests_config import MixRequests
 from planner.fleet.weights import integer_weights
 from planner.fleet_program.answer import FleetAnswer, Shares
 from planner.fleet_program.problem import FleetProblem, ReplicaColumn, ShareRow
@@ -142,6 +143,7 @@ def _model(model: FleetModel) -> PlannedModel:
         source=model.config.weights if model.spec is not None else model.config.source,
         slo=model.config.slo,
         workload=model.workload,
+        mix=model.config.workload if isinstance(model.config.workload, MixRequests) else None,
     )
 
 

@@ -4,15 +4,17 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 from planner.errors import UnknownNameError, UnverifiableError, WorkloadError
-from planner.fleet.fleet_plan import FleetPlan
+from planner.fleet.fleet_plan import FleetPlan, PlannedModel
 from planner.fleet.judging import OnProgress, targets_of
 from planner.fleet.planned_fleet import planned_fleet
 from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests, most_requests
 from planner.fleet.verification import VerificationReport, VerifiedTarget
 from planner.simulator import ServingFleet, without_market, without_replica
 from planner.simulator.judgement import judge
+from planner.workloads.synthetic import synthetic_trace
 from planner.workloads.trace import MOST_TOKENS, Trace
 from planner.workloads.trace_readers import read_trace
 
@@ -122,15 +124,7 @@ def _replays(
     if trace_file is None:
         if requests_per_second is not None:
             raise WorkloadError("--requests-per-second is for a trace; give one with --trace")
-        return {
-            model.name: DrawnReplay(
-                model.workload,
-                "requests drawn from the plan's workload, Poisson arrivals",
-                drawn_requests(model.workload, most=most_requests(model.workload)),
-                seed=seed,
-            )
-            for model in plan.models
-        }
+        return {model.name: _drawn_again(model, seed) for model in plan.models}
     trace = read_trace(trace_file).trace
     if requests_per_second is not None:
         trace = trace.scaled(requests_per_second=requests_per_second)
@@ -143,6 +137,27 @@ def _replays(
         )
         for name, of_model in traces.items()
     }
+
+
+def _drawn_again(model: PlannedModel, seed: int) -> Replay:
+    """Return requests such as the plan was made for: of its mix, else of its grid of sizes."""
+    mix = model.mix
+    if mix is None:
+        return DrawnReplay(
+            model.workload,
+            "requests drawn from the plan's grid of sizes, a coarse stand-in for a trace",
+            drawn_requests(model.workload, most=most_requests(model.workload)),
+            seed=seed,
+        )
+    trace = synthetic_trace(
+        mix.mix,
+        requests_per_second=mix.requests_per_second,
+        duration_seconds=mix.duration_seconds,
+        generator=Random(seed),
+        gap_scv=mix.gap_scv,
+    )
+    words = f"mix {mix.mix}, seed {seed}, {trace.num_requests:,} requests"
+    return RecordedReplay(trace, words, seed)
 
 
 def _check_context(plan: FleetPlan, model: str, trace: Trace) -> None:
