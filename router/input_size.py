@@ -3,7 +3,8 @@
 The router loads no tokenizer. It counts the UTF-8 bytes of the prompt, or of the messages and tools,
 and multiplies by the model's tokens a byte: a quarter at first, then the ratio of the sums over
 recent answers, whose `usage` says what the replica counted. What a chat template adds is part of the
-ratio. A prompt of token ids is counted exactly; images and audio are not counted.
+ratio. A prompt of token ids is counted exactly. Images and audio are not counted, though `usage`
+counts them: from a body that holds any, nothing is learnt.
 """
 
 import json
@@ -28,6 +29,8 @@ class PromptSize:
     """Of text, in UTF-8."""
     id_tokens: int
     """Of a prompt that came as token ids."""
+    is_all_text: bool = True
+    """False: some part of a message is no text and stands in neither count."""
 
 
 class InputSizes:
@@ -49,12 +52,15 @@ class InputSizes:
         return max(1, size.id_tokens + round(tokens))
 
     def learn(self, query: Query, prompt_tokens: int | None) -> None:
-        """Take note of what a replica counted; None where it did not say."""
+        """Take note of what a replica counted; None where it did not say.
+
+        Only bodies that are text and nothing else teach: the rest of the count is not text's.
+        """
         ratio = self._ratios.get(query.model)
         if ratio is None or not prompt_tokens or prompt_tokens < 0:
             return
         size = prompt_size(query.fields)
-        if size.text_bytes and not size.id_tokens:
+        if size.text_bytes and size.is_all_text and not size.id_tokens:
             ratio.add(size.text_bytes, prompt_tokens)
 
 
@@ -65,10 +71,12 @@ def prompt_size(fields: Mapping[str, object]) -> PromptSize:
     """
     prompt = fields.get("prompt")
     if prompt is None:
-        texts = list(_message_texts(fields.get("messages")))
+        found = list(_message_parts(fields.get("messages")))
+        texts = [text for text in found if text is not None]
+        is_all_text = len(texts) == len(found)
         if fields.get("tools"):
             texts.append(json.dumps(fields["tools"], ensure_ascii=False))
-        return PromptSize(sum(map(_num_bytes, texts)), 0)
+        return PromptSize(sum(map(_num_bytes, texts)), 0, is_all_text)
     parts = prompt if isinstance(prompt, list) else [prompt]
     text_bytes = sum(_num_bytes(part) for part in parts if isinstance(part, str))
     id_tokens = sum(1 for part in parts if isinstance(part, int))
@@ -76,15 +84,15 @@ def prompt_size(fields: Mapping[str, object]) -> PromptSize:
     return PromptSize(text_bytes, id_tokens)
 
 
-def _message_texts(messages: object) -> Iterator[str]:
+def _message_parts(messages: object) -> Iterator[str | None]:
+    """Yield the text of every part of every message; None for a part that is no text."""
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, str):
             yield content
         for part in content if isinstance(content, list) else ():
             text = part.get("text") if isinstance(part, dict) else None
-            if isinstance(text, str):
-                yield text
+            yield text if isinstance(text, str) else None
 
 
 def _num_bytes(text: str) -> int:

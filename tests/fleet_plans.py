@@ -43,25 +43,7 @@ def plan_content() -> dict[str, object]:
             _model("code", "Qwen/Qwen2.5-Coder-32B-Instruct", None),
             _model("tiny", "Qwen/Qwen2.5-0.5B-Instruct", None),
         ],
-        "replicas": [
-            _replicas(CHAT, L4, "L4", 2, 0.71, load=1.2, region="gcp-us-central1")
-            | {"kv_dtype": "bfloat16", "weight_dtype": "bfloat16", "max_context_tokens": 8192},
-            _replicas(CHAT, SPOT, "H100-SXM", 1, 24.58, load=0.6, region="aws-us-east-1")
-            | {
-                "tensor_parallel": 2,
-                "market": "spot",
-                "weight_dtype": "bfloat16",
-                "kv_dtype": "fp8",
-                "memory_fraction": 0.92,
-                "max_sequences": 384,
-                "max_batched_tokens": 8192,
-                "engine_arguments": ["--enable-prefix-caching"],
-            },
-            _replicas("code", "MI300X/on-demand/azure-eastus", "MI300X", 1, 4.59, load=0.7)
-            | {"weight_dtype": "fp8", "kv_dtype": "bfloat16", "region": "azure-eastus"},
-            _replicas("tiny", "xeon/owned", "cpu-xeon-8480", 1, 0.0, load=0.4)
-            | {"market": "owned", "weight_dtype": "bfloat16", "max_sequences": 16},
-        ],
+        "replicas": _all_replicas(),
         "weights": [
             _weights(CHAT, 0, 512, 6.0, {L4: 0.75, SPOT: 0.25}),
             _weights(CHAT, 512, 4096, 2.0, {SPOT: 1.0}),
@@ -80,6 +62,34 @@ def plan_content() -> dict[str, object]:
             }
         ],
     }
+
+
+def _all_replicas() -> list[dict[str, object]]:
+    return [
+        _replicas(CHAT, L4, "L4", 2, 0.71, load=1.2, region="gcp-us-central1")
+        | {"kv_dtype": "bfloat16", "weight_dtype": "bfloat16", "max_context_tokens": 8192},
+        _replicas(CHAT, SPOT, "H100-SXM", 1, 24.58, load=0.6, region="aws-us-east-1")
+        | {
+            "tensor_parallel": 2,
+            "market": "spot",
+            "weight_dtype": "bfloat16",
+            "kv_dtype": "fp8",
+            "max_context_tokens": 32768,
+            "memory_fraction": 0.92,
+            "max_sequences": 384,
+            "max_batched_tokens": 8192,
+            "engine_arguments": ["--enable-prefix-caching"],
+        },
+        _replicas("code", "MI300X/on-demand/azure-eastus", "MI300X", 1, 4.59, load=0.7)
+        | {
+            "weight_dtype": "fp8",
+            "kv_dtype": "bfloat16",
+            "max_context_tokens": 32768,
+            "region": "azure-eastus",
+        },
+        _replicas("tiny", "xeon/owned", "cpu-xeon-8480", 1, 0.0, load=0.4)
+        | {"market": "owned", "weight_dtype": "bfloat16", "max_sequences": 16},
+    ]
 
 
 def _model(name: str, source: str, slo: object) -> dict[str, object]:

@@ -65,6 +65,8 @@ class VirtualEndpoint:
     ignores_eos: bool = True
     fails_at: int | None = None
     """Number of the request that fails, and every one after it."""
+    tokens_per_piece: int = 1
+    """How many tokens come at once, after the first."""
     num_requests: int = 0
 
     def __post_init__(self):
@@ -92,7 +94,7 @@ class VirtualEndpoint:
         if self._stepping is None or self._stepping.done():
             self._stepping = asyncio.create_task(self._steps())
         await sequence.done.wait()
-        times = tuple(sequence.times)
+        times = (*sequence.times[: -1 : self.tokens_per_piece], sequence.times[-1])
         return Answer(times, times[-1], sequence.prompt_tokens, sequence.output_tokens)
 
     async def _steps(self):

@@ -97,6 +97,7 @@ def _largest_first(shares: Mapping[str, float]) -> dict[str, float]:
 
 def print_explanation(plan: FleetPlan, found: Explanation, console: Console) -> None:
     """Print what binds, what changes cost, and the alternatives of a single type."""
+    console.print("latency not verified", markup=False)
     for text in found.binding:
         console.print(f"binds: {text}", markup=False, soft_wrap=True)
     if not found.binding:

@@ -85,7 +85,7 @@ class GpuCap(StrictModel):
 class Verification(StrictModel):
     """How the plan's latency is replayed."""
 
-    rounds: Annotated[int, Field(ge=1, le=50)] = 8
+    rounds: Annotated[int, Field(ge=1, le=50)] = 12
     """Most programs to solve: the first plan, then tightened ones."""
     replications: Annotated[int, Field(ge=10, le=1000)] = 10
     """Replications, or batches of one trace, behind each interval."""

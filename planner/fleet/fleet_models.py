@@ -37,6 +37,13 @@ class FleetModel:
         """Name that requests ask for."""
         return self.config.name
 
+    @property
+    def context_tokens(self) -> int | None:
+        """Longest sequence to serve: as asked, at most the model's own; nothing: neither is known."""
+        own = None if self.spec is None else self.spec.max_context_tokens
+        known = (self.config.max_context_tokens, own)
+        return min((tokens for tokens in known if tokens is not None), default=None)
+
     def sizes(self) -> tuple[RequestSize, ...]:
         """Return the request sizes that have requests."""
         return tuple(size for size in self.workload.sizes() if size.rate_requests_per_second > 0)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from planner.config import StrictModel
+from planner.fleet.requests_config import MixRequests
 from planner.fleet.verification import VerificationReport
 from planner.hardware.catalogue import Market
 from planner.hardware.coefficients import Coefficients
@@ -44,6 +45,8 @@ class PlannedModel(StrictModel):
     """Latency target; null: none was stated."""
     workload: Workload
     """Planned rate of each request size."""
+    mix: MixRequests | None = None
+    """The mix that the workload was drawn from; null: a grid or a trace was planned for."""
 
 
 class FittedSpeed(StrictModel):
@@ -59,6 +62,8 @@ class FittedSpeed(StrictModel):
     """For each prompt token."""
     prefill_pair_seconds: Amount
     """For each query-key pair of the prompts."""
+    request_overhead_seconds: Amount = 0.0
+    """Beside the steps, until the client has the first token."""
     kv_capacity_tokens: Tokens
     """Tokens whose keys and values fit one replica."""
     max_context_tokens: Tokens
@@ -107,7 +112,8 @@ class PlannedReplicas(StrictModel):
     kv_dtype: DType | None = None
     """Format of the cache; null: not stated."""
     max_context_tokens: Tokens | None = None
-    """Longest sequence to serve; null: the engine's default."""
+    """Longest sequence to serve: as asked, at most the model's own and what its cache holds; null:
+    none of them is known, so the engine takes its default."""
     memory_fraction: Utilisation = 0.9
     """Share of the memory that the engine may use."""
     max_sequences: Tokens = 256
@@ -162,11 +168,13 @@ class SingleTypeFleet(StrictModel):
     offer: Name
     """Name of the offer."""
     replicas: int | None
-    """Replicas it takes; null: impossible at any number."""
+    """Replicas it takes; null: none is known."""
     cost_usd_per_hour: Amount | None
-    """What they cost; null: not to be had."""
+    """What they cost; null: none is known."""
     obstacle: str
-    """Why it is not to be had; empty where it is."""
+    """Why none is known; empty where one is."""
+    is_proven: bool = True
+    """Whether by proof none is cheaper, or none exists; false: time ran out before."""
 
 
 class FleetPlan(StrictModel):

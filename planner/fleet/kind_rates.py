@@ -138,12 +138,9 @@ def replica_design(
     """Return the replica as it would be deployed."""
     spec = model.spec
     assert spec is not None
-    asked = model.config.max_context_tokens
-    if asked is not None:
-        spec = spec.model_copy(update={"max_context_tokens": min(asked, spec.max_context_tokens)})
     return ReplicaDesign(
         gpu=gpu,
-        model=spec,
+        model=spec.model_copy(update={"max_context_tokens": model.context_tokens}),
         tensor_parallel=tensor_parallel,
         pipeline_parallel=pipeline_parallel,
         weight_dtype=model.config.weight_dtype,

@@ -4,7 +4,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from planner.config import StrictModel
 from planner.hardware.catalogue import Market
@@ -12,6 +12,17 @@ from planner.units import Count, Name, Price, Throughputs, Tokens, Utilisation
 
 Degrees = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 """Degrees of parallelism to choose from."""
+
+
+def _kind(value: object) -> str:
+    return "models" if isinstance(value, dict) else "matrix"
+
+
+StatedThroughputs = Annotated[
+    Annotated[Throughputs, Tag("matrix")] | Annotated[dict[Name, Throughputs], Tag("models")],
+    Discriminator(_kind),
+]
+"""One matrix, or one for each model by name."""
 
 
 class Offer(StrictModel):
@@ -36,7 +47,7 @@ class Offer(StrictModel):
     """Devices that share every layer: one kind of replica for each degree."""
     pipeline_parallel: Degrees = (1,)
     """Groups of layers, one after another: one kind of replica for each."""
-    throughput_requests_per_second: Throughputs | dict[Name, Throughputs] | None = None
+    throughput_requests_per_second: StatedThroughputs | None = None
     """Highest rate one replica holds under the latency target when all requests have that size;
     a row an input range, a column an output range; 0 or null: cannot serve that size. With several
     models, by model; models left out are not served."""

@@ -17,6 +17,7 @@ from planner.fleet.fleet_plan import (
 from planner.fleet.fleet_rows import SizeGroup, size_groups
 from planner.fleet.kind_rates import tail_sizes
 from planner.fleet.replica_kinds import ReplicaKind
+from planner.fleet.requests_config import MixRequests
 from planner.fleet.weights import integer_weights
 from planner.fleet_program.answer import FleetAnswer, Shares
 from planner.fleet_program.problem import FleetProblem, ReplicaColumn, ShareRow
@@ -142,6 +143,7 @@ def _model(model: FleetModel) -> PlannedModel:
         source=model.config.weights if model.spec is not None else model.config.source,
         slo=model.config.slo,
         workload=model.workload,
+        mix=model.config.workload if isinstance(model.config.workload, MixRequests) else None,
     )
 
 
@@ -174,7 +176,9 @@ def _replicas(
                 coefficients=inputs.config.coefficients if kind.source == "modelled" else None,
                 weight_dtype=model.config.weight_dtype if kind.source == "modelled" else None,
                 kv_dtype=model.config.cache_dtype if kind.source == "modelled" else None,
-                max_context_tokens=model.config.max_context_tokens,
+                max_context_tokens=kind.speed.speed.longest_request_tokens
+                if kind.speed.speed
+                else model.context_tokens,
                 fitted=_fitted(kind),
                 memory_fraction=kind.offer.memory_fraction,
                 max_sequences=kind.speed.speed.max_sequences
@@ -193,6 +197,7 @@ def _fitted(kind: ReplicaKind) -> FittedSpeed | None:
         return None
     return FittedSpeed(
         **asdict(speed.step_times),
+        request_overhead_seconds=speed.request_overhead_seconds,
         kv_capacity_tokens=speed.kv_capacity_tokens,
         max_context_tokens=speed.max_context_tokens,
     )

@@ -29,6 +29,8 @@ def plan_figure(plan: FleetPlan, points: Sequence[ParetoPoint]) -> Figure:
     _draw_single_types(axes[1], plan)
     if points:
         draw_front(axes[2], points)
+        axes[2].scatter([1.0], [plan.cost_usd_per_hour], color="tab:green", zorder=3)
+        axes[2].annotate("this plan", (1.0, plan.cost_usd_per_hour), fontsize=8)
     return figure
 
 
@@ -75,7 +77,7 @@ def _draw_single_types(axes: Axes, plan: FleetPlan) -> None:
 
 def draw_front(axes: Axes, points: Sequence[ParetoPoint]) -> None:
     """Draw cost over the factor on the latency limits; infeasible factors are marked."""
-    axes.set_title("cost against the latency target")
+    axes.set_title("cost against the latency target\n(by the program, latency not verified)")
     known = [point for point in points if point.cost_usd_per_hour is not None]
     axes.step(
         [point.factor for point in known],

@@ -47,6 +47,7 @@ def _pool(plan: FleetPlan, row: PlannedReplicas) -> ReplicaPool:
         kv_capacity_tokens=speed.kv_capacity_tokens,
         max_sequences=speed.max_sequences,
         max_batched_tokens=speed.max_batched_tokens,
+        request_overhead_seconds=speed.request_overhead_seconds,
     )
 
 
@@ -82,6 +83,7 @@ def _fitted_speed(row: PlannedReplicas) -> ReplicaSpeed:
         max_context_tokens=fitted.max_context_tokens,
         max_sequences=row.max_sequences,
         max_batched_tokens=row.max_batched_tokens,
+        request_overhead_seconds=fitted.request_overhead_seconds,
     )
 
 

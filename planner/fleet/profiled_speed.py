@@ -62,13 +62,14 @@ def _rate(found: ProfiledRate, largest_tokens: int, speed: ReplicaSpeed | None) 
 
 def _speed(model: FleetModel, profile: Profile, offer: Offer) -> tuple[ReplicaSpeed | None, str]:
     """Return the fitted speed, or nothing and why: the profile holds too little to fit."""
+    contexts = (profile.limits.max_context_tokens, model.context_tokens)
     try:
         speed = fitted_speed(
             profile,
             max_batched_tokens=offer.max_batched_tokens,
             max_sequences=profile.limits.max_sequences or offer.max_sequences,
             kv_capacity_tokens=profile.limits.kv_capacity_tokens or offer.kv_capacity_tokens,
-            max_context_tokens=profile.limits.max_context_tokens or model.config.max_context_tokens,
+            max_context_tokens=min((each for each in contexts if each is not None), default=None),
         )
     except ProfileError as error:
         return None, str(error)

@@ -32,7 +32,10 @@ def summary_lines(plan: FleetPlan) -> list[str]:
     lines = [f"fleet: {mix} = {usd(plan.cost_usd_per_hour)}/h ({proof})"]
     lines += [comparison_line(plan), *_token_price(plan), *_oracle(plan)]
     if plan.survives:
-        lines.append(f"survives the loss of {' and of '.join(plan.survives)}")
+        lines.append(
+            f"survives the loss of {' and of '.join(plan.survives)}: all requests are still served; "
+            "no latency is promised then"
+        )
     if plan.solver_fallbacks:
         lines.append(f"solver fallbacks: {plan.solver_fallbacks}; see the log for the reasons")
     lines += [f"note: {note}" for note in plan.notes]
@@ -51,11 +54,15 @@ def comparison_line(plan: FleetPlan) -> str:
     Like is compared with like: a replay may change the plan, but has seen no other fleet.
     """
     single = plan.cheapest_single_types
+    is_proven = all(fleet.is_proven for fleet in plan.single_type)
     if single is None:
-        return "cheapest single type: none can serve the workload alone"
+        state = "none can serve the workload alone" if is_proven else "not known, time ran out"
+        return f"cheapest single type: {state}"
     named = " + ".join(f"{fleet.replicas} x {fleet.offer}" for fleet in single)
     cost = sum(fleet.cost_usd_per_hour or 0.0 for fleet in single)
     label = "cheapest single type" + (" of each model" if len(single) > 1 else "")
+    if not is_proven:
+        label += " found, time ran out before proof"
     if plan.verification is not None:
         label += " (by the programs, before any replay)"
     if cost <= plan.program_cost_usd_per_hour:
@@ -97,10 +104,14 @@ def _verification_lines(plan: FleetPlan, report: VerificationReport) -> list[str
     lines = [
         f"replayed: {report.replayed} ({report.num_requests:,} requests, {report.num_samples} "
         f"samples)",
-        f"verification: {report.num_rounds} rounds, {usd(report.cost_before_usd_per_hour)}/h "
+        f"verification: {_rounds(report.num_rounds)}, {usd(report.cost_before_usd_per_hour)}/h "
         f"before, {usd(plan.cost_usd_per_hour)}/h after",
     ]
     return lines + [f"saving taken: {saving}" for saving in report.savings]
+
+
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds"
 
 
 def _replicas_table(plan: FleetPlan) -> Table:
@@ -165,7 +176,7 @@ def latency_table(report: VerificationReport) -> Table:
             f"{target.limit_seconds:.4g} s",
             f"{target.value_seconds:.4g} s",
             "not known" if width is None else f"{width:.2g} s",
-            "met" if target.is_met else "missed",
+            target.in_words,
         )
     return table
 
@@ -185,7 +196,7 @@ def _single_type_table(plan: FleetPlan) -> Table:
             *([fleet.model] if several else []),
             fleet.offer,
             "-" if fleet.replicas is None else str(fleet.replicas),
-            "-" if cost is None else usd(cost),
+            "-" if cost is None else usd(cost) + ("" if fleet.is_proven else " or less"),
             fleet.obstacle,
         )
     return table

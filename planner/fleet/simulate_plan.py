@@ -1,17 +1,20 @@
 """`motley plan simulate`: requests replayed on a plan's document, whole or after a loss."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 from planner.errors import UnknownNameError, UnverifiableError, WorkloadError
-from planner.fleet.fleet_plan import FleetPlan
+from planner.fleet.fleet_plan import FleetPlan, PlannedModel
 from planner.fleet.judging import OnProgress, targets_of
 from planner.fleet.planned_fleet import planned_fleet
 from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests, most_requests
 from planner.fleet.verification import VerificationReport, VerifiedTarget
 from planner.simulator import ServingFleet, without_market, without_replica
 from planner.simulator.judgement import judge
+from planner.workloads.synthetic import synthetic_trace
 from planner.workloads.trace import MOST_TOKENS, Trace
 from planner.workloads.trace_readers import read_trace
 
@@ -85,6 +88,7 @@ def simulate_plan(
         num_rounds=1,
         cost_before_usd_per_hour=plan.cost_usd_per_hour,
         targets=tuple(targets),
+        models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
     )
 
 
@@ -120,15 +124,7 @@ def _replays(
     if trace_file is None:
         if requests_per_second is not None:
             raise WorkloadError("--requests-per-second is for a trace; give one with --trace")
-        return {
-            model.name: DrawnReplay(
-                model.workload,
-                "requests drawn from the plan's workload, Poisson arrivals",
-                drawn_requests(model.workload, most=most_requests(model.workload)),
-                seed=seed,
-            )
-            for model in plan.models
-        }
+        return {model.name: _drawn_again(model, seed) for model in plan.models}
     trace = read_trace(trace_file).trace
     if requests_per_second is not None:
         trace = trace.scaled(requests_per_second=requests_per_second)
@@ -143,21 +139,44 @@ def _replays(
     }
 
 
+def _drawn_again(model: PlannedModel, seed: int) -> Replay:
+    """Return requests such as the plan was made for: of its mix, else of its grid of sizes."""
+    mix = model.mix
+    if mix is None:
+        return DrawnReplay(
+            model.workload,
+            "requests drawn from the plan's grid of sizes, a coarse stand-in for a trace",
+            drawn_requests(model.workload, most=most_requests(model.workload)),
+            seed=seed,
+        )
+    trace = synthetic_trace(
+        mix.mix,
+        requests_per_second=mix.requests_per_second,
+        duration_seconds=mix.duration_seconds,
+        generator=Random(seed),
+        gap_scv=mix.gap_scv,
+    )
+    words = f"mix {mix.mix}, seed {seed}, {trace.num_requests:,} requests"
+    return RecordedReplay(trace, words, seed)
+
+
 def _check_context(plan: FleetPlan, model: str, trace: Trace) -> None:
-    """Refuse requests longer than the sequences that the plan's replicas serve."""
-    rows = [row for row in plan.replicas if row.model == model]
-    contexts = [row.max_context_tokens for row in rows if row.max_context_tokens is not None]
-    contexts += [row.fitted.max_context_tokens for row in rows if row.fitted is not None]
-    if model in plan.model_specs:
-        contexts.append(plan.model_specs[model].max_context_tokens)
-    most = min(contexts, default=MOST_TOKENS)
-    lengths = [sum(pair) for pair in zip(trace.input_tokens, trace.output_tokens, strict=True)]
-    num_longer = sum(length > most for length in lengths)
-    if num_longer:
+    """Refuse requests longer than the sequences that the replicas they may go to serve."""
+    contexts = {row.offer: row.max_context_tokens for row in plan.replicas if row.model == model}
+    ranges = [row for row in plan.weights if row.model == model]
+    ends = [row.input_tokens_up_to for row in ranges[:-1]]
+    most = [min(contexts[offer] or MOST_TOKENS for offer in row.weights) for row in ranges]
+    longer = [
+        (inputs + outputs, limit)
+        for inputs, outputs in zip(trace.input_tokens, trace.output_tokens, strict=True)
+        if inputs + outputs > (limit := most[bisect_left(ends, inputs)])
+    ]
+    if longer:
+        length, limit = max(longer)
         raise WorkloadError(
-            f"{num_longer:,} requests of the trace for {model} are longer than its context of {most:,} "
-            f"tokens, the longest {max(lengths):,}; raise max_context_tokens and plan again, or leave "
-            "them out"
+            f"{len(longer):,} requests of the trace for {model} are longer than the context of "
+            f"replicas they may go to, the longest {length:,} tokens of {limit:,}; raise "
+            "max_context_tokens and plan again, or leave them out"
         )
 
 

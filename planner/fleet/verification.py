@@ -32,6 +32,20 @@ class VerifiedTarget(StrictModel):
         """Tell whether the value is at most the limit."""
         return self.value_seconds <= self.limit_seconds
 
+    @property
+    def is_certain(self) -> bool:
+        """Tell whether the interval is known and lies on one side of the limit."""
+        width = self.half_width_seconds
+        return width is not None and abs(self.value_seconds - self.limit_seconds) > width
+
+    @property
+    def in_words(self) -> str:
+        """The outcome in a word, and whether the limit lies within the interval."""
+        word = "met" if self.is_met else "missed"
+        if self.is_certain or self.half_width_seconds is None:
+            return word
+        return f"{word}, the limit within ± 95 %"
+
 
 class VerificationReport(StrictModel):
     """How the plan held up when requests were replayed on it."""
@@ -53,17 +67,25 @@ class VerificationReport(StrictModel):
     savings: tuple[str, ...] = ()
     """Replicas that simulation found superfluous and the plan gave up."""
     targets: tuple[VerifiedTarget, ...]
-    """Every limit of every model."""
+    """Every limit of every model that had requests."""
+    models_without_requests: tuple[Name, ...] = ()
+    """Models that the replay says nothing about."""
 
     @property
     def is_verified(self) -> bool:
-        """Tell whether every target was met, over a replay that is long enough to tell."""
-        return self.status == "met" and self.replayed_seconds >= LEAST_REPLAYED_SECONDS
+        """Tell whether every model's targets were met, over a replay that is long enough to tell."""
+        is_long = self.replayed_seconds >= LEAST_REPLAYED_SECONDS
+        return self.status == "met" and is_long and not self.models_without_requests
 
     @property
     def in_words(self) -> str:
         """The outcome in one line."""
         missed = [row for row in self.targets if not row.is_met]
+        if not missed and self.models_without_requests:
+            return (
+                f"latency not verified: {' and '.join(self.models_without_requests)} had no "
+                "requests; replay some of every model"
+            )
         if not missed and not self.is_verified:
             return (
                 f"latency not verified: every target met, but the replay lasts "

@@ -36,6 +36,8 @@ class Verified:
     """The plan before any tightening."""
     num_rounds: int
     savings: tuple[Saving, ...]
+    is_cut: bool = False
+    """Whether the rounds ended before tightening did."""
 
 
 def verified(
@@ -78,7 +80,7 @@ def verified(
             best, limits, solve=solve, judge=judge, savings_search=savings_search
         )
         rounds += more_rounds
-    return Verified(best, first, rounds, savings)
+    return Verified(best, first, rounds, savings, not best.is_met and rounds == num_rounds)
 
 
 def _spared(
@@ -201,8 +203,14 @@ def with_report(verified: Verified, judge: Judge) -> FleetPlan:
         savings=tuple(str(saving) for saving in verified.savings),
         targets=judged.targets(),
     )
-    return judged.solved.plan.model_copy(
+    plan = judged.solved.plan
+    notes = plan.notes
+    if verified.is_cut:
+        rounds = verified.num_rounds
+        notes += (f"tightening ended after {rounds} rounds; raise verification.rounds to go on",)
+    return plan.model_copy(
         update={
+            "notes": notes,
             "verification": report,
             "latency_verified": report.is_verified,
             "latency": report.in_words,

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from planner.errors import SolverError
 from planner.fleet_program.answer import PROVEN_GAP_FRACTION, CountsFound, gap_fraction
 from planner.fleet_program.arrays import Demand, FleetArrays, Floats, arrays_of
 from planner.fleet_program.counts_master import CountsMaster
@@ -59,7 +60,7 @@ def cheapest_counts(
         clock: Seconds from any start.
 
     Raises:
-        SolverError: If HiGHS breaks down.
+        SolverError: If HiGHS breaks down, or a bound and a plan contradict each other.
     """
     deadline = clock() + time_limit_seconds
     if count_bounds(problem).is_empty:
@@ -108,7 +109,11 @@ class _Search:
         self._bound = 0.0
 
     def close(self, seconds: float, gap: float) -> bool:
-        """Close the relaxation and round it; return False if it has no solution."""
+        """Close the relaxation and round it; return False if it has no solution.
+
+        Raises:
+            SolverError: If a bound lies above the cost of a known plan.
+        """
         relaxed = close_relaxation(
             self._master,
             self._arrays,
@@ -119,9 +124,9 @@ class _Search:
             clock=self._clock,
         )
         for part in ROUNDED_UP_PARTS:
-            if relaxed.bound_usd_per_hour == float("inf"):
+            self._raise_bound(relaxed.bound_usd_per_hour)
+            if self._bound == float("inf"):
                 return False
-            self._bound = max(self._bound, relaxed.bound_usd_per_hour)
             # Repairing teaches cuts: the next relaxation knows them.
             self._keep(self._rounding.rounded(relaxed.counts, part=part))
             if self.is_over(gap):
@@ -138,15 +143,19 @@ class _Search:
         return reached or self._clock() >= self._deadline
 
     def round(self, search_seconds: float, gap: float) -> bool:
-        """Search, cut and repair once; return False if no plan exists."""
+        """Search, cut and repair once; return False if no plan exists.
+
+        Raises:
+            SolverError: If a bound lies above the cost of a known plan.
+        """
         found = self._master.search(
             time_limit_seconds=min(search_seconds, self._deadline - self._clock()),
             gap_fraction=gap * ROUND_GAP_PART,
             start=self._best,
         )
-        if found.is_infeasible and self._best is None:
+        self._raise_bound(found.bound)
+        if found.is_infeasible:
             return False
-        self._bound = min(max(self._bound, found.bound), self._cost)
         if found.values is not None:
             self._cut(found.values)
             self._keep(found.values)
@@ -160,6 +169,19 @@ class _Search:
         bound = min(self._bound, self._cost)
         proven = gap_fraction(self._cost, bound) <= PROVEN_GAP_FRACTION
         return CountsFound("optimal" if proven else "feasible", counts, self._cost, bound, SOLVER)
+
+    def _raise_bound(self, bound: float) -> None:
+        self._bound = max(self._bound, bound)
+        self._refuse_contradiction()
+
+    def _refuse_contradiction(self) -> None:
+        # A plan below a bound, or beside a proof that there is none: one of the two is wrong.
+        noise = PROVEN_GAP_FRACTION * max(self._cost, self._arrays.floor_price)
+        if self._best is not None and self._bound > self._cost + noise:
+            raise SolverError(
+                f"a plan costs {self._cost:g} USD/h although none was to cost less than "
+                f"{self._bound:g}; report this"
+            )
 
     def _cut(self, counts: Floats) -> None:
         demands = self._arrays.demands
@@ -180,13 +202,18 @@ class _Search:
         fewer = self._best is not None and plan.sum() < self._best.sum()
         if cost < self._cost * (1 - 1e-12) or (cost <= self._cost and fewer):
             self._best, self._cost = plan, cost
+            self._refuse_contradiction()
 
 
 ROUNDING_GAP = 1e-9
 """A gap that only rounding leaves."""
 
+LEAST_WORTH = 1e-3
+"""Of a row, as a part of the mean: a cut for a cheaper one would drown in the solver's noise."""
+
 
 def _worth(arrays: FleetArrays, demand: Demand) -> Floats:
     # A few times the least cost of each row: prices of a shortage that do not exceed it are sharp.
     prices = np.maximum(arrays.prices[demand.columns], arrays.floor_price)
-    return np.asarray(3.0 * np.min(demand.loads / demand.limits * prices, axis=1))
+    worth = 3.0 * np.min(demand.loads / demand.limits * prices, axis=1)
+    return np.asarray(np.maximum(worth, LEAST_WORTH * worth.mean()))

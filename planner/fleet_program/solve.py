@@ -1,6 +1,7 @@
 """`solve`: from the numbers of a fleet problem to a plan with its certificate."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from planner.errors import SolverError
 from planner.fleet_program import whole
@@ -36,31 +37,16 @@ def solve(
     """
     started = clock()
     if unservable_rows(problem):
-        return _without_plan(CountsFound("infeasible"), clock() - started)
-    found = _counts(
-        problem,
-        solver=solver,
-        time_limit_seconds=time_limit_seconds,
-        gap_fraction=gap_fraction,
-        clock=clock,
-    )
-    if not found.counts:
-        return _without_plan(found, clock() - started)
-    check_counts(problem, found.counts)
-    normal, *lost = (
-        (scenario.lost_market, balanced_shares(problem, found.counts, scenario, solver))
-        for scenario in scenarios(problem)
-    )
-    return FleetAnswer(
-        status=found.status,
-        counts=found.counts,
-        shares=normal[1],
-        shares_without_market=tuple((market or "", shares) for market, shares in lost),
-        cost_usd_per_hour=found.cost_usd_per_hour,
-        bound_usd_per_hour=found.bound_usd_per_hour,
-        solver=found.solver,
-        seconds=clock() - started,
-    )
+        answer = _checked(problem, CountsFound("infeasible"), solver)
+    else:
+        answer = _solved(
+            problem,
+            solver=solver,
+            time_limit_seconds=time_limit_seconds,
+            gap_fraction=gap_fraction,
+            clock=clock,
+        )
+    return replace(answer, seconds=clock() - started)
 
 
 def unservable_rows(problem: FleetProblem) -> tuple[int, ...]:
@@ -80,37 +66,60 @@ def num_shares(problem: FleetProblem) -> int:
     return served * len(scenarios(problem))
 
 
-def _counts(
+def _solved(
     problem: FleetProblem,
     *,
     solver: SolverChain,
     time_limit_seconds: float,
     gap_fraction: float,
     clock: Callable[[], float],
-) -> CountsFound:
+) -> FleetAnswer:
     if num_shares(problem) > WHOLE_SHARES and solver.starts_with(Highs):
         # numpy and HiGHS load only where a problem is large.
         from planner.fleet_program import decomposed
 
         try:
-            return decomposed.cheapest_counts(
+            found = decomposed.cheapest_counts(
                 problem,
                 time_limit_seconds=time_limit_seconds,
                 gap_fraction=gap_fraction,
                 clock=clock,
             )
+            return _checked(problem, found, solver)
         except SolverError as error:
-            solver.note_fallback("HiGHS, decomposed", error)
-    return whole.cheapest_counts(
+            solver.note_fallback(decomposed.SOLVER, error)
+    found = whole.cheapest_counts(
         problem,
         solver,
         time_limit_seconds=time_limit_seconds,
         gap_fraction=gap_fraction,
         clock=clock,
     )
+    return _checked(problem, found, solver)
 
 
-def _without_plan(found: CountsFound, seconds: float) -> FleetAnswer:
-    return FleetAnswer(
-        found.status, (), (), (), 0.0, found.bound_usd_per_hour, found.solver, seconds
+def _checked(problem: FleetProblem, found: CountsFound, solver: SolverChain) -> FleetAnswer:
+    """Return the counts found with shares that pass their check.
+
+    Raises:
+        SolverError: If the counts break a rule or do not carry the load.
+    """
+    answer = FleetAnswer(
+        status=found.status,
+        counts=found.counts,
+        shares=(),
+        shares_without_market=(),
+        cost_usd_per_hour=found.cost_usd_per_hour,
+        bound_usd_per_hour=found.bound_usd_per_hour,
+        solver=found.solver,
+        seconds=0.0,
     )
+    if not found.counts:
+        return answer
+    check_counts(problem, found.counts)
+    normal, *lost = (
+        (scenario.lost_market, balanced_shares(problem, found.counts, scenario, solver))
+        for scenario in scenarios(problem)
+    )
+    without_market = tuple((market or "", shares) for market, shares in lost)
+    return replace(answer, shares=normal[1], shares_without_market=without_market)

@@ -17,6 +17,8 @@ from planner.fleet_program.highs import INFINITY, LinearModel, Rows
 
 SERVED = 1e-8
 """A shortage below this part of the whole worth is the solver's noise."""
+ROW_SERVED = 1e-6
+"""An unserved part of a row up to this is the solver's noise; above it counts, however small its worth."""
 
 
 class Transport:
@@ -52,7 +54,8 @@ class Transport:
         for o in range(self._num_columns):
             self._model.set_row_upper(first + o, float(room[o]))
         unserved = self._model.solve()
-        if unserved <= SERVED * float(self._worth.sum()):
+        most_of_a_row = float(self._model.values()[len(self._shares) :].max())
+        if unserved <= SERVED * float(self._worth.sum()) and most_of_a_row <= ROW_SERVED:
             return None
         duals = self._model.row_duals()
         serving = np.maximum(duals[:first], 0.0)

@@ -14,7 +14,7 @@ from planner.profiling.prompts import PromptMaker
 
 DECODE_TOKENS = 64
 """Answer length of a decoding batch: enough steps after the last prompt is computed."""
-_FEWEST_STEPS = 8
+FEWEST_STEPS = 8
 """Steps that a decoding batch must share for its time to count."""
 
 
@@ -48,7 +48,9 @@ class Alone:
         """Return the time of a step in which so many sequences decode and nothing else happens.
 
         Returns:
-            The batch, or how many ran together where the endpoint does not run that many at once.
+            The batch. Where they share fewer than `FEWEST_STEPS` steps, how many had begun when the
+            first one ended: fewer than asked for is what the endpoint runs at once; all of them says
+            that answers are too short or come in too few pieces to tell a step's time.
 
         Raises:
             EndpointError: If a request fails.
@@ -88,7 +90,7 @@ def _shared_steps(burst: Sequence[Sent]) -> tuple[float, float] | None:
     for each in burst:
         times = each.answer.token_seconds
         start, stop = bisect_left(times, first), bisect_right(times, last) - 1
-        if stop - start < _FEWEST_STEPS:
+        if stop - start < FEWEST_STEPS:
             return None
         tokens_per_piece = each.answer.output_tokens / len(times)
         seconds.append((times[stop] - times[start]) / (stop - start) / tokens_per_piece)
@@ -97,6 +99,6 @@ def _shared_steps(burst: Sequence[Sent]) -> tuple[float, float] | None:
 
 
 def _num_together(burst: Sequence[Sent]) -> int:
-    """Return how many sequences had begun when the first one ended."""
+    """Return how many sequences had begun when the first one ended, itself among them."""
     first_end = min(each.answer.token_seconds[-1] for each in burst)
-    return sum(each.answer.token_seconds[0] < first_end for each in burst)
+    return sum(each.answer.token_seconds[0] <= first_end for each in burst)

@@ -16,8 +16,6 @@ def fitted_speed(
 ) -> ReplicaSpeed:
     """Return a replica's speed as fitted to its profile, with its limits.
 
-    What a request costs outside the steps is not in it; see `FittedReplica`.
-
     Args:
         profile: Of a live endpoint.
         max_batched_tokens: Tokens of one step; no endpoint tells it.
@@ -42,5 +40,8 @@ def fitted_speed(
         )
     fitted = fitted_replica(profile, most_prefill_tokens=max_batched_tokens)
     return ReplicaSpeed(
-        step_times=fitted.step_times, max_batched_tokens=max_batched_tokens, **limits
+        step_times=fitted.step_times,
+        max_batched_tokens=max_batched_tokens,
+        request_overhead_seconds=fitted.request_overhead_seconds,
+        **limits,
     )

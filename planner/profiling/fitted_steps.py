@@ -10,8 +10,8 @@ it goes on as before.
 What identifies the terms: batches that decode alone, at several sizes and contexts, are steps
 without prompts; requests that have the endpoint to themselves, at several prompt lengths, are steps
 without decoding. Their times hold one more term, what a request costs outside the steps (network,
-parsing, tokenising, the first byte's way back); it is fitted beside the others and must be added to
-simulated times to first token. Repeats are collapsed to their median; residuals are relative, so
+parsing, tokenising, the first byte's way back); it is fitted beside the others, and the simulator
+adds it to times to first token. Repeats are collapsed to their median; residuals are relative, so
 that short steps count as much as long ones.
 """
 
@@ -68,7 +68,7 @@ class FittedReplica:
 
     step_times: FittedStepTimes
     request_overhead_seconds: float
-    """Beside its steps, until the client has the first token; add it to simulated TTFT."""
+    """Beside its steps, until the client has the first token."""
     relative_errors: tuple[float, ...]
     """Fitted against measured: prompt lengths first, then decoding batches, both rising."""
 

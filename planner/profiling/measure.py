@@ -1,12 +1,13 @@
 """The whole measurement of an endpoint, stage by stage; what is measured is kept after each."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from random import Random
 
 from planner.errors import EndpointError
-from planner.profiling.alone import Alone
+from planner.profiling.alone import FEWEST_STEPS, Alone
 from planner.profiling.clock import Clock
 from planner.profiling.endpoint import Endpoint
 from planner.profiling.load import FEWEST_REQUESTS, Request, poisson_arrivals, send, summary
@@ -14,6 +15,8 @@ from planner.profiling.profile import Cell, DecodeBatch, LonePrompt, ObservedLim
 from planner.profiling.profile_assembly import ReplicaFacts, assembled
 from planner.profiling.prompts import PromptMaker
 from planner.profiling.search import next_listed_rate, next_searched_rate
+
+logger = logging.getLogger(__name__)
 
 EXPECTED_RUNS = 7
 """Runs a search usually takes for one size; for the progress bar."""
@@ -152,11 +155,12 @@ class Measurement:
                 await self._prompts.calibrate(length)
                 repetitions = self._settings.repetitions
                 measured = await alone.decode_batch(sequences, length, repetitions=repetitions)
-                if isinstance(measured, int):
-                    most = measured
-                    self._note_limit(measured, length)
-                else:
+                if isinstance(measured, DecodeBatch):
                     self._found.decode_batches.append(measured)
+                else:
+                    # Larger batches share even fewer steps.
+                    most = min(measured, sequences - 1)
+                    self._note_unshared(sequences, length, together=measured)
             self._end()
 
     async def _cell(self, input_tokens: int, output_tokens: int) -> None:
@@ -203,9 +207,17 @@ class Measurement:
         self._done += 1
         self._keep(self._found.profile(self._facts))
 
-    def _note_limit(self, together: int, length: int) -> None:
+    def _note_unshared(self, sequences: int, length: int, *, together: int) -> None:
+        if together == sequences:
+            logger.warning(
+                "decoding_batch_skipped sequences=%d input_tokens=%d reason=all ran at once, but "
+                "shared fewer than %d steps: answers too short or in too few pieces",
+                sequences,
+                length,
+                FEWEST_STEPS,
+            )
         # With long contexts it may be the memory that ran out, not the places.
-        if length == _contexts(self._settings)[0]:
+        elif length == _contexts(self._settings)[0]:
             self._found.limits = self._found.limits.model_copy(update={"max_sequences": together})
 
 

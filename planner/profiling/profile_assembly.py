@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.errors import ProfileError
-from planner.profiling.profile import Cell, Profile, TakenUnder
+from planner.profiling.profile import Cell, DecodeBatch, ObservedLimits, Profile, TakenUnder
 
 Cells = Mapping[tuple[int, int], Cell]
 """By `(input_tokens, output_tokens)`."""
@@ -54,15 +54,16 @@ def merged(profiles: Iterable[Profile]) -> Profile:
 
     Raises:
         ProfileError: If they are of different replicas, or of imported rates under different
-            targets, or two hold an imported rate of one size.
+            targets, or two hold an imported rate of one size, or their limits contradict each other.
     """
     first, *rest = profiles
     cells = _cells(first)
-    facts, target = _facts(first), first.taken_under
+    facts, target, limits = _facts(first), first.taken_under, first.limits
     lone_prompts, decode_batches = [*first.lone_prompts], [*first.decode_batches]
     for other in rest:
         facts = _same_replica(facts, _facts(other))
         target = same_target(target, other.taken_under)
+        limits = _same_limits(limits, other.limits)
         for size, cell in _cells(other).items():
             cells[size] = joined(size, cells.get(size, Cell()), cell)
         lone_prompts += other.lone_prompts
@@ -73,7 +74,7 @@ def merged(profiles: Iterable[Profile]) -> Profile:
         taken_under=target,
         lone_prompts=tuple(lone_prompts),
         decode_batches=tuple(decode_batches),
-        limits=first.limits,
+        limits=_within(limits, decode_batches),
     )
 
 
@@ -131,3 +132,27 @@ def _same_replica(facts: ReplicaFacts, other: ReplicaFacts) -> ReplicaFacts:
                 "keep one file a kind of replica"
             )
     return replace(facts, date=date)
+
+
+def _same_limits(limits: ObservedLimits, other: ObservedLimits) -> ObservedLimits:
+    known = {}
+    for name in ObservedLimits.model_fields:
+        mine, theirs = getattr(limits, name), getattr(other, name)
+        if None not in (mine, theirs) and mine != theirs:
+            raise ProfileError(
+                f"the profiles contradict each other: {name} {mine} against {theirs}; "
+                "keep those that were measured with the same settings of the engine"
+            )
+        known[name] = theirs if mine is None else mine
+    return ObservedLimits(**known)
+
+
+def _within(limits: ObservedLimits, batches: Iterable[DecodeBatch]) -> ObservedLimits:
+    most = max((batch.sequences for batch in batches), default=0)
+    if limits.max_sequences is not None and most > limits.max_sequences:
+        raise ProfileError(
+            f"the profiles contradict each other: max_sequences {limits.max_sequences} in one, "
+            f"{most} sequences decoding at once in another; "
+            "keep those that were measured with the same settings of the engine"
+        )
+    return limits

@@ -23,9 +23,9 @@ def next_listed_rate(rates: Sequence[float], runs: Sequence[Run]) -> float | Non
 def next_searched_rate(lone_seconds: float, runs: Sequence[Run]) -> float | None:
     """Return the next rate of a search for saturation; nothing: it is found.
 
-    Doubles from `FIRST_LOAD_FRACTION / lone_seconds` until a run saturates, then halves the factor
-    between the highest rate held and the lowest that saturated. Where the first run saturates the
-    search goes down instead.
+    Doubles from `FIRST_LOAD_FRACTION / lone_seconds` until a rate is not held, then halves the factor
+    between the highest rate held and the lowest that was not. Where the first is not held the search
+    goes down instead. A run with failures holds no rate: an endpoint that refuses keeps pace easily.
 
     Args:
         lone_seconds: How long a request takes that has the endpoint to itself.
@@ -33,14 +33,15 @@ def next_searched_rate(lone_seconds: float, runs: Sequence[Run]) -> float | None
     """
     if not runs:
         return FIRST_LOAD_FRACTION / lone_seconds
-    saturated = [_offered(run) for run in runs if is_saturated(run)]
-    if not saturated:
+    too_high = [_offered(run) for run in runs if is_saturated(run) or run.num_failures]
+    if not too_high:
         return 2 * _offered(runs[-1]) if len(runs) < _MOST_RUNS else None
-    held = [_offered(run) for run in runs if _offered(run) < min(saturated)]
+    lowest = min(too_high)
+    held = [_offered(run) for run in runs if _offered(run) < lowest]
     if not held:
-        return min(saturated) / 2 if len(runs) < _MOST_RUNS else None
-    ratio = min(saturated) / max(held)
-    return math.sqrt(min(saturated) * max(held)) if ratio > 2 ** (1.5 / 2**BISECTIONS) else None
+        return lowest / 2 if len(runs) < _MOST_RUNS else None
+    ratio = lowest / max(held)
+    return math.sqrt(lowest * max(held)) if ratio > 2 ** (1.5 / 2**BISECTIONS) else None
 
 
 def _offered(run: Run) -> float:

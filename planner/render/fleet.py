@@ -107,11 +107,11 @@ def label_value(text: str) -> str:
 def dns_label(text: str, *, taken: Collection[str] = ()) -> str:
     """Return `text` as a DNS label: letters, digits and dashes, at most 44, none of `taken`."""
     label = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    if not label[0].isalpha():
-        label = f"m-{label}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    if not label[:1].isalpha():
+        label = f"m-{label or digest}"
     if len(label) <= _LONGEST_NAME and label not in taken:
         return label
-    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     return f"{label[: _LONGEST_NAME - 7].rstrip('-')}-{digest}"
 
 

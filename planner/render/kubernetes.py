@@ -131,7 +131,10 @@ def pool_objects(
 def router_objects(
     fleet: RenderedFleet, files: dict[str, str], options: RenderOptions
 ) -> tuple[dict[str, Any], ...]:
-    """Return the router's ConfigMap, Deployment, Service and disruption budget."""
+    """Return the router's ConfigMap, Deployment and Service.
+
+    It is a single pod, so a disruption budget would allow its loss or forbid to drain its node.
+    """
     name = ROUTER_LABELS["app.kubernetes.io/instance"]
     metadata = object_metadata(fleet, name, ROUTER_LABELS)
     selector = {"app.kubernetes.io/instance": name}

@@ -44,7 +44,8 @@ Losses
          are routed anew by the weights of what is left, in the order of the trace, and start anew
          with no token out; they count as outstanding from then on.
 
-Time to first token: from arrival to the end of the step that emits it. Time per output token: from
+Time to first token: from arrival to the end of the step that emits it, and what a request costs
+its pool beside the steps, which delays all its tokens alike and keeps no replica busy. Time per output token: from
 the first token to the last, over n - 1; a request of one token has none. After a loss the answer
 that completes counts, and the time still runs from the arrival. Time between tokens: one gap for
 each token after the first of an answer, those of a lost answer included.

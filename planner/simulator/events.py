@@ -137,8 +137,8 @@ class _Simulation:
         )
         return SimulationResult(
             arrival_seconds=log.arrival_seconds,
-            first_token_seconds=log.first_token_seconds,
-            completion_seconds=log.completion_seconds,
+            first_token_seconds=self._received(log.first_token_seconds),
+            completion_seconds=self._received(log.completion_seconds),
             output_tokens=log.output_tokens,
             num_evictions=log.num_evictions,
             num_restarts=log.num_restarts,
@@ -147,6 +147,14 @@ class _Simulation:
             replicas=uses,
             token_gaps=token_gaps,
         )
+
+    def _received(self, emitted_seconds: Sequence[float]) -> list[float]:
+        """Return when the clients have the tokens that were emitted at these times, by request."""
+        overheads = [self._fleet.pools[pool].request_overhead_seconds for pool, _ in self._places]
+        return [
+            seconds + overheads[replica]
+            for seconds, replica in zip(emitted_seconds, self._replica_of, strict=True)
+        ]
 
 
 def _models(fleet: ServingFleet, trace: Trace) -> Sequence[str]:

@@ -29,12 +29,19 @@ class ReplicaPool:
     """Sequences a replica computes at once."""
     max_batched_tokens: int
     """Budget of a step: prompt tokens and one for each decoding sequence."""
+    request_overhead_seconds: float = 0.0
+    """By which the client has every token later than the step that emits it ends."""
 
     def __post_init__(self) -> None:
         if self.num_replicas < 0:
             raise ValueError(f"{self.name}: {self.num_replicas} replicas; give 0 or more")
         if self.kv_capacity_tokens < 1 or self.max_sequences < 1:
             raise ValueError(f"{self.name}: no room for any sequence; give limits of at least 1")
+        if not 0 <= self.request_overhead_seconds < math.inf:
+            raise ValueError(
+                f"{self.name}: a request costs {self.request_overhead_seconds} s beside its steps; "
+                "give 0 or more"
+            )
         if self.max_batched_tokens < self.max_sequences:
             raise ValueError(
                 f"{self.name}: {self.max_sequences} sequences do not fit a step of "

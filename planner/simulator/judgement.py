@@ -44,12 +44,6 @@ class TargetOutcome:
         return self.estimate.value <= self.limit_seconds
 
     @property
-    def is_certain(self) -> bool:
-        """Tell whether the interval is known and lies on one side of the limit."""
-        width = self.estimate.half_width
-        return width is not None and abs(self.estimate.value - self.limit_seconds) > width
-
-    @property
     def missing_pools(self) -> tuple[PoolOutcome, ...]:
         """Return the pools that miss the limit on their own, the most late values first.
 

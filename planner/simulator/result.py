@@ -35,9 +35,9 @@ class SimulationResult:
 
     arrival_seconds: Sequence[float]
     first_token_seconds: Sequence[float]
-    """When the first token was out."""
+    """When the client had the first token."""
     completion_seconds: Sequence[float]
-    """When the last token was out."""
+    """When the client had the last token."""
     output_tokens: Sequence[int]
     num_evictions: Sequence[int]
     num_restarts: Sequence[int]

@@ -23,6 +23,13 @@ class ReplicaSpeed:
     """Sequences that run at once."""
     max_batched_tokens: int
     """Tokens of one step."""
+    request_overhead_seconds: float = 0.0
+    """Beside its steps, until the client has the first token; measured replicas alone have it."""
+
+    @property
+    def longest_request_tokens(self) -> int:
+        """Longest sequence that it serves: the context, where the cache has room for as much."""
+        return min(self.max_context_tokens, self.kv_capacity_tokens)
 
 
 def replica_speed(design: ReplicaDesign, coefficients: Coefficients) -> ReplicaSpeed | Obstacle:

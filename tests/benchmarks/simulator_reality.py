@@ -234,6 +234,7 @@ def _fleet(fitted: FittedReplica, slowness: float) -> ServingFleet:
         kv_capacity_tokens=KV_TOKENS,
         max_sequences=MAX_SEQUENCES,
         max_batched_tokens=MOST_PREFILL_TOKENS + MAX_SEQUENCES // 2,
+        request_overhead_seconds=slowness * fitted.request_overhead_seconds,
     )
     return ServingFleet((pool,), {"tiny": SizeShares((INPUTS[1],), ((1.0,),))})
 
@@ -258,9 +259,7 @@ def _capacity(fitted: FittedReplica, slowness: float) -> float:
 def _predict(fitted: FittedReplica, trace: Trace, slowness: float) -> Latency:
     result = simulate(_fleet(fitted, slowness), trace, seed=0)
     counted = slice(WARM_UP, None)
-    overhead = slowness * fitted.request_overhead_seconds
-    ttft = [overhead + each for each in result.ttft_seconds(counted)]
-    return Latency.of(ttft, result.tpot_seconds(counted))
+    return Latency.of(result.ttft_seconds(counted), result.tpot_seconds(counted))
 
 
 async def _replay(endpoint: Endpoint, trace: Trace) -> Latency:

@@ -17,6 +17,7 @@ from planner.fleet.plan_file import read_plan
 from planner.fleet.simulate_plan import simulate_plan
 from planner.fleet_program.balance import balanced_shares
 from planner.fleet_program.limits import Scenario
+from planner.workloads.trace import Trace
 
 RATE = 14.0
 
@@ -308,6 +309,28 @@ def test_a_trace_of_several_models_is_judged_model_by_model(shared, capsys):
     code, report = _simulated(shared, "--trace", str(path), "--requests-per-second", "4")
     assert (code, {target["model"] for target in report["targets"]}) == (0, {"a"})
     assert report["replayed"].endswith("; b: no requests")
+    assert "latency not verified: b had no requests" in capsys.readouterr().out
+
+
+def test_a_small_replica_bounds_only_the_requests_it_may_get(verified, folder, tmp_path, capsys):
+    """Long inputs go where there is room for them, so a smaller context elsewhere refuses none."""
+    content = json.loads(verified.model_dump_json())
+    small, large = (next(r for r in content["replicas"] if r["gpu"] == g) for g in ("A10G", "L40S"))
+    small["max_context_tokens"] = 1000
+    end = content["weights"][-1]["input_tokens_up_to"]
+    content["weights"] = [
+        content["weights"][0]
+        | {"input_tokens_over": over, "input_tokens_up_to": up_to}
+        | {"shares_fraction": {offer: 1.0}, "weights": {offer: 1000}}
+        for over, up_to, offer in ((0, 500, small["offer"]), (500, end, large["offer"]))
+    ]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    for short_output, fits in ((600, True), (601, False)):
+        trace = Trace(tuple(map(float, range(200))), (400, 4000) * 100, (short_output, 100) * 100)
+        code, report = _simulated(tmp_path, "--trace", str(logged(trace, tmp_path)))
+        assert (code, report is not None) == ((0, True) if fits else (2, False))
+    assert "100 requests of the trace for" in (error := capsys.readouterr().err)
+    assert "the longest 1,001 tokens of 1,000" in error
 
 
 def test_requests_the_plan_cannot_serve_are_counted_and_refused(shared, capsys):
@@ -319,7 +342,7 @@ def test_requests_the_plan_cannot_serve_are_counted_and_refused(shared, capsys):
         (trace, "requests of the trace name no model; say which model they are for"),
         (
             _named(longer, "a"),
-            "1 requests of the trace for a are longer than its context of 16,384",
+            "1 requests of the trace for a are longer than the context of replicas they may go to",
         ),
     ):
         path = logged(unfit, shared, "unfit.jsonl")

@@ -1,5 +1,6 @@
 """The fleet program against brute force, in one piece and decomposed; and its single rules."""
 
+import random
 import time
 from dataclasses import replace
 
@@ -8,7 +9,10 @@ from fleet_programs import brute_force_cost, is_plan, melange_program, one_model
 
 from planner.fleet_program import decomposed
 from planner.fleet_program import solve as solving
+from planner.fleet_program.answer import CountsFound
 from planner.fleet_program.balance import check_shares
+from planner.fleet_program.counts_master import CountsMaster, Relaxed
+from planner.fleet_program.highs import Solved
 from planner.fleet_program.limits import Scenario
 from planner.fleet_program.problem import Cap, Rules
 from planner.fleet_program.solve import solve, unservable_rows
@@ -147,6 +151,87 @@ def test_a_row_nobody_serves_is_infeasible():
     problem = one_model([1.0, 1.0], [(1.0, [1.0, 0.0])])
     assert unservable_rows(problem) == (1,)
     assert _solve(problem).status == "infeasible"
+
+
+def _with_a_tiny_row(load):
+    """Return a problem too large for one piece; its last row is served by its last offer only."""
+    rng = random.Random(0)
+    offers = [
+        (round(rng.uniform(1, 5), 2), [1 / rng.uniform(0.05, 0.3) for _ in range(60)] + [0])
+        for _ in range(40)
+    ]
+    return one_model([1.0] * 61, [*offers, (2.0, [0] * 60 + [1 / load])])
+
+
+@pytest.mark.parametrize("load", [1e-6, 1e-9, 1e-12])
+def test_a_row_with_next_to_no_load_is_served(load):
+    """However small its load, the only offer of a row stands in the plan, and nothing falls back."""
+    problem = _with_a_tiny_row(load)
+    chain = SolverChain([Highs()])
+    found = solve(
+        problem, solver=chain, time_limit_seconds=60, gap_fraction=0.01, clock=time.perf_counter
+    )
+    assert found.solver == decomposed.SOLVER
+    assert chain.num_fallbacks == 0
+    assert found.counts[-1] == 1
+    assert found.shares[-1] == ((40, 1.0),)
+
+
+NO_PLAN = Solved(None, float("inf"), float("inf"), True)
+TOO_HIGH = Solved(None, float("inf"), 1e6, False)
+
+
+def _must_fall_back(problem, monkeypatch):
+    """Solve decomposed; the decomposition must give up and the whole program answer in its place."""
+    expected = _solve(problem)
+    monkeypatch.setattr(solving, "WHOLE_SHARES", 0)
+    chain = SolverChain([Highs()])
+    found = _solve(problem, solver=chain)
+    assert chain.num_fallbacks == 1
+    assert found.solver == Highs.name
+    assert found.cost_usd_per_hour == pytest.approx(expected.cost_usd_per_hour)
+
+
+@pytest.mark.parametrize("evidence", [NO_PLAN, TOO_HIGH])
+def test_a_search_that_contradicts_a_known_plan_proves_nothing(evidence, monkeypatch):
+    """A master without a solution, or with a bound above a plan's cost, is wrong: it gives up."""
+    monkeypatch.setattr(CountsMaster, "search", lambda *_, **__: evidence)
+    _must_fall_back(random_program(9), monkeypatch)
+
+
+def test_a_relaxation_that_contradicts_a_known_plan_proves_nothing(monkeypatch):
+    """No solution of the relaxation after a plan was found is no proof that none exists."""
+    close = decomposed.close_relaxation
+
+    def closed(*given, **others):
+        relaxed = close(*given, **others)
+        nothing = Relaxed(float("inf"), relaxed.counts, relaxed.used)
+        monkeypatch.setattr(CountsMaster, "relax", lambda _: nothing)
+        return relaxed
+
+    monkeypatch.setattr(decomposed, "close_relaxation", closed)
+    _must_fall_back(random_program(9), monkeypatch)
+
+
+def test_a_plan_below_a_bound_proves_nothing(monkeypatch):
+    """A bound that a later plan undercuts was wrong from the start."""
+    close = decomposed.close_relaxation
+    monkeypatch.setattr(
+        decomposed,
+        "close_relaxation",
+        lambda *given, **others: replace(close(*given, **others), bound_usd_per_hour=1e6),
+    )
+    _must_fall_back(random_program(9), monkeypatch)
+
+
+def test_counts_that_fail_their_check_fall_back(monkeypatch):
+    """Where decomposed counts do not carry the load, the whole program answers, and it is counted."""
+    monkeypatch.setattr(solving, "WHOLE_SHARES", 0)
+    short = CountsFound("optimal", (1, 0), 1.01, 1.01, decomposed.SOLVER)
+    monkeypatch.setattr(decomposed, "cheapest_counts", lambda *_, **__: short)
+    chain = SolverChain([Highs()])
+    assert _solve(melange_program(), solver=chain).counts == (1, 1)
+    assert chain.num_fallbacks == 1
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -37,7 +37,9 @@ def _run(rate, tpot_seconds):
     )
 
 
-def _profile(folder, *, gpu="L40S", steps=True, limits=None, name="profile.json"):
+def _profile(
+    folder, *, gpu="L40S", steps=True, limits=None, overhead_seconds=0.0, name="profile.json"
+):
     """Write a profile: 2 requests/s at 0.05 s a token, 3 at 0.09 s, whatever the size."""
     cell = Cell(runs=(_run(2, 0.05), _run(3, 0.09)))
     sizes = [(inputs, outputs) for inputs in (16, 16_000) for outputs in (8, 1_200)]
@@ -45,7 +47,7 @@ def _profile(folder, *, gpu="L40S", steps=True, limits=None, name="profile.json"
         "lone_prompts": tuple(
             LonePrompt(
                 input_tokens=tokens,
-                ttft_seconds=STEPS.step_seconds(StepBatch(tokens, 0, 0, 0)),
+                ttft_seconds=overhead_seconds + STEPS.step_seconds(StepBatch(tokens, 0, 0, 0)),
                 num_requests=3,
             )
             for tokens in (16, 200, 1000)
@@ -112,6 +114,18 @@ def test_a_measured_plan_is_verified_and_simulated_by_its_fitted_steps(tmp_path,
     assert motley.main(["plan", *words, "--output", str(report)]) == 0
     for target in plan.verification.targets:
         assert f'"value_seconds": {target.value_seconds}' in report.read_text()
+
+
+def test_what_a_request_costs_beside_steps_is_judged(tmp_path, capsys):
+    """Two profiles that differ by 50 ms a request give plans whose TTFT differs by as much."""
+    targets = []
+    for overhead in (0.0, 0.05):
+        _profile(tmp_path, overhead_seconds=overhead)
+        plan = planned(written(_file(), tmp_path), tmp_path)
+        targets.append([target.value_seconds for target in plan.verification.targets])
+    (ttft, tpot), (later_ttft, later_tpot) = targets
+    assert later_ttft - ttft == pytest.approx(0.05, rel=1e-3)
+    assert later_tpot == pytest.approx(tpot, rel=1e-3)
 
 
 def test_requests_beyond_the_measured_context_have_no_rate(tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fleet_programs import random_program
+from fleet_programs import one_model, random_program
 
 from planner.fleet_program.arrays import arrays_of
 from planner.fleet_program.counts_master import CountsMaster
@@ -68,6 +68,15 @@ def test_a_shortage_is_cut_off(seed, rules):
     short = pool.most_violated(counts)
     assert short is not None
     assert short.needed == pytest.approx(1.0)
+
+
+def test_a_row_worth_next_to_nothing_is_not_taken_for_served():
+    """What a row left out is worth does not decide whether it is short."""
+    problem = one_model([1.0, 1.0], [(1.0, [1.0, 0.0]), (1.0, [0.0, 1.0])])
+    transport = Transport(arrays_of(problem).demands[0], np.array([1.0, 1e-12]))
+    counts = np.array([1.0, 0.0])
+    assert transport.shortage(counts, counts) is not None
+    assert transport.shortage(np.ones(2), np.ones(2)) is None
 
 
 @pytest.mark.parametrize("rules", [Rules(), SPARE])

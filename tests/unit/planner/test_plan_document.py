@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fleet_files import inputs_of, modelled, served, stated
+from fleet_files import LLAMA, SLO, inputs_of, modelled, served, stated
 from pydantic import ValidationError
 
 from planner.documents import describe
@@ -13,6 +13,8 @@ from planner.fleet.fleet_plan import WEIGHT_SUM, FleetPlan
 from planner.fleet.plan import FleetPlanner, Search, plan_fleet
 from planner.fleet.plan_document import column_loads
 from planner.fleet.plan_file import read_plan
+from planner.fleet.planned_fleet import planned_speed
+from planner.render.engines import vllm_arguments
 
 
 def _plan(content):
@@ -118,6 +120,21 @@ def test_a_modelled_plan_carries_what_a_replay_needs():
     )
     assert any("speeds are modelled" in note for note in plan.notes)
     assert (plan.latency_verified, plan.latency) == (False, "latency not verified")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "asked", "context"),
+    [("L4", None, 40_262), ("L4", 8192, 8192), ("H100-SXM", 10**6, 131_072)],
+)
+def test_the_context_is_what_a_replica_can_hold(gpu, asked, context):
+    """Asked for or not, it never exceeds the model's own nor the cache, and engines are told so."""
+    model = served(LLAMA, slo=SLO | {"tpot_seconds": 0.2}, max_context_tokens=asked)
+    content = modelled(models=[model], offers=[{"gpu": gpu, "price_usd_per_hour": 1}])
+    (row,) = (plan := _plan(content | {"verification": False})).replicas
+    assert row.max_context_tokens == context
+    assert planned_speed(plan, row).longest_request_tokens == context
+    words = vllm_arguments(plan.models[0], row)
+    assert words[words.index("--max-model-len") + 1] == str(context)
 
 
 def test_a_plan_survives_its_file(plan, tmp_path):

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from planner.errors import DocumentError, ProfileError
 from planner.profiling.profile import (
     Cell,
+    DecodeBatch,
     LatencySummary,
+    ObservedLimits,
     Run,
     TakenUnder,
     ThresholdedRate,
@@ -168,6 +170,42 @@ def test_profiles_of_one_replica_become_one():
     assert [len(row[0].runs) for row in both.cells] == [2, 1]
     with pytest.raises(ProfileError, match="gpu L4 against T4"):
         merged([both, both.model_copy(update={"gpu": "T4"})])
+
+
+def _limited(*batches, **limits):
+    decoding = tuple(
+        DecodeBatch(
+            sequences=n, input_tokens=8, context_tokens=40, step_seconds=0.01, num_repetitions=1
+        )
+        for n in batches
+    )
+    return assembled(
+        FACTS,
+        {(128, 32): Cell(runs=(_run(1),))},
+        limits=ObservedLimits(**limits),
+        decode_batches=decoding,
+    )
+
+
+def test_limits_are_merged_field_by_field():
+    """What one profile did not observe another one did, whichever comes first."""
+    parts = [_limited(1, 8, max_sequences=8), _limited(1, 4, kv_capacity_tokens=4096)]
+    expected = ObservedLimits(max_sequences=8, kv_capacity_tokens=4096)
+    assert merged(parts).limits == merged(parts[::-1]).limits == expected
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (_limited(max_sequences=16), "max_sequences 8 against 16"),
+        (_limited(max_sequences=8, kv_capacity_tokens=5), "kv_capacity_tokens 4096 against 5"),
+        (_limited(1, 16), "max_sequences 8 in one, 16 sequences decoding at once in another"),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused(other, words):
+    """Two numbers for one limit, or a batch above it, are of two settings of the engine."""
+    with pytest.raises(ProfileError, match=words):
+        merged([_limited(max_sequences=8, kv_capacity_tokens=4096), other])
 
 
 def _grid(rates):

@@ -1,6 +1,7 @@
 """The load generator, in virtual time against a replica whose steps are known."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from virtual_endpoint import VirtualEndpoint, virtual_run
@@ -29,11 +30,18 @@ SETTINGS = Settings(
 )
 
 
-def _measure(settings=SETTINGS, kept=None, told=None, **endpoint):
+class _Buffering(VirtualEndpoint):
+    """Sends every answer in one piece."""
+
+    async def complete(self, prompt, *, max_tokens):
+        answer = await super().complete(prompt, max_tokens=max_tokens)
+        return replace(answer, token_seconds=answer.token_seconds[-1:])
+
+
+def _measure(settings=SETTINGS, kept=None, told=None, replica=VirtualEndpoint, **endpoint):
     async def work(clock):
-        replica = VirtualEndpoint(clock, STEPS, **endpoint)
         measurement = Measurement(
-            replica,
+            replica(clock, STEPS, **endpoint),
             FACTS,
             settings,
             clock=clock,
@@ -116,6 +124,22 @@ def test_listed_rates_are_offered_until_one_saturates():
     )
     (cell,) = _measure(settings).cells[0]
     assert [run.offered_requests_per_second for run in cell.runs] == [1.0, 2.0, 1000.0]
+
+
+def test_answers_in_a_few_pieces_are_no_limit(caplog):
+    """One sequence that comes in eight pieces tells no step and no limit; the rates are still taken."""
+    profile = _measure(tokens_per_piece=10)
+    assert profile.limits.max_sequences is None
+    assert profile.decode_batches == ()
+    assert profile.cells[0][0].runs
+    skipped = [record.getMessage() for record in caplog.records]
+    assert [line.split()[:2] for line in skipped] == [["decoding_batch_skipped", "sequences=1"]]
+    assert "shared fewer than 8 steps" in skipped[0]
+
+
+def test_answers_in_one_piece_are_no_limit():
+    """Nor is a sequence whose text comes all at once, at its end: it ran, beside nobody."""
+    assert _measure(replica=_Buffering).limits.max_sequences is None
 
 
 def test_every_stage_is_kept_and_told():
@@ -201,7 +225,19 @@ def test_the_search_ends_close_to_saturation_from_either_side(capacity):
     assert max(held) <= capacity / 0.9
 
 
-def _run(offered, achieved):
+@pytest.mark.parametrize("capacity", [0.3, 3.7])
+def test_the_search_does_not_climb_where_the_endpoint_refuses(capacity):
+    """Requests refused at once keep pace: the failures end the doubling, close to what is held."""
+    runs = []
+    while (rate := next_searched_rate(0.5, runs)) is not None:
+        runs.append(_run(rate, rate, num_failures=int(rate > capacity)))
+    refused = [run.offered_requests_per_second for run in runs if run.num_failures]
+    held = [run.offered_requests_per_second for run in runs if not run.num_failures]
+    assert max(refused) < 4 * capacity
+    assert max(held) <= capacity < min(refused) <= 1.2 * max(held)
+
+
+def _run(offered, achieved, **others):
     return Run(
         offered_requests_per_second=offered,
         achieved_requests_per_second=achieved,
@@ -211,4 +247,5 @@ def _run(offered, achieved):
         mean_output_tokens=1,
         ttft=LatencySummary(),
         source="test",
+        **others,
     )

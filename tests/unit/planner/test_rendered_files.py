@@ -1,6 +1,7 @@
 """What `motley plan render` writes, against the plan it came from."""
 
 import json
+import re
 import shlex
 import subprocess
 from collections import Counter
@@ -13,6 +14,7 @@ from fleet_plans import CHAT, L4, SPOT, plan_content, small_plan
 
 from planner.errors import RenderError
 from planner.render.cli import Target
+from planner.render.fleet import dns_label
 from planner.render.options import Files, RenderOptions
 from planner.render.targets import TARGETS, TargetName, render
 from router.config import RouterConfig
@@ -173,6 +175,7 @@ def test_replicas_run_with_the_planned_arguments(target: TargetName) -> None:
         "--pipeline-parallel-size": "1",
         "--dtype": "bfloat16",
         "--kv-cache-dtype": "fp8",
+        "--max-model-len": "32768",
         "--gpu-memory-utilization": "0.92",
         "--max-num-seqs": "384",
         "--max-num-batched-tokens": "8192",
@@ -181,7 +184,6 @@ def test_replicas_run_with_the_planned_arguments(target: TargetName) -> None:
         assert words.count(flag) == 1
         assert words[words.index(flag) + 1] == value
     assert "--enable-prefix-caching" in words
-    assert "--max-model-len" not in words
     short = commands[L4]
     assert short[short.index("--max-model-len") + 1] == "8192"
     assert short[short.index("--kv-cache-dtype") + 1] == "auto"
@@ -322,6 +324,16 @@ def test_names_are_labels_and_unique() -> None:
     names = [each["metadata"]["name"] for each in sets]
     assert len(set(names)) == len(offers)
     assert all(len(name) <= 44 and name[0].isalpha() for name in names)
+
+
+def test_names_without_a_latin_letter_are_labels_too() -> None:
+    """Their labels are digests: letters, unique, the same each time."""
+    labels = [dns_label(text) for text in ("模型", "模", "/", "7")]
+    assert len(set(labels)) == 4
+    assert all(re.fullmatch(r"m-[0-9a-f]+", label) for label in labels)
+    assert dns_label("模型") == labels[0]
+    taken = dns_label("模型", taken=labels)
+    assert taken not in labels
 
 
 def test_dollars_are_escaped_where_they_mean_something() -> None:

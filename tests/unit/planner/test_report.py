@@ -1,12 +1,15 @@
 """A plan in words."""
 
 import pytest
-from fleet_files import served, stated
+from fleet_files import inputs_of, served, stated
+from rich.console import Console
 
 from planner.fleet.fleet_config import FleetConfig
-from planner.fleet.plan import plan_fleet
-from planner.fleet.report import comparison_line, summary_lines
+from planner.fleet.plan import FleetPlanner, Search, plan_fleet
+from planner.fleet.report import comparison_line, latency_table, print_plan, summary_lines
+from planner.fleet.single_types import single_type_fleets
 from planner.fleet.verification import VerificationReport, VerifiedTarget
+from planner.fleet_program import single_type
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,29 @@ def test_where_one_model_has_no_single_type_none_is_claimed(plan):
     assert comparison_line(none) == "cheapest single type: none can serve the workload alone"
 
 
+def test_single_types_that_time_ran_out_on_are_called_unproven(monkeypatch, tmp_path):
+    """A fleet that may not be the cheapest costs so much or less; one not found is not forbidden."""
+    inputs = inputs_of(stated(shares="oracle"), tmp_path)
+    problem = FleetPlanner(inputs, Search()).problem({})
+    found = [
+        single_type.SingleTypeFleet(0, "A100", "feasible", (0, 2), 7.34),
+        single_type.SingleTypeFleet(0, "A10G", "time_limit", (), None),
+    ]
+    monkeypatch.setattr(single_type, "best_single_types", lambda *_, **__: found)
+    a100, a10g = single_type_fleets(inputs, problem, solver=Search().solver, clock=lambda: 0.0)
+    assert (a100.cost_usd_per_hour, a100.obstacle, a100.is_proven) == (7.34, "", False)
+    assert (a10g.obstacle, a10g.is_proven) == ("not known: none found in 5 s", False)
+    unproven = plan_fleet(inputs.config).plan.model_copy(update={"single_type": (a100, a10g)})
+    assert comparison_line(unproven).startswith(
+        "cheapest single type found, time ran out before proof: 2 x A100 = $7.34/h"
+    )
+    console = Console(record=True, width=200)
+    print_plan(unproven, console)
+    assert "$7.34 or less" in console.export_text()
+    none = unproven.model_copy(update={"single_type": (a10g,)})
+    assert comparison_line(none) == "cheapest single type: not known, time ran out"
+
+
 def test_verification_is_told_with_its_rounds_costs_and_savings(plan):
     """What was replayed, on how many samples, at what cost before and after."""
     report = _report(0.5)
@@ -72,6 +98,26 @@ def test_verification_is_told_with_its_rounds_costs_and_savings(plan):
     assert "verification: 2 rounds, $4.68/h before, $4.68/h after" in lines
     assert "saving taken: 1 x A10G removed: $1.01/h less" in lines
     assert lines[-1] == "fine"
+
+
+@pytest.mark.parametrize(
+    ("value", "half_width", "words"),
+    [
+        (0.9, 0.05, "met"),
+        (1.1, 0.05, "missed"),
+        (0.9, 0.1, "met, the limit within ± 95 %"),
+        (1.1, 0.2, "missed, the limit within ± 95 %"),
+        (0.9, None, "met"),
+    ],
+)
+def test_a_target_near_its_limit_is_called_so(value, half_width, words, plan):
+    """Within its interval of the limit a value may be on the other side in truth."""
+    (target,) = _report(value).targets
+    near = target.model_copy(update={"half_width_seconds": half_width})
+    assert near.is_certain == (half_width == 0.05)
+    console = Console(record=True, width=200)
+    console.print(latency_table(_report(value).model_copy(update={"targets": (near,)})))
+    assert f" {words} " in console.export_text()
 
 
 def test_a_miss_names_the_worst_target():
@@ -91,6 +137,13 @@ def test_a_short_replay_verifies_nothing():
         "latency not verified: every target met, but the replay lasts 7."
     )
     assert _report(2.0, replayed_seconds=7).in_words.startswith("latency target missed")
+
+
+def test_a_model_without_requests_is_not_verified():
+    """Targets met by one model say nothing of another."""
+    half = _report(0.5).model_copy(update={"models_without_requests": ("n",)})
+    assert not half.is_verified
+    assert half.in_words == ("latency not verified: n had no requests; replay some of every model")
 
 
 def test_the_price_of_tokens_needs_known_lengths(plan):

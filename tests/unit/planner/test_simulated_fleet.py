@@ -98,6 +98,24 @@ def test_a_loss_that_leaves_nobody_is_said():
         without_market(fleet(pool()), "on-demand")
 
 
+def test_what_requests_cost_beside_steps_delays_all_their_tokens():
+    """Each pool's own overhead is in its times to first token, and in nothing else."""
+    trace = Trace([0.0, 0.1, 0.2, 0.3], [5, 9, 5, 9], [5, 4, 1, 2])
+    shares = {"m": SizeShares((5, 9), ((1.0, 0.0), (0.0, 1.0)))}
+
+    def served(*overheads):
+        pools = (pool(n, request_overhead_seconds=s) for n, s in zip("ab", overheads, strict=True))
+        return simulate(ServingFleet(tuple(pools), shares), trace, seed=0)
+
+    without, beside = served(0.0, 0.0), served(0.25, 0.5)
+    delays = [b - a for a, b in zip(without.ttft_seconds(), beside.ttft_seconds(), strict=True)]
+    assert delays == pytest.approx([0.25, 0.5, 0.25, 0.5])
+    assert beside.tpot_seconds() == pytest.approx(without.tpot_seconds())
+    assert beside.replicas == without.replicas
+    with pytest.raises(ValueError, match="costs -1 s beside its steps; give 0 or more"):
+        pool(request_overhead_seconds=-1)
+
+
 def test_requests_of_a_lost_replica_start_anew_elsewhere():
     """Done by hand: steps of 1 s; at 2.5 s the first replica goes with a request two tokens old.
 

@@ -25,7 +25,7 @@ from router.input_size import InputSizes, PromptSize, prompt_size
                     },
                 ]
             },
-            PromptSize(4, 0),
+            PromptSize(4, 0, is_all_text=False),
         ),
         ({"messages": [{"content": None}], "tools": [{"a": 1}]}, PromptSize(10, 0)),
         ({"prompt": "\ud800"}, PromptSize(3, 0)),
@@ -35,7 +35,7 @@ from router.input_size import InputSizes, PromptSize, prompt_size
     ],
 )
 def test_every_shape_of_prompt_is_counted(fields: dict[str, object], size: PromptSize) -> None:
-    """Strings count in bytes, ids one by one, other shapes not at all."""
+    """Strings count in bytes, ids one by one, other shapes not at all; parts left out are told."""
     assert prompt_size(fields) == size
 
 
@@ -56,6 +56,20 @@ def test_the_ratio_follows_what_replicas_report() -> None:
     for _ in range(2000):
         sizes.learn(query, 100)
     assert sizes.estimate(query) == pytest.approx(100, rel=0.01)
+
+
+def test_an_image_does_not_spoil_the_ratio() -> None:
+    """What a replica counts for an image is no text: such bodies teach nothing, their text is counted."""
+    sizes = InputSizes(["m"])
+    text = {"type": "text", "text": "x" * 400}
+    image = {"type": "image_url", "image_url": {"url": "data:"}}
+    seen = Query("m", {"messages": [{"role": "user", "content": [text, image]}]})
+    read = Query("m", {"messages": [{"role": "user", "content": [text, text]}]})
+    sizes.learn(seen, 10_000)
+    assert sizes.tokens_per_byte == {"m": 0.25}
+    assert sizes.estimate(seen) == 100
+    sizes.learn(read, 400)
+    assert sizes.tokens_per_byte["m"] > 0.25
 
 
 def test_what_teaches_nothing_is_ignored() -> None:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts the services of plan 181ce9387a66.
+# Starts the services of plan 831ff0210dcc.
 set -eu
 cd "$(dirname "$0")"
 sky serve up --yes -n chat-l4-on-demand-gcp-us-central1 services/chat-l4-on-demand-gcp-us-central1.yaml
