@@ -5,13 +5,13 @@ import os
 import tempfile
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from planner.errors import DocumentError
+from planner.errors import DocumentError, close_names
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -58,11 +58,14 @@ def validated(path: Path, content: dict[Any, Any], model: type[Model]) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise DocumentError(path, describe(error)) from None
+        raise DocumentError(path, describe(error, model)) from None
 
 
-def describe(error: ValidationError) -> str:
-    """Return a validation error as one line: dotted path, what is wrong, the value."""
+def describe(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Return a validation error as one line: dotted path, what is wrong, the value.
+
+    With the `model` that was broken, an unknown key is told with those that are spelt like it.
+    """
     problems = error.errors(include_url=False)
     # Another version explains every other problem; a misspelled key, one that is missing.
     first = min(problems, key=lambda p: (p["loc"] != ("schema_version",), not _is_unknown(p)))
@@ -71,7 +74,11 @@ def describe(error: ValidationError) -> str:
         expected = first["ctx"]["expected"]
         what = f"is {_short(first['input'])}, read is {expected}; make the document again"
     elif first["type"] == "extra_forbidden":
-        what = "unknown key; remove it or correct its spelling"
+        near = (
+            () if model is None else close_names(str(first["loc"][-1]), _keys(model, first["loc"]))
+        )
+        told = f"near: {', '.join(near)}; " if near else ""
+        what = f"unknown key; {told}remove it or correct its spelling"
     elif first["type"] == "missing":
         what = "is required; add it"
     elif first["type"] == "value_error" and isinstance(first["input"], dict):
@@ -133,6 +140,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def _is_unknown(problem: ErrorDetails) -> bool:
     return problem["type"] == "extra_forbidden"
+
+
+def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that a document of `model` may hold beside the one at `loc`.
+
+    Where a section has several forms, such as a workload, the keys of all of them.
+    """
+    sections = [model]
+    for part in loc[:-1]:
+        fields = [section.model_fields.get(str(part)) for section in sections]
+        inside = [found for field in fields if field for found in _models_in(field.annotation)]
+        sections = inside or sections  # an index or the name of a form stays where it is
+    return list(dict.fromkeys(key for section in sections for key in section.model_fields))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]
 
 
 def _is_same_file(path: Path, other: Path) -> bool:

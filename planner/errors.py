@@ -102,10 +102,15 @@ class UnknownNameError(PlannerError):
 
 def nearest(name: str, known: Sequence[str]) -> tuple[str, ...]:
     """Return up to five known names closest to `name`, or every one where none is close."""
+    return close_names(name, known) or tuple(known)
+
+
+def close_names(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return up to five known names closest to `name`; none where none is close."""
     plain = {_plain(candidate): candidate for candidate in known}
     close = difflib.get_close_matches(_plain(name), plain, n=5, cutoff=0.5)
     inside = [text for text in plain if _plain(name) in text and text not in close]
-    return tuple(plain[text] for text in [*close, *inside][:5]) or tuple(known)
+    return tuple(plain[text] for text in [*close, *inside][:5])
 
 
 def _plain(name: str) -> str:

@@ -16,7 +16,8 @@ class Pair(StrictModel):
     ("content", "message"),
     [
         ("first: 1\nfirst: 2\n", "the key 'first' is there twice"),
-        ("first: 1\nthird: 2\n", "third: unknown key"),
+        ("first: 1\nfirts: 2\n", "firts: unknown key; near: first; remove it"),
+        ("first: 1\nzzzzz: 2\n", "zzzzz: unknown key; remove it"),
         ("second: 2\n", "first: is required"),
         ("first: [1\n", "is malformed"),
         ("first: 2024-99-99\n", "is malformed"),

@@ -4,10 +4,11 @@ import re
 
 import pytest
 import yaml
-from fleet_files import LLAMA, modelled, served, stated
+from fleet_files import LLAMA, SLO, modelled, served, stated, written
 from pydantic import TypeAdapter, ValidationError
 
-from planner.documents import describe
+from planner.documents import describe, read_document
+from planner.errors import DocumentError
 from planner.fleet.fleet_config import FleetConfig, GpuCap, ServedModel, Verification
 from planner.fleet.offers import Offer
 from planner.fleet.requests_config import MixRequests, Requests, TraceRequests
@@ -60,6 +61,30 @@ def test_an_offer_that_makes_no_sense_is_refused(case):
     with pytest.raises(ValidationError) as caught:
         _offer(**fields)
     assert message in describe(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "near"),
+    [
+        (("budget",), "budget_usd_per_hour"),
+        (("offers", 0, "tensor_paralel"), "tensor_parallel"),
+        (("caps", 0, "max_gpu"), "max_gpus"),
+        (("verification", "round"), "rounds"),
+        (("models", 0, "slo", "ttft_second"), "ttft_seconds"),
+        (("models", 0, "workload", "histogram"), "histogram_fraction"),
+    ],
+)
+def test_an_unknown_key_is_told_with_those_spelt_like_it(where, near, tmp_path):
+    """Those of its own section, however deep it is."""
+    content = stated(caps=[{"max_gpus": 1}], verification={"rounds": 2})
+    content["models"][0]["slo"] = dict(SLO)
+    section = content
+    for part in where[:-1]:
+        section = section[part]
+    section[where[-1]] = 1
+    with pytest.raises(DocumentError) as caught:
+        read_document(written(content, tmp_path), FleetConfig)
+    assert re.search(rf"{where[-1]}: unknown key; near: [^;]*\b{near}\b", str(caught.value))
 
 
 def test_offers_are_named_by_device_market_and_region():
