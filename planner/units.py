@@ -31,6 +31,9 @@ NonNegative = Annotated[Number, Field(ge=0, le=1e6)]
 Positive = Annotated[Number, Field(gt=0, le=1e6)]
 """A number above 0, at most a million."""
 
+Rate = Annotated[Positive, AfterValidator(_refuse_traces)]
+"""Requests a second, from 1e-6 to a million."""
+
 Price = Annotated[NonNegative, AfterValidator(_refuse_traces)]
 """USD an hour: 0, or from 1e-6 to a million."""
 

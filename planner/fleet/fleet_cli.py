@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from planner.console import configure_logging, output
+from planner.workloads.workload_cli import check_trace_options
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", show_default=False)]
@@ -105,8 +106,7 @@ def simulate(
     Exit codes: 0 replayed (met or missed), 2 bad input, 3 a loss leaves requests with nobody.
     """
     configure_logging()
-    if requests_per_second is not None and not 0 < requests_per_second < math.inf:
-        raise typer.BadParameter("--requests-per-second must be a finite number above 0")
+    check_trace_options(requests_per_second)
     from planner.documents import write_atomically
     from planner.fleet.plan_file import read_plan
 

@@ -153,7 +153,10 @@ def _source(model: ServedModel, asked: TraceRequests | MixRequests, folder: Path
         )
     path = folder / asked.trace.expanduser()
     if not path.is_file():
-        raise DocumentError(path, f"no such file (workload of {model.name}); correct the path")
+        found = (
+            "is a folder" if path.is_dir() else "is no file" if path.exists() else "no such file"
+        )
+        raise DocumentError(path, f"{found} (workload of {model.name}); name a trace file")
     return requests_of(
         str(path),
         requests_per_second=asked.requests_per_second,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from planner.config import StrictModel
-from planner.units import Name, Positive
+from planner.units import Name, Positive, Rate
 from planner.workloads.workload import Workload
 
 Ranges = Annotated[int, Field(ge=1, le=100)]
@@ -21,7 +21,7 @@ class TraceRequests(StrictModel):
     """Format of the file; nothing: its first line tells."""
     model: Name | None = None
     """Only the requests of this model; nothing: all."""
-    requests_per_second: Positive | None = None
+    requests_per_second: Rate | None = None
     """Rate at which they are to arrive; nothing: the trace's own."""
     broken_rows_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Leave out broken rows, up to this share of all."""
@@ -38,7 +38,7 @@ class MixRequests(StrictModel):
 
     mix: Name
     """Its name; `motley plan workload --help` lists them."""
-    requests_per_second: Positive
+    requests_per_second: Rate
     """Rate at which they arrive."""
     duration_seconds: Positive = 3600.0
     """Length of the trace that is drawn."""

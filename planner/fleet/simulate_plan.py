@@ -55,33 +55,19 @@ def simulate_plan(
         WorkloadError: If it asks for models that the plan does not serve, or for nothing at all.
         UnverifiableError: If a speed is not known step by step, or no model has a target.
         InfeasibleError: If a loss leaves requests with nobody.
-        UnknownNameError: If the plan has no replica of what is to be gone.
+        UnknownNameError: If the plan has no replica of what is to be gone, or no model `unnamed`.
     """
     _check_losses(plan, losses)
+    _check_unnamed(plan, unnamed)
     replays = _replays(plan, trace_file, requests_per_second, unnamed, seed)
-    targets: list[VerifiedTarget] = []
-    for model in plan.models:
-        if model.slo is None:
-            raise UnverifiableError(
-                f"{model.name} has no latency target to judge; plan with an slo"
-            )
-        if model.name not in replays:
-            continue
-        counts_tokens = model.slo.tpot_seconds is not None and model.slo.tpot_per == "token"
-
-        def show(fraction: float, name: str = model.name) -> None:
-            on_progress(f"replaying {name}", fraction)
-
-        samples = replays[model.name].samples(
-            _fleet(plan, model.name, losses), count_tokens=counts_tokens, on_progress=show
-        )
-        targets += targets_of(model.name, judge(model.slo, samples))
+    targets = [
+        target
+        for model in plan.models
+        for target in _targets(plan, model, replays.get(model.name), losses, on_progress)
+    ]
     return VerificationReport(
         status="met" if all(target.is_met for target in targets) else "best attained",
-        replayed="; ".join(
-            f"{model.name}: {replays[model.name].words if model.name in replays else 'no requests'}"
-            for model in plan.models
-        ),
+        replayed=_in_words(plan, replays),
         num_requests=sum(replay.num_requests for replay in replays.values()),
         replayed_seconds=min(replay.duration_seconds for replay in replays.values()),
         num_samples=min(replay.num_samples for replay in replays.values()),
@@ -89,6 +75,33 @@ def simulate_plan(
         cost_before_usd_per_hour=plan.cost_usd_per_hour,
         targets=tuple(targets),
         models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
+    )
+
+
+def _targets(
+    plan: FleetPlan,
+    model: PlannedModel,
+    replay: Replay | None,
+    losses: Losses,
+    on_progress: OnProgress,
+) -> tuple[VerifiedTarget, ...]:
+    """Return the outcome of each target of one model; none where it has no requests."""
+    if model.slo is None:
+        raise UnverifiableError(f"{model.name} has no latency target to judge; plan with an slo")
+    if replay is None:
+        return ()
+    samples = replay.samples(
+        _fleet(plan, model.name, losses),
+        count_tokens=model.slo.tpot_seconds is not None and model.slo.tpot_per == "token",
+        on_progress=lambda fraction: on_progress(f"replaying {model.name}", fraction),
+    )
+    return targets_of(model.name, judge(model.slo, samples))
+
+
+def _in_words(plan: FleetPlan, replays: Mapping[str, Replay]) -> str:
+    return "; ".join(
+        f"{model.name}: {replays[model.name].words if model.name in replays else 'no requests'}"
+        for model in plan.models
     )
 
 
@@ -100,6 +113,13 @@ def _check_losses(plan: FleetPlan, losses: Losses) -> None:
         raise UnknownNameError("offer of the plan", losses.replica, offers, remedy)
     if losses.market is not None and losses.market not in markets:
         raise UnknownNameError("market of the plan", losses.market, markets, remedy)
+
+
+def _check_unnamed(plan: FleetPlan, unnamed: str | None) -> None:
+    served = [model.name for model in plan.models]
+    if unnamed is not None and unnamed not in served:
+        remedy = "give --model a model that the plan serves"
+        raise UnknownNameError("model of the plan", unnamed, served, remedy)
 
 
 def _fleet(plan: FleetPlan, model: str, losses: Losses) -> ServingFleet:
@@ -182,6 +202,11 @@ def _check_context(plan: FleetPlan, model: str, trace: Trace) -> None:
 
 def _by_model(plan: FleetPlan, trace: Trace, unnamed: str | None) -> dict[str, Trace]:
     """Return the requests of each model; where the plan serves one, all are for it."""
+    if unnamed is not None and trace.models is not None and "" not in trace.models:
+        raise WorkloadError(
+            f"every request of the trace names its model, so --model {unnamed} is for none of "
+            "them; leave it out"
+        )
     if len(plan.models) == 1:
         return {
             plan.models[0].name: Trace(

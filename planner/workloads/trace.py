@@ -65,9 +65,10 @@ class Trace:
             WorkloadError: If all requests arrive at once.
         """
         if self.duration_seconds == 0:
+            self._check_several()
             raise WorkloadError(
                 f"all requests of the trace ({self.num_requests}) arrive at once, so it has no "
-                "rate; give one with --requests-per-second"
+                "rate; plan for the grid that `motley plan workload --requests-per-second` makes of it"
             )
         return (self.num_requests - 1) / self.duration_seconds
 
@@ -86,9 +87,11 @@ class Trace:
         if not 0 < requests_per_second < math.inf:
             raise ValueError(f"rate is {requests_per_second}; give a finite number above 0")
         if self.duration_seconds == 0:
+            self._check_several()
             raise WorkloadError(
                 f"all requests of the trace ({self.num_requests}) arrive at once; there are no "
-                "gaps to stretch to another rate"
+                "gaps to stretch to another rate; plan for the grid that `motley plan workload` "
+                "makes of it"
             )
         factor = self.rate_requests_per_second / requests_per_second
         return replace(self, arrival_seconds=tuple(at * factor for at in self.arrival_seconds))
@@ -130,6 +133,12 @@ class Trace:
             models=tuple(compress(self.models, keep)),
             max_tokens=None if self.max_tokens is None else tuple(compress(self.max_tokens, keep)),
         )
+
+    def _check_several(self) -> None:
+        if self.num_requests == 1:
+            raise WorkloadError(
+                "the trace holds one request, too few for a rate or gaps to stretch; give several"
+            )
 
 
 def _check_tokens(name: str, tokens: Sequence[int] | Iterable[int]) -> None:

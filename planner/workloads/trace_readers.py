@@ -129,11 +129,12 @@ def _check(
         raise DocumentError(
             path,
             f"{counts.broken_sentence()}; correct them, or leave them out with "
-            f"--broken-rows-fraction {_at_least(num_broken / counts.num_rows)}",
+            f"broken_rows_fraction {_at_least(num_broken / counts.num_rows)} "
+            "(--broken-rows-fraction)",
         )
     if counts.out_of_order.count and file_format.is_in_order and not sort_rows:
-        problem = f"{counts.unsorted_sentence()}; check the file, or sort with --sort-rows"
-        raise DocumentError(path, problem)
+        remedy = "check the file, or allow it with sort_rows (--sort-rows)"
+        raise DocumentError(path, f"{counts.unsorted_sentence()}; {remedy}")
 
 
 def _at_least(fraction: float) -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from planner.workloads.workload_report import WorkloadReport
     from planner.workloads.workload_source import WorkloadSource
 
+LEAST_REQUESTS_PER_SECOND = 1e-6
+"""A rate below it is a mistake, and stretches arrivals past what seconds can tell apart."""
+
 Source = Annotated[str, typer.Argument(metavar="FILE|MIX", show_default=False)]
 Rate = Annotated[
     float | None,
@@ -97,9 +100,7 @@ def workload(
     Exit codes: 0 done, 2 bad input.
     """
     configure_logging()
-    _check_rate(requests_per_second)
-    if not broken_rows_fraction <= 1:
-        raise typer.BadParameter("--broken-rows-fraction must be a number from 0 to 1")
+    check_trace_options(requests_per_second, broken_rows_fraction)
     from planner.workloads.workload_source import FileOptions, MixOptions, requests_of
 
     _check_files(output_file, trace_file, plot_file, source=Path(source))
@@ -116,11 +117,18 @@ def workload(
     _write(report, requests, output_file, trace_file, plot_file)
 
 
-def _check_rate(requests_per_second: float | None) -> None:
-    if requests_per_second is not None and not 0 < requests_per_second < math.inf:
+def check_trace_options(
+    requests_per_second: float | None, broken_rows_fraction: float = 0.0
+) -> None:
+    """Refuse numbers that Typer lets through: NaN, infinity, and rates of nearly 0."""
+    rate = requests_per_second
+    if rate is not None and not LEAST_REQUESTS_PER_SECOND <= rate < math.inf:
         raise typer.BadParameter(
-            f"--requests-per-second is {requests_per_second}; give a finite number above 0"
+            f"--requests-per-second is {rate}; give a finite number of at least "
+            f"{LEAST_REQUESTS_PER_SECOND:g}"
         )
+    if not broken_rows_fraction <= 1:
+        raise typer.BadParameter("--broken-rows-fraction must be a number from 0 to 1")
 
 
 def _check_files(

@@ -107,7 +107,9 @@ def _of_file(path: Path, rate: float | None, options: FileOptions) -> WorkloadSo
     share = trace.num_requests / whole.num_requests
     counts, notes = whole.num_requests_by_model, reading.notes
     if model is None and len(counts) > 1:
-        mixed = f"requests of {len(counts)} models are counted together; pick one with --model"
+        mixed = (
+            f"requests of {len(counts)} models are counted together; pick one with model (--model)"
+        )
         notes = (*notes, mixed)
     name = f"{path.name} ({reading.format_name})"
     return WorkloadSource(

@@ -224,6 +224,8 @@ def test_a_loss_that_leaves_nobody_is_code_3(verified, folder, capsys):
         (["--without-market", "spot"], "no market of the plan is called spot; near: on-demand"),
         (["--trace", "none.jsonl"], "none.jsonl: no such file"),
         (["--requests-per-second", "3"], "--requests-per-second is for a trace"),
+        (["--requests-per-second", "1e-14"], "is 1e-14; give a finite number of at least 1e-06"),
+        (["--trace", "none.jsonl", "--model", "z"], "no model of the plan is called z; near: "),
     ],
 )
 def test_a_loss_or_trace_that_is_not_there_is_code_2(words, message, verified, folder, capsys):
@@ -349,6 +351,9 @@ def test_requests_the_plan_cannot_serve_are_counted_and_refused(shared, capsys):
         code, report = _simulated(shared, "--trace", str(path))
         assert (code, report) == (2, None)
         assert message in capsys.readouterr().err
+    path = str(logged(_named(trace, "a", "b"), shared, "named.jsonl"))
+    assert _simulated(shared, "--trace", path, "--model", "b") == (2, None)
+    assert "every request of the trace names its model, so --model b" in capsys.readouterr().err
     code, report = _simulated(
         shared, "--trace", str(logged(trace, shared, "unnamed.jsonl")), "--model", "b"
     )

@@ -15,8 +15,16 @@ def _workload(**fields):
     return lambda c: c["models"][0].update(workload=fields)
 
 
+def _modelled_workload(**fields):
+    model = {"name": LLAMA, "slo": SLO, "workload": fields}
+    return lambda c: c.update(modelled(models=[model]))
+
+
 BAD_INPUT = {
-    "unknown key": (lambda c: c.update(utilization=0.5), "utilization: unknown key"),
+    "unknown key": (
+        lambda c: c.update(utilization=0.5),
+        "utilization: unknown key; near: ",
+    ),
     "unknown key in an offer": (_offer(prize=1), "offers.0.prize: unknown key"),
     "negative price": (_offer(price_usd_per_hour=-1), "offers.0.price_usd_per_hour: Input should"),
     "NaN price": (_offer(price_usd_per_hour=float("nan")), "price_usd_per_hour: Input should be a"),
@@ -69,18 +77,20 @@ BAD_INPUT = {
     ),
     "an unknown device": (_offer(gpu="A10000"), "no device is called A10000; near: A100-80GB"),
     "an unknown mix": (
-        lambda c: c.update(
-            modelled(
-                models=[
-                    {
-                        "name": LLAMA,
-                        "slo": SLO,
-                        "workload": {"mix": "chatter", "requests_per_second": 1},
-                    }
-                ]
-            )
-        ),
+        _modelled_workload(mix="chatter", requests_per_second=1),
         "there is no mix 'chatter'; use one of: chat, code",
+    ),
+    "a rate of nearly 0": (
+        _modelled_workload(mix="chat", requests_per_second=1e-14),
+        "requests_per_second: is above 0 but under 1e-6",
+    ),
+    "a trace that is a folder": (
+        _modelled_workload(trace="."),
+        f"is a folder (workload of {LLAMA}); name a trace file",
+    ),
+    "a trace that is not there": (
+        _modelled_workload(trace="none.csv"),
+        f"none.csv: no such file (workload of {LLAMA})",
     ),
     "a missing current plan": (
         lambda c: c.update(current_plan="none.json", max_change_replicas=1),

@@ -85,7 +85,7 @@ def test_one_model_of_several(tmp_path, capsys):
     assert read_workload(target).requests_per_second == pytest.approx(3 / 4 * 3 / 4)
     assert "# Note: 1 of 5 requests were not answered" in target.read_text()
     assert _run(path) == 0
-    assert "2 models are counted together; pick one with --model" in capsys.readouterr().out
+    assert "2 models are counted together; pick one with model (--model)" in capsys.readouterr().out
 
 
 def test_what_is_beyond_the_grid_is_extrapolated_with_a_note(trace, tmp_path, capsys):
@@ -164,8 +164,8 @@ BAD_WORDS = {
     "no such file": (["missing.csv"], "no such file, and no mix of this name (chat, code"),
     "a folder": (["."], "cannot be read"),
     "a mix without rate": (["chat"], "has no rate of its own; give one with --requests-per"),
-    "rate of 0": (["chat", "--requests-per-second", 0], "give a finite number above 0"),
-    "NaN rate": (["chat", "--requests-per-second", "nan"], "give a finite number above 0"),
+    "rate of 0": (["chat", "--requests-per-second", 0], "give a finite number of at least 1e-06"),
+    "NaN rate": (["chat", "--requests-per-second", "nan"], "give a finite number of at least 1e-06"),
     "NaN fraction": (["TRACE", "--broken-rows-fraction", "nan"], "a number from 0 to 1"),
     "endless mix": (
         ["chat", "--requests-per-second", 1, "--duration-seconds", "inf"],

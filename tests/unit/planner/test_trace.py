@@ -60,6 +60,11 @@ def test_requests_that_arrive_at_once_have_no_rate():
         _ = burst.rate_requests_per_second
     with pytest.raises(WorkloadError, match="no gaps to stretch"):
         burst.scaled(requests_per_second=1)
+    alone = Trace((0.0,), (1,), (1,))
+    with pytest.raises(WorkloadError, match="holds one request, too few for a rate or gaps"):
+        _ = alone.rate_requests_per_second
+    with pytest.raises(WorkloadError, match="holds one request, too few for a rate or gaps"):
+        alone.scaled(requests_per_second=1)
 
 
 def test_one_models_requests_start_at_zero():

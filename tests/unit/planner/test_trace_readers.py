@@ -143,7 +143,7 @@ def test_a_broken_row_is_refused_with_line_reason_and_remedy(tmp_path, row):
     message = str(caught.value)
     assert "1 of 4 rows are broken (line 5: " in message
     assert reason in message
-    assert "--broken-rows-fraction 0.25" in message
+    assert "broken_rows_fraction 0.25 (--broken-rows-fraction)" in message
 
 
 BROKEN_JSON = {
@@ -176,7 +176,7 @@ def test_a_broken_line_of_the_log_is_refused_with_line_and_reason(tmp_path, row)
 def test_broken_rows_within_the_fraction_are_left_out_and_the_first_few_named(tmp_path):
     """Four of seven: three are named, the rest stands behind dots."""
     path = _file(tmp_path, AZURE + "x,1,1\n" * 4)
-    with pytest.raises(DocumentError, match=r"--broken-rows-fraction 0\.572"):
+    with pytest.raises(DocumentError, match=r"broken_rows_fraction 0\.572 \(--broken"):
         read_trace(path, broken_rows_fraction=0.5)
     reading = read_trace(path, broken_rows_fraction=0.572)
     assert (reading.trace.num_requests, reading.counts.broken.count) == (3, 4)
