@@ -370,6 +370,22 @@ def changed_replica(**changes: object) -> list[dict]:
             {"replicas": changed_replica(engine_arguments=["--max-num-seqs=9"])},
             "repeat --max-num-seqs, planned as 256",
         ),
+        (
+            {"replicas": changed_replica(engine_arguments=["--max_num_seqs=9"])},
+            "repeat --max-num-seqs, planned as 256",
+        ),
+        (
+            {"replicas": changed_replica(engine_arguments=["-tp", "4"])},
+            "repeat --tensor-parallel-size, planned as 1",
+        ),
+        (
+            {"replicas": changed_replica(engine_arguments=["-pp2"])},
+            "repeat --pipeline-parallel-size, planned as 1",
+        ),
+        (
+            {"replicas": changed_replica(weight_dtype="fp8", engine_arguments=["-q=awq"])},
+            "repeat --quantization, planned as fp8",
+        ),
     ],
 )
 def test_what_cannot_be_rendered_is_refused(changes: dict[str, object], words: str) -> None:
