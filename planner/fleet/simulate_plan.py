@@ -78,10 +78,7 @@ def simulate_plan(
         targets += targets_of(model.name, judge(model.slo, samples))
     return VerificationReport(
         status="met" if all(target.is_met for target in targets) else "best attained",
-        replayed="; ".join(
-            f"{model.name}: {replays[model.name].words if model.name in replays else 'no requests'}"
-            for model in plan.models
-        ),
+        replayed=_in_words(plan, replays),
         num_requests=sum(replay.num_requests for replay in replays.values()),
         replayed_seconds=min(replay.duration_seconds for replay in replays.values()),
         num_samples=min(replay.num_samples for replay in replays.values()),
@@ -89,6 +86,13 @@ def simulate_plan(
         cost_before_usd_per_hour=plan.cost_usd_per_hour,
         targets=tuple(targets),
         models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
+    )
+
+
+def _in_words(plan: FleetPlan, replays: Mapping[str, Replay]) -> str:
+    return "; ".join(
+        f"{model.name}: {replays[model.name].words if model.name in replays else 'no requests'}"
+        for model in plan.models
     )
 
 
