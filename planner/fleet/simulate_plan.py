@@ -59,23 +59,11 @@ def simulate_plan(
     """
     _check_losses(plan, losses)
     replays = _replays(plan, trace_file, requests_per_second, unnamed, seed)
-    targets: list[VerifiedTarget] = []
-    for model in plan.models:
-        if model.slo is None:
-            raise UnverifiableError(
-                f"{model.name} has no latency target to judge; plan with an slo"
-            )
-        if model.name not in replays:
-            continue
-        counts_tokens = model.slo.tpot_seconds is not None and model.slo.tpot_per == "token"
-
-        def show(fraction: float, name: str = model.name) -> None:
-            on_progress(f"replaying {name}", fraction)
-
-        samples = replays[model.name].samples(
-            _fleet(plan, model.name, losses), count_tokens=counts_tokens, on_progress=show
-        )
-        targets += targets_of(model.name, judge(model.slo, samples))
+    targets = [
+        target
+        for model in plan.models
+        for target in _targets(plan, model, replays.get(model.name), losses, on_progress)
+    ]
     return VerificationReport(
         status="met" if all(target.is_met for target in targets) else "best attained",
         replayed=_in_words(plan, replays),
@@ -87,6 +75,26 @@ def simulate_plan(
         targets=tuple(targets),
         models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
     )
+
+
+def _targets(
+    plan: FleetPlan,
+    model: PlannedModel,
+    replay: Replay | None,
+    losses: Losses,
+    on_progress: OnProgress,
+) -> tuple[VerifiedTarget, ...]:
+    """Return the outcome of each target of one model; none where it has no requests."""
+    if model.slo is None:
+        raise UnverifiableError(f"{model.name} has no latency target to judge; plan with an slo")
+    if replay is None:
+        return ()
+    samples = replay.samples(
+        _fleet(plan, model.name, losses),
+        count_tokens=model.slo.tpot_seconds is not None and model.slo.tpot_per == "token",
+        on_progress=lambda fraction: on_progress(f"replaying {model.name}", fraction),
+    )
+    return targets_of(model.name, judge(model.slo, samples))
 
 
 def _in_words(plan: FleetPlan, replays: Mapping[str, Replay]) -> str:
