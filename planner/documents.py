@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,6 +96,17 @@ def check_writable(path: Path) -> None:
     temporary.unlink()
 
 
+def check_apart(path: Path, inputs: Iterable[Path]) -> None:
+    """Check, before the work, that writing to `path` replaces nothing that the work reads.
+
+    Raises:
+        DocumentError: If it is one of the inputs, by whatever name or link.
+    """
+    for read in inputs:
+        if path.resolve() == read.resolve() or _is_same_file(path, read):
+            raise DocumentError(path, "is both read and to be written; name another output file")
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` under a temporary name in the same folder, then rename it to `path`.
 
@@ -122,6 +133,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def _is_unknown(problem: ErrorDetails) -> bool:
     return problem["type"] == "extra_forbidden"
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def _make_temporary(path: Path) -> tuple[int, Path]:

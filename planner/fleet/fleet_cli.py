@@ -1,6 +1,7 @@
 """`motley plan fleet` and `motley plan simulate`: parse first, import the solvers afterwards."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -54,12 +55,10 @@ def fleet(
     """
     configure_logging()
     check_finite(time_limit_seconds, gap_fraction)
-    from planner.documents import check_writable, read_document, write_atomically
+    from planner.documents import read_document, write_atomically
     from planner.fleet.fleet_config import FleetConfig
 
-    check_plot_file(plot_file)
-    if output_file is not None:
-        check_writable(output_file)
+    check_outputs(output_file, plot_file, inputs=(file,))
     config = read_document(file, FleetConfig)
 
     from planner.fleet.plan import Search, demand_plan
@@ -108,11 +107,12 @@ def simulate(
     configure_logging()
     if requests_per_second is not None and not 0 < requests_per_second < math.inf:
         raise typer.BadParameter("--requests-per-second must be a finite number above 0")
-    from planner.documents import check_writable, write_atomically
+    from planner.documents import write_atomically
     from planner.fleet.plan_file import read_plan
 
-    if output_file is not None:
-        check_writable(output_file)
+    check_outputs(
+        output_file, inputs=[plan_file] if trace_file is None else [plan_file, trace_file]
+    )
     plan = read_plan(plan_file)
 
     from planner.fleet.planning_progress import planning_progress
@@ -144,14 +144,19 @@ def check_finite(*numbers: float) -> None:
         raise typer.BadParameter("limits must be finite numbers; correct the option")
 
 
-def check_plot_file(plot_file: Path | None) -> None:
-    """Check, before the work, that a plot can be drawn to this file after it."""
-    if plot_file is None:
-        return
-    from planner.documents import check_writable
-    from planner.plots import check_plots
+def check_outputs(
+    output_file: Path | None, plot_file: Path | None = None, *, inputs: Sequence[Path]
+) -> None:
+    """Check, before the work, that its files can be written after it and replace no input."""
+    from planner.documents import check_apart, check_writable
 
-    if plot_file.suffix.lower() != ".png":
-        raise typer.BadParameter(f"--plot is {plot_file}; name a .png file")
-    check_writable(plot_file)
-    check_plots()
+    for path in (output_file, plot_file):
+        if path is not None:
+            check_apart(path, inputs)
+            check_writable(path)
+    if plot_file is not None:
+        from planner.plots import check_plots
+
+        if plot_file.suffix.lower() != ".png":
+            raise typer.BadParameter(f"--plot is {plot_file}; name a .png file")
+        check_plots()

@@ -16,7 +16,7 @@ from planner.fleet.fleet_cli import (
     PlotFile,
     TimeLimit,
     check_finite,
-    check_plot_file,
+    check_outputs,
 )
 
 if TYPE_CHECKING:
@@ -92,12 +92,10 @@ def pareto(
     """
     configure_logging()
     check_finite(time_limit_seconds, gap_fraction)
-    from planner.documents import check_writable, read_document, write_atomically
+    from planner.documents import read_document, write_atomically
     from planner.fleet.fleet_config import FleetConfig
 
-    check_plot_file(plot_file)
-    if output_file is not None:
-        check_writable(output_file)
+    check_outputs(output_file, plot_file, inputs=(file,))
     chosen = _factors(factors)
     config = read_document(file, FleetConfig)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,16 @@ FromFiles = Annotated[
 Model = Annotated[
     str | None, typer.Option(help="Model to ask for; of files, by default as they say.")
 ]
-Gpu = Annotated[str | None, typer.Option(help="Device it runs on, as in the catalogue.")]
+Gpu = Annotated[
+    str | None,
+    typer.Option(
+        help="Device it runs on, as planner/catalogues/gpus.yaml or a --catalogue has it."
+    ),
+]
+Catalogues = Annotated[
+    list[Path] | None,
+    typer.Option("--catalogue", metavar="FILE", help="Lists devices of your own; repeatable."),
+]
 GpusPerReplica = Annotated[int, typer.Option(min=1, help="Devices of the replica.")]
 Engine = Annotated[str | None, typer.Option(help="Serving engine; by default as /version says.")]
 EngineVersion = Annotated[str | None, typer.Option(help="Its version; likewise.")]
@@ -64,6 +74,7 @@ def profile(
     from_files: FromFiles = False,
     model: Model = None,
     gpu: Gpu = None,
+    catalogues: Catalogues = None,
     gpus_per_replica: GpusPerReplica = 1,
     engine: Engine = None,
     engine_version: EngineVersion = None,
@@ -87,10 +98,8 @@ def profile(
     Exit codes: 0 done, 2 bad input or an endpoint that cannot be measured, 130 interrupted.
     """
     configure_logging()
-    from planner.documents import check_writable
-    from planner.profiling.profile_report import print_profile
-
-    check_writable(output_file)
+    _check_output(output_file, sources if from_files else ())
+    gpu = None if gpu is None else _device(gpu, catalogues or ())
     facts = {
         "gpus_per_replica": gpus_per_replica,
         "engine": engine,
@@ -116,6 +125,26 @@ def profile(
             seed=seed,
         )
         found = _measured(sources[0], _facts(gpu=gpu, model=model, **facts), settings, output_file)
+    _report(found, output_file)
+
+
+def _check_output(output_file: Path, inputs: Sequence[str]) -> None:
+    from planner.documents import check_apart, check_writable
+
+    check_apart(output_file, map(Path, inputs))
+    check_writable(output_file)
+
+
+def _device(name: str, catalogues: Sequence[Path]) -> str:
+    """Return the catalogues' own spelling of a device, which plans will look up."""
+    from planner.hardware.catalogue import load_catalogue
+
+    return load_catalogue(catalogues).gpu(name).name
+
+
+def _report(found: Profile, output_file: Path) -> None:
+    from planner.profiling.profile_report import print_profile
+
     console = output()
     print_profile(found, console)
     console.print(f"{output_file} written", markup=False, soft_wrap=True)

@@ -102,7 +102,7 @@ def workload(
         raise typer.BadParameter("--broken-rows-fraction must be a number from 0 to 1")
     from planner.workloads.workload_source import FileOptions, MixOptions, requests_of
 
-    _check_files(output_file, trace_file, plot_file)
+    _check_files(output_file, trace_file, plot_file, source=Path(source))
     requests = requests_of(
         source,
         requests_per_second=requests_per_second,
@@ -123,9 +123,11 @@ def _check_rate(requests_per_second: float | None) -> None:
         )
 
 
-def _check_files(output_file: Path | None, trace_file: Path | None, plot_file: Path | None) -> None:
-    """Refuse, before the work, what could not be written after it."""
-    from planner.documents import check_writable
+def _check_files(
+    output_file: Path | None, trace_file: Path | None, plot_file: Path | None, *, source: Path
+) -> None:
+    """Refuse, before the work, what could not be written after it or would replace its input."""
+    from planner.documents import check_apart, check_writable
 
     for path, suffixes in (
         (output_file, (".yaml", ".yml", ".json")),
@@ -136,6 +138,7 @@ def _check_files(output_file: Path | None, trace_file: Path | None, plot_file: P
             continue
         if path.suffix not in suffixes:
             raise typer.BadParameter(f"{path} must end in {' or '.join(suffixes)}; rename it")
+        check_apart(path, (source,))
         check_writable(path)
     if plot_file is not None:
         from planner.plots import check_plots

@@ -106,6 +106,28 @@ def test_missing_files_and_folders_are_one_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words",
     [
+        ["fleet", "FILE", "--output", "FILE"],
+        ["fleet", "FILE", "--plot", "FILE"],
+        ["pareto", "FILE", "--output", "FILE"],
+        ["simulate", "FILE", "--output", "FILE"],
+        ["simulate", str(EXAMPLE), "--trace", "FILE", "--output", "FILE"],
+        ["workload", "FILE", "--trace-output", "FILE"],
+        ["profile", "--from", str(EXAMPLE), "FILE", "--output", "FILE"],
+    ],
+)
+def test_no_command_writes_over_what_it_reads(words, tmp_path, capsys):
+    """An output that names an input is refused before the work; the input stays as it was."""
+    path = tmp_path / "read.jsonl"
+    path.write_text("{}")
+    words = [str(path) if word == "FILE" else word for word in words]
+    code, error = failure(capsys, ["plan", *words])
+    assert (code, f"{path}: is both read and to be written" in error) == (2, True)
+    assert path.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
         ["fleet"],
         ["flee", str(EXAMPLE)],
         ["fleet", str(EXAMPLE), "--time-limit-seconds", "nan"],

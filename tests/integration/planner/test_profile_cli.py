@@ -10,7 +10,7 @@ import motley
 from planner.profiling.profile import read_profile
 
 QUICK = ["--input-tokens", "8,16", "--output-tokens", "2,4", "--rates", "300,400"]
-QUICK += ["--run-seconds", "0.01", "--max-sequences", "2", "--gpu", "cpu-host"]
+QUICK += ["--run-seconds", "0.01", "--max-sequences", "2", "--gpu", "CPU-Xeon-8480"]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_an_endpoint_becomes_a_profile(target, capsys):
     with fake.served() as url:
         assert _profile(url, target, "--engine", "vllm", "--dtype", "bfloat16") == 0
     profile = read_profile(target)
-    assert (profile.gpu, profile.model, profile.engine) == ("cpu-host", "tiny", "vllm")
+    assert (profile.gpu, profile.model, profile.engine) == ("cpu-xeon-8480", "tiny", "vllm")
     assert (profile.engine_version, profile.dtype) == ("9.8", "bfloat16")
     assert profile.limits.kv_capacity_tokens == 1600
     assert profile.limits.max_context_tokens == 64
@@ -149,7 +149,7 @@ BAD_WORDS = {
     "rates": (["--rates", "1,nan"], "--rates is '1,nan'; give rising numbers above 0"),
     "zero": (["--rates", "0,1"], "--rates is '0,1'; give rising numbers above 0"),
     "time": (["--run-seconds", "inf"], "--run-seconds is inf; give a finite time above 0"),
-    "device": (["--gpu", "two words"], "gpu: String should match pattern"),
+    "device": (["--gpu", "two words"], "no device is called two words; near: "),
     "no folder": (["--output", "no/p.json"], "there is no folder"),
 }
 
@@ -185,6 +185,24 @@ def test_files_become_a_profile(tmp_path, target, capsys):
     printed = capsys.readouterr().out
     for expected in ("picked under the target", "valid for no other", "no claim about cost"):
         assert expected in printed
+
+
+def test_a_device_that_no_catalogue_lists_is_refused(tmp_path, target, capsys):
+    """A misspelled device would be found by no plan; one of the user's own needs its catalogue."""
+    source, own = tmp_path / "a100.json", tmp_path / "own.yaml"
+    source.write_text(json.dumps(AIBRIX_PROFILE))
+    words = ["--from", source, "--gpu", "My-L5", "--model", "m", "--output", target]
+    assert motley.main(["plan", "profile", *map(str, words)]) == 2
+    assert "no device is called My-L5; near: " in _last_error(capsys)
+    assert not target.exists()
+    own.write_text(
+        "schema_version: 1\ngpus:\n"
+        "  - {name: my-l5, memory_bytes: 24GiB, bandwidth_bytes_per_second: 300e+9, "
+        "dense_flops_per_second: {bfloat16: 100e+12}, source: a neighbour, date: 2026, "
+        "interconnect: {kind: pcie, bytes_per_second: 30e+9}}\n"
+    )
+    assert motley.main(["plan", "profile", *map(str, words), "--catalogue", str(own)]) == 0
+    assert read_profile(target).gpu == "my-l5"
 
 
 def test_a_bad_file_ends_in_one_line_and_leaves_the_old_profile(tmp_path, target, capsys):

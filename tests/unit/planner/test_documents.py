@@ -3,7 +3,7 @@
 import pytest
 
 from planner.config import StrictModel
-from planner.documents import check_writable, read_document, write_atomically
+from planner.documents import check_apart, check_writable, read_document, write_atomically
 from planner.errors import DocumentError
 
 
@@ -69,6 +69,21 @@ def test_a_missing_folder_is_said_before_the_work(tmp_path):
     """The folder of an output file must exist."""
     with pytest.raises(DocumentError, match=r"there is no folder .*; create it"):
         check_writable(tmp_path / "nowhere" / "plan.json")
+
+
+def test_an_output_that_is_an_input_is_said_before_the_work(tmp_path):
+    """By its own name, by another spelling, through a soft link, a hard link, or not there yet."""
+    read, other = tmp_path / "fleet.yaml", tmp_path / "other.yaml"
+    check_apart(read, (read.with_name("a"), other))
+    names = [read, tmp_path / "x" / ".." / "fleet.yaml", tmp_path / "soft", tmp_path / "hard"]
+    with pytest.raises(DocumentError, match="both read and to be written; name another"):
+        check_apart(read, (read,))
+    read.write_text("text")
+    names[2].symlink_to(read)
+    names[3].hardlink_to(read)
+    for name in names:
+        with pytest.raises(DocumentError, match=f"{name}: is both read"):
+            check_apart(name, (other, read))
 
 
 @pytest.mark.parametrize("name", ["/proc/plan.json", "n" * 300])

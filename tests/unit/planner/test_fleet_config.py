@@ -1,12 +1,20 @@
 """The planned file: what it refuses, and the names it makes."""
 
+import re
+
 import pytest
+import yaml
 from fleet_files import LLAMA, modelled, served, stated
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from planner.documents import describe
-from planner.fleet.fleet_config import FleetConfig, GpuCap, Verification
+from planner.fleet.fleet_config import FleetConfig, GpuCap, ServedModel, Verification
 from planner.fleet.offers import Offer
+from planner.fleet.requests_config import MixRequests, Requests, TraceRequests
+from planner.workloads.slo import Slo
+from planner.workloads.workload import Workload
+
+SECTIONS = (FleetConfig, ServedModel, Offer, GpuCap, Verification, Slo)
 
 
 def _offer(**fields):
@@ -221,3 +229,24 @@ def test_weights_come_from_the_source_or_the_name():
     assert FleetConfig.model_validate(content).models[0].weights == LLAMA
     content["models"][0].update(name="chat", source=LLAMA)
     assert FleetConfig.model_validate(content).models[0].weights == LLAMA
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, Workload, TraceRequests, MixRequests])
+def test_the_annotated_example_shows_every_key(section, repository):
+    """A key that a fleet file may hold stands in the example, perhaps as a comment."""
+    text = (repository / "configs/fleet/every-key-example.yaml").read_text()
+    keys = set(re.findall(r"^[ #]*(?:- )?(\w+):", text, re.MULTILINE))
+    keys |= set(re.findall(r"[{,] ?(\w+):", text))
+    assert set(section.model_fields) <= keys
+
+
+def test_what_the_annotated_example_holds_as_comments_is_valid(repository):
+    """Each commented workload and offer keeps the schema as it stands."""
+    text = (repository / "configs/fleet/every-key-example.yaml").read_text()
+    blocks = re.findall(r"(?:^ *#   .*\n)+", text, re.MULTILINE)
+    parts = [yaml.safe_load(re.sub(r"^ *#", "", block, flags=re.MULTILINE)) for block in blocks]
+    forms = [part["workload"] for part in parts if "workload" in part]
+    kinds = [type(TypeAdapter(Requests).validate_python(form)) for form in forms]
+    assert kinds == [TraceRequests, MixRequests]
+    offers = [_offer(**part[0]).base_name for part in parts if isinstance(part, list)]
+    assert offers == ["measured", "stated"]
