@@ -27,7 +27,7 @@ class ServedModel(StrictModel):
     source: ModelSource | None = None
     """Hub id or folder of its weights; nothing: `name`."""
     weight_dtype: DType = "bfloat16"
-    """Format of the weights."""
+    """Format of the weights; where throughputs are measured, only what is given is rendered."""
     kv_dtype: DType | None = None
     """Format of the cache; nothing: that of the weights, 16 bits where they are quantised."""
     max_context_tokens: Tokens | None = None
@@ -50,6 +50,17 @@ class ServedModel(StrictModel):
         if self.kv_dtype is not None:
             return self.kv_dtype
         return self.weight_dtype if self.weight_dtype in _PLAIN else "bfloat16"
+
+    @property
+    def given_weight_dtype(self) -> DType | None:
+        """Format of the weights; nothing: the file leaves it to the default."""
+        return self.weight_dtype if "weight_dtype" in self.model_fields_set else None
+
+    @property
+    def given_cache_dtype(self) -> DType | None:
+        """Format of the cache; nothing: the file gives neither it nor that of the weights."""
+        is_given = not self.model_fields_set.isdisjoint(("weight_dtype", "kv_dtype"))
+        return self.cache_dtype if is_given else None
 
 
 _PLAIN: tuple[DType, ...] = ("float32", "bfloat16", "float16")

@@ -174,8 +174,12 @@ def _replicas(
                 utilisation_limit_fraction=problem.columns[c].utilisation_limit_fraction,
                 speed=kind.source,
                 coefficients=inputs.config.coefficients if kind.source == "modelled" else None,
-                weight_dtype=model.config.weight_dtype if kind.source == "modelled" else None,
-                kv_dtype=model.config.cache_dtype if kind.source == "modelled" else None,
+                weight_dtype=model.config.weight_dtype
+                if kind.source == "modelled"
+                else model.config.given_weight_dtype,
+                kv_dtype=model.config.cache_dtype
+                if kind.source == "modelled"
+                else model.config.given_cache_dtype,
                 max_context_tokens=kind.speed.speed.longest_request_tokens
                 if kind.speed.speed
                 else model.context_tokens,

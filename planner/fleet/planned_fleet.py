@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from planner.errors import UnverifiableError
-from planner.fleet.fleet_plan import FleetPlan, PlannedReplicas, PlannedWeights
+from planner.fleet.fleet_plan import WEIGHT_SUM, FleetPlan, PlannedReplicas, PlannedWeights
 from planner.profiling.fitted_steps import FittedStepTimes
 from planner.simulator import ReplicaPool, ServingFleet, SizeShares
 from planner.speed.obstacle import Obstacle
@@ -15,6 +15,8 @@ def planned_fleet(
     plan: FleetPlan, model: str, *, weights: Sequence[PlannedWeights] | None = None
 ) -> ServingFleet:
     """Return the pools that serve a model, under the plan's weights or others.
+
+    Its shares are the integer weights, as the router draws by these.
 
     Raises:
         UnverifiableError: If a speed is not known step by step, or no router can follow the shares.
@@ -30,7 +32,7 @@ def planned_fleet(
             model: SizeShares(
                 input_tokens_up_to=tuple(row.input_tokens_up_to for row in shares),
                 rows=tuple(
-                    tuple(row.shares_fraction.get(name, 0.0) for name in names) for row in shares
+                    tuple(row.weights.get(name, 0) / WEIGHT_SUM for name in names) for row in shares
                 ),
             )
         },

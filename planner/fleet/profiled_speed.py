@@ -84,6 +84,11 @@ def _notes(
         notes.append(
             f"the profile of {offer.base_name} is of {profile.model}, planned as {model.name}"
         )
+    given = model.config.given_weight_dtype
+    if profile.dtype and given and profile.dtype != given:
+        notes.append(
+            f"the profile of {offer.base_name} is of {profile.dtype} weights, planned as {given}"
+        )
     if profile.is_simulated:
         notes.append(f"the profile of {offer.base_name} is simulated: its savings prove nothing")
     extrapolated = [rate.note for rate in found if rate.note and "extrapolated" in rate.note]

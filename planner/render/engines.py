@@ -13,6 +13,13 @@ from planner.speed.replica_memory import kv_capacity_tokens
 
 Engine = Literal["vllm", "motley"]
 
+_LONG_FLAGS = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-q": "--quantization",
+}
+"""Short spellings of planned flags; vLLM also takes underscores for dashes, and `-tp4` for `-tp 4`."""
+
 _FLOATS: tuple[DType, ...] = ("float32", "bfloat16", "float16")
 
 
@@ -108,7 +115,7 @@ def _words(
     model: PlannedModel, row: PlannedReplicas, planned: Mapping[str, object]
 ) -> tuple[str, ...]:
     assert model.source is not None, "checked before any target renders"
-    own = {word.partition("=")[0] for word in row.engine_arguments}
+    own = {_long_flag(word) for word in row.engine_arguments if word.startswith("-")}
     for flag, value in planned.items():
         if flag in own and value is not None:
             raise RenderError(
@@ -120,3 +127,10 @@ def _words(
         if value is not None:
             words += [flag, str(value)]
     return (*words, *row.engine_arguments)
+
+
+def _long_flag(word: str) -> str:
+    """Return the flag of an argument in the spelling of the planned ones, without its value."""
+    flag = word.partition("=")[0].replace("_", "-")
+    short = flag.rstrip("0123456789")
+    return _LONG_FLAGS.get(short, flag)

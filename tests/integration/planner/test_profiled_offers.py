@@ -16,6 +16,7 @@ from planner.profiling.profile import (
     write_profile,
 )
 from planner.profiling.profile_assembly import ReplicaFacts, assembled
+from planner.render.engines import vllm_arguments
 from planner.speed.step_times import StepBatch
 
 STEPS = FittedStepTimes((1, 8, 64), (0.02, 0.022, 0.04), 2e-8, 1e-5, 0.0)
@@ -38,7 +39,14 @@ def _run(rate, tpot_seconds):
 
 
 def _profile(
-    folder, *, gpu="L40S", steps=True, limits=None, overhead_seconds=0.0, name="profile.json"
+    folder,
+    *,
+    gpu="L40S",
+    dtype=None,
+    steps=True,
+    limits=None,
+    overhead_seconds=0.0,
+    name="profile.json",
 ):
     """Write a profile: 2 requests/s at 0.05 s a token, 3 at 0.09 s, whatever the size."""
     cell = Cell(runs=(_run(2, 0.05), _run(3, 0.09)))
@@ -67,7 +75,7 @@ def _profile(
         or ObservedLimits(max_sequences=64, kv_capacity_tokens=200_000, max_context_tokens=20_000),
     }
     profile = assembled(
-        ReplicaFacts(gpu=gpu, model="m", date="2026-01-01"),
+        ReplicaFacts(gpu=gpu, model="m", date="2026-01-01", dtype=dtype),
         dict.fromkeys(sizes, cell),
         **(measured if steps else {}),
     )
@@ -126,6 +134,23 @@ def test_what_a_request_costs_beside_steps_is_judged(tmp_path, capsys):
     (ttft, tpot), (later_ttft, later_tpot) = targets
     assert later_ttft - ttft == pytest.approx(0.05, rel=1e-3)
     assert later_tpot == pytest.approx(tpot, rel=1e-3)
+
+
+def test_formats_that_the_file_gives_are_planned_and_compared(tmp_path, capsys):
+    """Measured replicas keep the file's fp8; a profile of other weights is noted, others guess nothing."""
+    _profile(tmp_path, dtype="bfloat16")
+    content = _file(verification=False)
+    plan = planned(written(content, tmp_path), tmp_path)
+    assert (plan.replicas[0].weight_dtype, plan.replicas[0].kv_dtype) == (None, None)
+    content["models"][0] |= {"source": "org/m", "weight_dtype": "fp8"}
+    plan = planned(written(content, tmp_path), tmp_path)
+    assert (plan.replicas[0].weight_dtype, plan.replicas[0].kv_dtype) == ("fp8", "bfloat16")
+    words = vllm_arguments(plan.models[0], plan.replicas[0])
+    assert words[words.index("--quantization") + 1] == "fp8"
+    note = "the profile of L40S/on-demand is of bfloat16 weights, planned as fp8"
+    assert note in plan.notes
+    _profile(tmp_path, dtype="fp8")
+    assert note not in planned(written(content, tmp_path), tmp_path).notes
 
 
 def test_requests_beyond_the_measured_context_have_no_rate(tmp_path, capsys):

@@ -1,7 +1,6 @@
 """What `motley plan render` writes, against the plan it came from."""
 
 import json
-import re
 import shlex
 import subprocess
 from collections import Counter
@@ -14,7 +13,6 @@ from fleet_plans import CHAT, L4, SPOT, plan_content, small_plan
 
 from planner.errors import RenderError
 from planner.render.cli import Target
-from planner.render.fleet import dns_label
 from planner.render.options import Files, RenderOptions
 from planner.render.targets import TARGETS, TargetName, render
 from router.config import RouterConfig
@@ -326,16 +324,6 @@ def test_names_are_labels_and_unique() -> None:
     assert all(len(name) <= 44 and name[0].isalpha() for name in names)
 
 
-def test_names_without_a_latin_letter_are_labels_too() -> None:
-    """Their labels are digests: letters, unique, the same each time."""
-    labels = [dns_label(text) for text in ("模型", "模", "/", "7")]
-    assert len(set(labels)) == 4
-    assert all(re.fullmatch(r"m-[0-9a-f]+", label) for label in labels)
-    assert dns_label("模型") == labels[0]
-    taken = dns_label("模型", taken=labels)
-    assert taken not in labels
-
-
 def test_dollars_are_escaped_where_they_mean_something() -> None:
     """An argument with a dollar arrives as it is: compose halves `$$`, Kubernetes `$$(`."""
     rows = plan_content()["replicas"]
@@ -366,10 +354,6 @@ def changed_replica(**changes: object) -> list[dict]:
         ({"replicas": changed_replica(gpu=None)}, "names no gpu"),
         ({"replicas": changed_replica(tensor_parallel=16)}, "16 devices spans several machines"),
         ({"replicas": changed_replica(kv_dtype="int8")}, "no cache of int8"),
-        (
-            {"replicas": changed_replica(engine_arguments=["--max-num-seqs=9"])},
-            "repeat --max-num-seqs, planned as 256",
-        ),
     ],
 )
 def test_what_cannot_be_rendered_is_refused(changes: dict[str, object], words: str) -> None:

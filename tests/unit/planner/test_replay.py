@@ -163,8 +163,8 @@ def test_a_plan_read_back_simulates_identically(plan):
     assert first.replica_of == second.replica_of
 
 
-def test_pools_and_shares_are_the_plans(plan):
-    """Counts, markets, limits and shares pass to the simulator as they stand in the document."""
+def test_pools_and_shares_are_the_routers(plan):
+    """Counts, markets and limits are the plan's; shares are the thousandths that the router draws by."""
     fleet = planned_fleet(plan, LLAMA)
     rows = plan.replicas
     assert [(pool.name, pool.market, pool.num_replicas) for pool in fleet.pools] == [
@@ -173,9 +173,24 @@ def test_pools_and_shares_are_the_plans(plan):
     shares = fleet.shares[LLAMA]
     assert shares.input_tokens_up_to == tuple(row.input_tokens_up_to for row in plan.weights)
     assert shares.rows == tuple(
-        tuple(weights.shares_fraction.get(row.offer, 0.0) for row in rows)
-        for weights in plan.weights
+        tuple(weights.weights.get(row.offer, 0) / 1000 for row in rows) for weights in plan.weights
     )
+
+
+def test_the_replay_follows_weights_where_they_differ_from_shares(plan):
+    """A share far below a thousandth weighs one in the router, and so it does in the replay."""
+    first, second = (row.offer for row in plan.replicas)
+    rounded = tuple(
+        row.model_copy(
+            update={
+                "shares_fraction": {first: 1e-9, second: 1 - 1e-9},
+                "weights": {first: 1, second: 999},
+            }
+        )
+        for row in plan.weights
+    )
+    shares = planned_fleet(plan, LLAMA, weights=rounded).shares[LLAMA]
+    assert set(shares.rows) == {(0.001, 0.999)}
 
 
 @pytest.mark.parametrize(
