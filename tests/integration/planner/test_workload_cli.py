@@ -165,7 +165,10 @@ BAD_WORDS = {
     "a folder": (["."], "cannot be read"),
     "a mix without rate": (["chat"], "has no rate of its own; give one with --requests-per"),
     "rate of 0": (["chat", "--requests-per-second", 0], "give a finite number of at least 1e-06"),
-    "NaN rate": (["chat", "--requests-per-second", "nan"], "give a finite number of at least 1e-06"),
+    "NaN rate": (
+        ["chat", "--requests-per-second", "nan"],
+        "give a finite number of at least 1e-06",
+    ),
     "NaN fraction": (["TRACE", "--broken-rows-fraction", "nan"], "a number from 0 to 1"),
     "endless mix": (
         ["chat", "--requests-per-second", 1, "--duration-seconds", "inf"],
@@ -215,7 +218,7 @@ BAD_FILES = {
         '{"timestamp": 0, "input_length": NaN, "output_length": 1}',
         "line 1: input_length is nan, no finite number",
     ),
-    "all at once": (HEADER + "2024-05-10,5,5\n" * 2, "so it has no rate; give one with --requests"),
+    "all at once": (HEADER + "2024-05-10,5,5\n" * 2, "so it has no rate; plan for the grid"),
 }
 
 
