@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from planner.console import configure_logging, output
-from planner.workloads.workload_cli import check_trace_options
+from planner.workloads.workload_cli import BrokenRows, SortRows, check_trace_options
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", show_default=False)]
@@ -93,6 +93,8 @@ def simulate(
     trace_file: Trace = None,
     requests_per_second: Rate = None,
     model: Model = None,
+    broken_rows_fraction: BrokenRows = 0.0,
+    sort_rows: SortRows = False,
     without_replica: Lost = None,
     without_market: LostMarket = None,
     seed: Seed = 0,
@@ -106,7 +108,7 @@ def simulate(
     Exit codes: 0 replayed (met or missed), 2 bad input, 3 a loss leaves requests with nobody.
     """
     configure_logging()
-    check_trace_options(requests_per_second)
+    check_trace_options(requests_per_second, broken_rows_fraction)
     from planner.documents import write_atomically
     from planner.fleet.plan_file import read_plan
 
@@ -118,6 +120,7 @@ def simulate(
     from planner.fleet.planning_progress import planning_progress
     from planner.fleet.report import latency_table
     from planner.fleet.simulate_plan import Losses, simulate_plan
+    from planner.workloads.workload_source import FileOptions
 
     with planning_progress() as show:
         report = simulate_plan(
@@ -125,6 +128,9 @@ def simulate(
             trace_file=trace_file,
             requests_per_second=requests_per_second,
             unnamed=model,
+            file_options=FileOptions(
+                broken_rows_fraction=broken_rows_fraction, sort_rows=sort_rows
+            ),
             losses=Losses(without_replica, without_market),
             seed=seed,
             on_progress=show,

@@ -16,7 +16,10 @@ from planner.simulator import ServingFleet, without_market, without_replica
 from planner.simulator.judgement import judge
 from planner.workloads.synthetic import synthetic_trace
 from planner.workloads.trace import MOST_TOKENS, Trace
-from planner.workloads.trace_readers import read_trace
+from planner.workloads.trace_readers import TraceReading, read_trace
+from planner.workloads.workload_source import FileOptions
+
+_AS_IT_STANDS = FileOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ def simulate_plan(
     trace_file: Path | None = None,
     requests_per_second: float | None = None,
     unnamed: str | None = None,
+    file_options: FileOptions = _AS_IT_STANDS,
     losses: Losses = Losses(),
     seed: int = 0,
     on_progress: OnProgress,
@@ -46,6 +50,7 @@ def simulate_plan(
         trace_file: Requests; nothing: drawn from the plan's workload.
         requests_per_second: Rate of a trace's requests, all models together.
         unnamed: Model that requests without one ask for; nothing: the plan's only one.
+        file_options: How to read the trace file.
         losses: What is gone from the start.
         seed: Of the draws.
         on_progress: Told the model under replay and the fraction done.
@@ -59,7 +64,14 @@ def simulate_plan(
     """
     _check_losses(plan, losses)
     _check_unnamed(plan, unnamed)
-    replays = _replays(plan, trace_file, requests_per_second, unnamed, seed)
+    notes: tuple[str, ...] = ()
+    if trace_file is None:
+        _refuse_without_trace(requests_per_second, unnamed, file_options)
+        replays = {model.name: _drawn_again(model, seed) for model in plan.models}
+    else:
+        reading = _read(trace_file, file_options)
+        traces = _by_model(plan, _at_rate(reading.trace, requests_per_second), unnamed)
+        replays, notes = _recorded(plan, traces, trace_file.name, seed), reading.notes
     targets = [
         target
         for model in plan.models
@@ -67,7 +79,7 @@ def simulate_plan(
     ]
     return VerificationReport(
         status="met" if all(target.is_met for target in targets) else "best attained",
-        replayed=_in_words(plan, replays),
+        replayed="; ".join((_in_words(plan, replays), *notes)),
         num_requests=sum(replay.num_requests for replay in replays.values()),
         replayed_seconds=min(replay.duration_seconds for replay in replays.values()),
         num_samples=min(replay.num_samples for replay in replays.values()),
@@ -134,28 +146,43 @@ def _fleet(plan: FleetPlan, model: str, losses: Losses) -> ServingFleet:
     return fleet
 
 
-def _replays(
-    plan: FleetPlan,
-    trace_file: Path | None,
-    requests_per_second: float | None,
-    unnamed: str | None,
-    seed: int,
-) -> Mapping[str, Replay]:
-    if trace_file is None:
-        if requests_per_second is not None:
-            raise WorkloadError("--requests-per-second is for a trace; give one with --trace")
-        return {model.name: _drawn_again(model, seed) for model in plan.models}
-    trace = read_trace(trace_file).trace
-    if requests_per_second is not None:
-        trace = trace.scaled(requests_per_second=requests_per_second)
-    traces = _by_model(plan, trace, unnamed)
-    for name, of_model in traces.items():
-        _check_context(plan, name, of_model)
+def _refuse_without_trace(
+    requests_per_second: float | None, unnamed: str | None, options: FileOptions
+) -> None:
+    """Refuse what says how to replay a trace where none is given."""
+    given = {
+        "--requests-per-second": requests_per_second is not None,
+        "--model": unnamed is not None,
+        "--broken-rows-fraction": options.broken_rows_fraction > 0,
+        "--sort-rows": options.sort_rows,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise WorkloadError(f"{option} is for a trace; give one with --trace")
+
+
+def _read(trace_file: Path, options: FileOptions) -> TraceReading:
+    return read_trace(
+        trace_file,
+        broken_rows_fraction=options.broken_rows_fraction,
+        sort_rows=options.sort_rows,
+    )
+
+
+def _at_rate(trace: Trace, requests_per_second: float | None) -> Trace:
+    if requests_per_second is None:
+        return trace
+    return trace.scaled(requests_per_second=requests_per_second)
+
+
+def _recorded(
+    plan: FleetPlan, traces: Mapping[str, Trace], file_name: str, seed: int
+) -> dict[str, Replay]:
+    for name, trace in traces.items():
+        _check_context(plan, name, trace)
     return {
-        name: RecordedReplay(
-            of_model, f"{trace_file.name}, {of_model.num_requests:,} requests", seed
-        )
-        for name, of_model in traces.items()
+        name: RecordedReplay(trace, f"{file_name}, {trace.num_requests:,} requests", seed)
+        for name, trace in traces.items()
     }
 
 

@@ -46,7 +46,12 @@ def render(
         bool, typer.Option("--force", help="Replace the folder and whatever it holds.")
     ] = False,
 ) -> None:
-    """Write the files that run a plan: replicas, the router with the planned weights, monitoring."""
+    """Write the files that run a plan: replicas, the router with the planned weights, monitoring.
+
+    FILE is a plan of `motley plan fleet --output`.
+
+    Exit codes: 0 written, 2 bad input, or a plan that cannot be rendered for the target.
+    """
     configure_logging()
     from planner.documents import read_document
     from planner.fleet.fleet_plan import FleetPlan

@@ -225,6 +225,9 @@ def test_a_loss_that_leaves_nobody_is_code_3(verified, folder, capsys):
         (["--trace", "none.jsonl"], "none.jsonl: no such file"),
         (["--requests-per-second", "3"], "--requests-per-second is for a trace"),
         (["--requests-per-second", "1e-14"], "is 1e-14; give a finite number of at least 1e-06"),
+        (["--model", LLAMA], "--model is for a trace; give one with --trace"),
+        (["--sort-rows"], "--sort-rows is for a trace"),
+        (["--broken-rows-fraction", "0.1"], "--broken-rows-fraction is for a trace"),
         (["--trace", "none.jsonl", "--model", "z"], "no model of the plan is called z; near: "),
     ],
 )
@@ -234,6 +237,24 @@ def test_a_loss_or_trace_that_is_not_there_is_code_2(words, message, verified, f
     captured = capsys.readouterr()
     assert (code, report, captured.out) == (2, None, "")
     assert message in captured.err
+
+
+def test_damaged_traces_are_replayed_when_allowed(verified, folder, tmp_path, capsys):
+    """The options that the refusals name exist here too, and what they did is said."""
+    trace = tmp_path / "damaged.csv"
+    rows = [f"2024-05-10 00:{s // 60:02}:{s % 60:02},{100 + s},20\n" for s in range(200)]
+    header = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    trace.write_text(header + "".join((*rows[1:], rows[0], "x,1,1\n")))
+    words = ["--trace", str(trace)]
+    assert _simulated(folder, *words) == (2, None)
+    assert "leave them out with broken_rows_fraction 0.005 (--b" in capsys.readouterr().err
+    words += ["--broken-rows-fraction", "0.005"]
+    assert _simulated(folder, *words) == (2, None)
+    assert "allow it with sort_rows (--sort-rows)" in capsys.readouterr().err
+    code, report = _simulated(folder, *words, "--sort-rows")
+    assert (code, report["num_requests"]) == (0, 200)
+    assert "1 of 201 rows are broken" in report["replayed"]
+    assert report["replayed"].endswith("(line 201); they were sorted")
 
 
 def test_a_plan_of_another_version_is_code_2(verified, folder, capsys):

@@ -108,3 +108,11 @@ def test_a_folder_that_is_not_empty_is_left_alone(plan_file: Path, capsys) -> No
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
     assert motley.main([*command, "--force"]) == 0
     assert not (folder / "mine.txt").exists()
+
+
+def test_the_help_names_the_file_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """FILE is what another command writes; scripts rely on the codes."""
+    assert motley.main(["plan", "render", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "FILE is a plan of `motley plan fleet --output`" in printed
+    assert "Exit codes: 0 written, 2 bad input" in printed
