@@ -1,7 +1,7 @@
 """`motley plan explain`: what binds a plan, what one more or one fewer of each offer is worth."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -12,7 +12,15 @@ from planner.fleet.judging import Solved
 from planner.fleet.money import usd
 from planner.fleet.plan_document import FleetInputs, column_loads
 from planner.fleet.report import comparison_line
-from planner.fleet_program.sensitivity import WhatIf, binding, cap_changes, offer_changes
+from planner.fleet_program.answer import FleetAnswer
+from planner.fleet_program.problem import FleetProblem
+from planner.fleet_program.sensitivity import (
+    SPOT_LIMIT,
+    WhatIf,
+    binding,
+    cap_changes,
+    offer_changes,
+)
 from planner.solvers import SolverChain
 
 EXACT_USD_PER_HOUR = 1e-6
@@ -68,7 +76,18 @@ def explanation(
     caps = cap_changes(
         problem, answer, solver=solver, seconds=half, gap_fraction=gap_fraction, clock=clock
     )
-    return Explanation(binding(problem, answer), _rate_limits(inputs, solved), (*fewer, *caps))
+    changes = (*fewer, *_free_changes(problem, answer), *caps)
+    return Explanation(binding(problem, answer), _rate_limits(inputs, solved), changes)
+
+
+def _free_changes(problem: FleetProblem, answer: FleetAnswer) -> tuple[WhatIf, ...]:
+    """Return what one more of each offer in use is worth that nothing caps: it can be had already."""
+    capped = {column for cap in problem.caps for column in cap.columns}
+    return tuple(
+        WhatIf(f"{problem.models[column.model]}/{column.offer}", 1, answer.status, 0.0, 0.0)
+        for c, column in enumerate(problem.columns)
+        if answer.counts[c] and c not in capped
+    )
 
 
 def _rate_limits(inputs: FleetInputs, solved: Solved) -> tuple[RateLimit, ...]:
@@ -98,7 +117,7 @@ def _largest_first(shares: Mapping[str, float]) -> dict[str, float]:
 def print_explanation(plan: FleetPlan, found: Explanation, console: Console) -> None:
     """Print what binds, what changes cost, and the alternatives of a single type."""
     console.print("latency not verified", markup=False)
-    for text in found.binding:
+    for text in _gathered(found.binding):
         console.print(f"binds: {text}", markup=False, soft_wrap=True)
     if not found.binding:
         console.print("binds: no cap, budget or spot limit; prices and speeds alone decide")
@@ -115,6 +134,15 @@ def _limits_table(found: Explanation) -> Table:
         words = ", ".join(f"{name} {share:.0%}" for name, share in row.shares_fraction.items())
         table.add_row(row.model, row.offer, words)
     return table
+
+
+def _gathered(names: Sequence[str]) -> list[str]:
+    """Return what binds, the spot limits of several rows as one."""
+    spot = [name for name in names if name.startswith(SPOT_LIMIT)]
+    if len(spot) < 2:
+        return list(names)
+    others = [name for name in names if name not in spot]
+    return [*others, f"max_spot_fraction, in {len(spot)} input ranges"]
 
 
 def _changes_table(found: Explanation) -> Table:

@@ -13,6 +13,9 @@ from planner.fleet_program.problem import Cap, FleetProblem
 from planner.fleet_program.solve import solve
 from planner.solvers import SolverChain
 
+SPOT_LIMIT = "spot limit of"
+"""How the name of a row's exhausted spot limit begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
@@ -136,7 +139,7 @@ def _full_spot_rows(problem: FleetProblem, answer: FleetAnswer) -> list[str]:
     if limit is None or limit >= 1:
         return []
     return [
-        f"spot limit of {problem.rows[r].name} of {problem.models[problem.rows[r].model]}"
+        f"{SPOT_LIMIT} {problem.rows[r].name} of {problem.models[problem.rows[r].model]}"
         for r, row in enumerate(answer.shares)
         if sum(share for o, share in row if problem.columns[o].is_spot) >= limit - 1e-6
     ]
