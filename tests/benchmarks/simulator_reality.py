@@ -24,6 +24,7 @@ import asyncio
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -133,7 +134,19 @@ def run() -> dict[str, object]:
     """Measure, predict, replay, compare; print the table."""
     server_core, client_core = _cores()
     os.sched_setaffinity(0, {client_core})
-    words = ["serve", str(MODEL), "--port", "0", "--threads", "1", "--served-model-name", "tiny"]
+    words = [
+        sys.executable,
+        "-m",
+        "motley",
+        "serve",
+        str(MODEL),
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--served-model-name",
+        "tiny",
+    ]
     words += ["--max-sequences", str(MAX_SEQUENCES)]
     folder = tempfile.TemporaryDirectory()
     with folder, Server(words, log=Path(folder.name) / "serve.log") as server:
