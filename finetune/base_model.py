@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from finetune.errors import BaseModelError
-from planner.model_folder import weights_sha256
+from planner.model_folder import incomplete_weights, weights_sha256
 
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 """What a hub model is fetched for; never pickled weights."""
@@ -106,17 +106,9 @@ def load_base_model(name: str) -> BaseModel:
 
 def _refuse_incomplete(report: Mapping[str, Any], name: str) -> None:
     """Refuse weights that transformers would make up: what lacks or has another shape is random."""
-    # A misfit is (tensor, shape in the files, shape of the model).
-    misfits = [
-        f"{key} is {tuple(has)}, not {tuple(needs)}"
-        for key, has, needs in report["mismatched_keys"]
-    ]
-    lost = [f"{key} is missing" for key in report["missing_keys"]]
-    if wrong := sorted(misfits) + sorted(lost):
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    if wrong := incomplete_weights(report):
         raise BaseModelError(
-            f"model {name!r}: its weights are not whole: {', '.join(wrong[:3])}{more}; "
-            "fetch the model again"
+            f"model {name!r}: its weights are not whole: {wrong}; fetch the model again"
         )
 
 

@@ -1,7 +1,9 @@
 """Facts about a model's folder that several packages must agree on, read without torch."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from planner.errors import DocumentError
 
@@ -29,3 +31,19 @@ def weights_sha256(folder: Path) -> str:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def incomplete_weights(report: Mapping[str, Any]) -> str | None:
+    """Return which weights transformers would make up, in words; nothing: the files hold them all.
+
+    Args:
+        report: Loading information of `from_pretrained`: `missing_keys`, and in `mismatched_keys`
+            triples of tensor, shape in the files and shape of the model.
+    """
+    misfits = [
+        f"{key} is {tuple(has)}, not {tuple(needs)}"
+        for key, has, needs in report["mismatched_keys"]
+    ]
+    wrong = [*sorted(misfits), *sorted(f"{key} is missing" for key in report["missing_keys"])]
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return f"{', '.join(wrong[:3])}{more}" if wrong else None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from planner.errors import DocumentError
-from planner.model_folder import weights_sha256
+from planner.model_folder import incomplete_weights, weights_sha256
 from serving.engine.adapters import (
     AdaptedLinear,
     Adapter,
@@ -246,16 +246,7 @@ def _refuse_unsupported(config: PretrainedConfig, name: str) -> None:
 
 def _refuse_incomplete(report: Mapping[str, Any], name: str) -> None:
     """Refuse weights that transformers would make up: what lacks or has another shape is random."""
-    # A misfit is (tensor, shape in the files, shape of the model).
-    misfits = [
-        f"{key} is {tuple(has)}, not {tuple(needs)}"
-        for key, has, needs in report["mismatched_keys"]
-    ]
-    lost = [f"{key} is missing" for key in report["missing_keys"]]
-    if wrong := sorted(misfits) + sorted(lost):
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ModelError(
-            f"{name}: its weights are not whole: {', '.join(wrong[:3])}{more}; fetch the model again"
-        )
+    if wrong := incomplete_weights(report):
+        raise ModelError(f"{name}: its weights are not whole: {wrong}; fetch the model again")
     if unknown := sorted(report["unexpected_keys"]):
         logger.warning("weights left out model=%s num=%d first=%s", name, len(unknown), unknown[0])
