@@ -53,7 +53,7 @@ class Highs:
     ) -> Answer:
         """Minimise; see `Solver`."""
         # Without gapAbs=0 HiGHS stops at 1e-6 of the objective's unit, much for a cheap fleet.
-        back_end = pulp.HiGHS(
+        back_end = _BranchingHighs(
             msg=False, timeLimit=time_limit_seconds, gapRel=gap_fraction, gapAbs=0.0
         )
         if not back_end.available():
@@ -67,12 +67,29 @@ class Highs:
         )
         # 2 is HiGHS's word for "the primal solution is feasible".
         if program.status == pulp.LpStatusOptimal and facts.primal_solution_status == 2:
-            whole = any(variable.cat == pulp.LpInteger for variable in program.variables())
-            bound = facts.mip_dual_bound if whole else facts.objective_function_value
+            searched = back_end.has_searched
+            bound = facts.mip_dual_bound if searched else facts.objective_function_value
             return Answer("solved", bound, self.name)
         if stopped:
             return Answer("time_limit", float("-inf"), self.name)
         raise SolverError(f"HiGHS ended with status {pulp.LpStatus[program.status]!r}")
+
+
+class _BranchingHighs(pulp.HiGHS):  # type: ignore[misc]
+    """PuLP's HiGHS, with our own branching first where few variables are whole."""
+
+    has_searched = False
+    """Whether HiGHS's own search answered: then the bound is that search's."""
+
+    def callSolver(self, lp: pulp.LpProblem) -> None:
+        # HiGHS may be missing, which `available` says.
+        from planner.branch_and_bound import FEW_WHOLE_VARIABLES, minimise_whole
+
+        whole = [i for i, v in enumerate(lp.variables()) if v.cat == pulp.LpInteger]
+        if 0 < len(whole) <= FEW_WHOLE_VARIABLES and minimise_whole(lp.solverModel, whole):
+            return
+        self.has_searched = bool(whole)
+        super().callSolver(lp)
 
 
 class Cbc:

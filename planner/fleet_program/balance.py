@@ -142,18 +142,18 @@ def _of_model(
         if not servers:
             raise SolverError(f"nothing left serves {problem.rows[r].name}; report this")
         weight = min(scale[r, o] for o in servers)
-        share = {o: weight / scale[r, o] * part[r, o] for o in servers}
+        share = [(part[r, o], weight / scale[r, o]) for o in servers]
         # (1) everything is served
-        lp += pulp.lpSum(share.values()) == weight
-        spot = [share[o] for o in servers if problem.columns[o].is_spot]
+        lp += pulp.LpAffineExpression(share) == weight
+        spot = [s for o, s in zip(servers, share, strict=True) if problem.columns[o].is_spot]
         if spot and limit is not None:
             # (3) spot is limited
-            lp += pulp.lpSum(spot) <= limit * weight
+            lp += pulp.LpAffineExpression(spot) <= limit * weight
     for o, room in capacity.items():
         if room > 0:
             # (2) no column is fuller than the fullest
-            used = [loads[r, o] / room / scale[r, o] * part[r, o] for r in rows if (r, o) in part]
-            lp += pulp.lpSum(used) <= fullness
+            used = [(part[r, o], loads[r, o] / room / scale[r, o]) for r in rows if (r, o) in part]
+            lp += pulp.LpAffineExpression(used) <= fullness
     answer = solver.minimise(lp)
     if answer.verdict != "solved":
         raise SolverError(f"{answer.solver} could not share out the load: {answer.verdict}")

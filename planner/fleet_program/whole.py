@@ -22,14 +22,14 @@ Constraints
     (1) everything is served:          sum_o share[s,r,o] = 1                             s in S, r in R
     (2) no replica is overloaded:      sum_r load[r,o] * share[s,r,o] <= u[s,o] * count[o]
     (3) one replica may be lost:       sum_r load[r,o] * share[s,r,o] <= count[o] - used[o]   normal
-    (4) a share needs a replica:       share[s,r,o] <= used[o]
+    (4) a share needs a replica:       share[s,r,o] <= used[o]                            see below
     (5) used means replicas:           least_used[o] * used[o] <= count[o] <= high[o] * used[o]
     (6) spot is limited:               sum_{o spot} share[s,r,o] <= q                         normal
     (7) caps, budget, minima:          least[c] <= sum_o weight[c,o] * count[o] <= most[c]      c in C
     (8) second objective only:         the cheapest cost stays
 
-(3) stands where one replica's loss is survived, (5) where used[o] matters; elsewhere (4) reads
-share <= count. Shares enter scaled to parts[s,r,o] = share * max(1, load / u), so that a solver's
+(3) stands where one replica's loss is survived, (5) where used[o] matters. Elsewhere (4) reads
+share <= count and (2) implies it, up to tolerances: it stands for rows of next to no load. Shares enter scaled to parts[s,r,o] = share * max(1, load / u), so that a solver's
 tolerance never hides whole replicas of a row that takes thousands (see `_Scenario`).
 
 Source: Mélange (Griggs et al., arXiv 2404.14527) with its slices made continuous, which relaxes the
@@ -43,6 +43,7 @@ import pulp
 
 from planner.fleet_program.answer import PROVEN_GAP_FRACTION, CountsFound, gap_fraction
 from planner.fleet_program.limits import (
+    ROUNDING,
     CountBounds,
     Scenario,
     cost_usd_per_hour,
@@ -52,6 +53,9 @@ from planner.fleet_program.limits import (
 )
 from planner.fleet_program.problem import FleetProblem
 from planner.solvers import SolverChain
+
+NEGLIGIBLE_REPLICAS = 0.01
+"""A row that takes fewer could be served by a solver's tolerance alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +181,8 @@ class _Scenario:
         for o, rows in by_column.items():
             if not rows:
                 continue
-            need = pulp.lpSum(
-                self._need[r, o] / max(1.0, self._need[r, o]) * self._part[r, o] for r in rows
+            need = pulp.LpAffineExpression(
+                [(self._part[r, o], min(self._need[r, o], 1.0)) for r in rows]
             )
             # (2) no replica is overloaded
             lp += need <= count[o]
@@ -187,8 +191,8 @@ class _Scenario:
                 limit = scenario.limit_fraction(problem.columns[o])
                 lp += limit * need <= count[o] - used[o]
             for r in rows:
-                # (4) a share needs a replica; (2) implies it where the row takes one and count = used
-                if self._need[r, o] <= 1 or used is not count:
+                # (4) a share needs a replica
+                if self._need[r, o] <= NEGLIGIBLE_REPLICAS or used is not count:
                     scale = max(1.0, self._need[r, o])
                     lp += self._part[r, o] <= scale * used[o]
 
@@ -198,13 +202,13 @@ class _Scenario:
             return
         scale = {o: max(1.0, self._need[r, o]) for o in servers}
         weight = min(scale.values())
-        share = {o: weight / scale[o] * self._part[r, o] for o in servers}
+        share = [(self._part[r, o], weight / scale[o]) for o in servers]
         # (1) everything is served
-        self._lp += pulp.lpSum(share.values()) == weight
-        spot = [o for o in servers if self._problem.columns[o].is_spot]
+        self._lp += pulp.LpAffineExpression(share) == weight
+        spot = [s for o, s in zip(servers, share, strict=True) if self._problem.columns[o].is_spot]
         if spot and spot_limit is not None:
             # (6) spot is limited
-            self._lp += pulp.lpSum(share[o] for o in spot) <= spot_limit * weight
+            self._lp += pulp.LpAffineExpression(spot) <= spot_limit * weight
 
 
 def _counts(
@@ -227,7 +231,9 @@ def _first_of_the_cheapest(
 ) -> CountsFound:
     # (8) the cheapest cost stays, up to rounding
     lp = program.lp
-    lp += program.cost <= best.cost_usd_per_hour / program.unit_usd_per_hour * (1 + 1e-9)
+    cheapest = best.cost_usd_per_hour / program.unit_usd_per_hour
+    lp += program.cost <= cheapest * (1 + ROUNDING)
+    lp += program.cost >= cheapest * (1 - ROUNDING)
     names = sorted({column.offer for column in problem.columns})
     rank = [names.index(column.offer) for column in problem.columns]
     # No sum of ranks outweighs one replica: counts never exceed the first answer's total.

@@ -177,6 +177,14 @@ def test_a_row_with_next_to_no_load_is_served(load):
     assert found.shares[-1] == ((40, 1.0),)
 
 
+@pytest.mark.parametrize("load", [0.02, 1e-2, 1e-6, 1e-9, 1e-12])
+def test_a_row_with_next_to_no_load_is_served_in_one_piece_too(load):
+    """Neither a solver's tolerance nor a neighbour with room serves it."""
+    found = _solve(one_model([1.0, 1.0], [(1.0, [0.4, 0]), (2.0, [0, 1 / load])]))
+    assert found.solver == Highs.name
+    assert found.counts == (3, 1)
+
+
 NO_PLAN = Solved(None, float("inf"), float("inf"), True)
 TOO_HIGH = Solved(None, float("inf"), 1e6, False)
 

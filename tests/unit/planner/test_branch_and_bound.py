@@ -1,0 +1,73 @@
+"""Our branch and bound against enumeration, and what it leaves behind where it gives up."""
+
+import itertools
+
+import highspy
+import numpy as np
+import pytest
+
+from planner import branch_and_bound
+from planner.branch_and_bound import minimise_whole
+
+MOST = 4
+
+
+def _program(seed):
+    """Return costs (3,), a matrix (4, 3) and the least of its rows (4,)."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 9, 3), rng.integers(-2, 7, (4, 3)), rng.integers(1, 25, 4)
+
+
+def _model(costs, matrix, least):
+    model = highspy.Highs()
+    model.setOptionValue("output_flag", False)
+    for cost in costs:
+        model.addCol(float(cost), 0.0, float(MOST), 0, [], [])
+        model.changeColIntegrality(model.getNumCol() - 1, highspy.HighsVarType.kInteger)
+    for row, low in zip(matrix, least, strict=True):
+        used = np.flatnonzero(row).astype(np.int32)
+        model.addRow(float(low), highspy.kHighsInf, len(used), used, row[used].astype(float))
+    return model
+
+
+def _enumerated(costs, matrix, least):
+    points = np.array(list(itertools.product(range(MOST + 1), repeat=3)))
+    served = points[(points @ matrix.T >= least).all(axis=1)]
+    return float((served @ costs).min()) if len(served) else None
+
+
+def _objective(model):
+    return model.getInfo().objective_function_value
+
+
+def test_the_optimum_is_the_enumerated_one():
+    """On random programs, with and without a solution."""
+    found = []
+    for seed in range(200):
+        costs, matrix, least = _program(seed)
+        model, cheapest = _model(costs, matrix, least), _enumerated(costs, matrix, least)
+        assert minimise_whole(model, range(3)) == (cheapest is not None), seed
+        found.append(cheapest)
+        if cheapest is not None:
+            values = np.array(model.getSolution().col_value)
+            assert _objective(model) == pytest.approx(cheapest, abs=1e-6), seed
+            assert values == pytest.approx(np.round(values), abs=1e-9)
+            assert (matrix @ values >= least - 1e-6).all()
+    assert 20 < found.count(None) < 180
+
+
+def test_giving_up_leaves_the_model_as_it_was(monkeypatch):
+    """HiGHS's own search then finds the optimum, with whole values, within the first bounds."""
+    monkeypatch.setattr(branch_and_bound, "MOST_PROGRAMS", 2)
+    given_up = 0
+    for seed in range(60):
+        costs, matrix, least = _program(seed)
+        model, cheapest = _model(costs, matrix, least), _enumerated(costs, matrix, least)
+        presolve = model.getOptionValue("presolve")
+        if cheapest is None or minimise_whole(model, range(3)):
+            continue
+        given_up += 1
+        assert model.getOptionValue("presolve") == presolve
+        model.run()
+        assert _objective(model) == pytest.approx(cheapest, abs=1e-6), seed
+    assert given_up > 10
