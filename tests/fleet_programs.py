@@ -103,9 +103,10 @@ def brute_force_cost(problem):
         if load == 0:
             # What serves nothing stands only where a bounded change keeps it.
             kept = max(0, current - change) if change is not None else 0
+            kept = max(kept, column.min_replicas)
             ranges.append(range(kept, kept + 1))
         else:
-            ranges.append(range(max(needed, least, current) + 1))
+            ranges.append(range(max(needed, least, current, column.min_replicas) + 1))
 
     def cost(counts):
         return sum(n * c.price_usd_per_hour for n, c in zip(counts, problem.columns, strict=True))
@@ -132,7 +133,7 @@ def is_plan(problem, counts):
 def _keeps_count_rules(problem, counts):
     rules = problem.rules
     for column, count in zip(problem.columns, counts, strict=True):
-        if 0 < count < rules.min_replicas_used:
+        if 0 < count < rules.min_replicas_used or count < column.min_replicas:
             return False
         change, current = rules.max_change_replicas, column.current_replicas
         if change is not None and current is not None and abs(count - current) > change:

@@ -12,8 +12,6 @@ from planner.fleet.judging import Solved
 from planner.fleet.money import usd
 from planner.fleet.plan_document import FleetInputs, column_loads
 from planner.fleet.report import comparison_line
-from planner.fleet_program.answer import FleetAnswer
-from planner.fleet_program.problem import FleetProblem
 from planner.fleet_program.sensitivity import (
     SPOT_LIMIT,
     WhatIf,
@@ -70,24 +68,13 @@ def explanation(
     """
     problem, answer = solved.problem, solved.answer
     half = seconds / 2
-    fewer = offer_changes(
-        problem, answer, solver=solver, seconds=half, gap_fraction=gap_fraction, clock=clock
-    )
     caps = cap_changes(
         problem, answer, solver=solver, seconds=half, gap_fraction=gap_fraction, clock=clock
     )
-    changes = (*fewer, *_free_changes(problem, answer), *caps)
-    return Explanation(binding(problem, answer), _rate_limits(inputs, solved), changes)
-
-
-def _free_changes(problem: FleetProblem, answer: FleetAnswer) -> tuple[WhatIf, ...]:
-    """Return what one more of each offer in use is worth that nothing caps: it can be had already."""
-    capped = {column for cap in problem.caps for column in cap.columns}
-    return tuple(
-        WhatIf(f"{problem.models[column.model]}/{column.offer}", 1, answer.status, 0.0, 0.0)
-        for c, column in enumerate(problem.columns)
-        if answer.counts[c] and c not in capped
+    offers = offer_changes(
+        problem, answer, solver=solver, seconds=half, gap_fraction=gap_fraction, clock=clock
     )
+    return Explanation(binding(problem, answer), _rate_limits(inputs, solved), (*caps, *offers))
 
 
 def _rate_limits(inputs: FleetInputs, solved: Solved) -> tuple[RateLimit, ...]:
@@ -146,7 +133,7 @@ def _gathered(names: Sequence[str]) -> list[str]:
 
 
 def _changes_table(found: Explanation) -> Table:
-    table = Table(title="one more or one fewer")
+    table = Table(title="one more and one fewer, the rest chosen anew")
     table.add_column("of", overflow="fold")
     for title in ("change", "$/h", "within"):
         table.add_column(title, justify="right")

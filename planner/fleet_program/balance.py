@@ -96,7 +96,8 @@ def check_counts(problem: FleetProblem, counts: Sequence[int]) -> None:
         if used > cap.limit:
             raise SolverError(f"{cap.name} takes {used} of {cap.limit} {cap.unit}; report this")
     for column, count in zip(columns, counts, strict=True):
-        if 0 < count < rules.min_replicas_used or count < 0:
+        least = max(column.min_replicas, rules.min_replicas_used if count else 0)
+        if count < least:
             raise SolverError(
                 f"{column.offer} has {count} replicas, below the minimum; report this"
             )

@@ -107,10 +107,11 @@ def count_bounds(problem: FleetProblem) -> CountBounds:
     """Return bounds that some cheapest plan, if there is any plan, keeps."""
     lower, upper = [], []
     for column in problem.columns:
-        least, most = 0, _useful_replicas(problem, column)
+        least = column.min_replicas
+        most = max(least, _useful_replicas(problem, column))
         step, current = problem.rules.max_change_replicas, column.current_replicas
         if step is not None and current is not None:
-            least = max(0, current - step)
+            least = max(least, current - step)
             most = min(max(most, least), current + step)
         lower.append(least)
         upper.append(most)

@@ -51,6 +51,8 @@ class ReplicaColumn:
     is_spot: bool = False
     current_replicas: int | None = None
     """Replicas in the current plan; None: there is none, so the change is not bounded."""
+    min_replicas: int = 0
+    """Fewest replicas, needed or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def _check_column(column: ReplicaColumn, num_rows: int) -> None:
     _demand(0 < limit <= 1, f"{name}: utilisation limit {limit} is not in (0, 1]")
     _demand(column.gpus >= 1, f"{name}: {column.gpus} GPUs; give at least 1")
     _demand((column.current_replicas or 0) >= 0, f"{name}: current replicas are negative")
+    _demand(column.min_replicas >= 0, f"{name}: min_replicas is negative")
     for load in column.loads:
         fine = load is None or (math.isfinite(load) and load > 0)
         _demand(fine, f"{name}: load {load} is not above 0; leave out rows without requests")

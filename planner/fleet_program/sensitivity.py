@@ -83,15 +83,27 @@ def offer_changes(
     gap_fraction: float,
     clock: Callable[[], float],
 ) -> tuple[WhatIf, ...]:
-    """Return what at most one replica fewer of each offer in use would cost, until the time is up."""
+    """Return what at least one more and at most one fewer replica of each offer would cost.
+
+    Everything else is chosen anew. Offers in use come first; one that serves nothing is left out, and
+    so is what the time does not reach.
+    """
+    by_use = sorted(range(len(answer.counts)), key=lambda o: answer.counts[o] == 0)
     cases = []
-    for o, count in enumerate(answer.counts):
+    for o in by_use:
+        column, count = problem.columns[o], answer.counts[o]
+        name = f"{problem.models[column.model]}/{column.offer}"
+        if any(column.loads):
+            cases.append((name, 1, _with_column(problem, o, min_replicas=count + 1)))
         if count > 0:
-            column = problem.columns[o]
-            name = f"{problem.models[column.model]}/{column.offer}"
             fewer = Cap(name, count - 1, (o,), "replicas")
             cases.append((name, -1, replace(problem, caps=(*problem.caps, fewer))))
     return _solved(cases, answer, solver, seconds, gap_fraction, clock)
+
+
+def _with_column(problem: FleetProblem, o: int, *, min_replicas: int) -> FleetProblem:
+    changed = replace(problem.columns[o], min_replicas=min_replicas)
+    return replace(problem, columns=(*problem.columns[:o], changed, *problem.columns[o + 1 :]))
 
 
 def _with_cap(problem: FleetProblem, number: int, change: int) -> FleetProblem:

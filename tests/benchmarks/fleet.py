@@ -1,7 +1,8 @@
 """The fleet program: against the sliced binary program on small problems, and by itself on large ones.
 
-Small: 60 request sizes, 4 GPU types, one model; both programs from numbers to proven optimum (CBC stops
-after `SLICED_SECONDS` at the latest, which then counts as its time). Large: 200 sizes, 100 offers, 5
+Small: 60 request sizes, 4 GPU types, one model; both programs from numbers to proven optimum, ours with
+its shares and its choice among equally cheap plans, medians of five runs (CBC stops after
+`SLICED_SECONDS` at the latest, which then counts as its time, and runs once where it is slow). Large: 200 sizes, 100 offers, 5
 models with caps. `row` form: the 20 input sizes are the rows, as a router that cannot see outputs
 needs; `oracle` form: each of the 200 sizes is a row. Seconds hold the building of every model; the
 gap is to a bound of the whole problem. `scattered` instances are harder than any catalogue (see
@@ -22,9 +23,12 @@ from planner.fleet_program.problem import FleetProblem, Rules
 from planner.fleet_program.solve import solve
 from planner.solvers import default_solvers
 
-SMALL_SEEDS = range(5)
+SMALL_SEEDS = range(8)
 SLICES = 8
 SLICED_SECONDS = 30.0
+SMALL_RUNS = 5
+SLOW_SECONDS = 3.0
+"""A sliced program that takes longer is run once."""
 SMALL_TYPES = ("L4", "A10G", "A100-80", "H100")
 
 LARGE_SEEDS = range(2)
@@ -97,14 +101,19 @@ def _small(seed: int) -> SmallRun:
         40, inputs=10, outputs=6, offers=4, models=1, by_output=True, types=SMALL_TYPES, caps=None
     )
     problem = fleet_instance(shape, seed=seed)
-    answer = _solved(problem, seconds=60.0, gap=1e-7)
+    answers = [_solved(problem, seconds=60.0, gap=1e-7) for _ in range(SMALL_RUNS)]
+    answer = answers[0]
     sliced = solve_sliced(problem, slices=SLICES, time_limit_seconds=SLICED_SECONDS)
+    sliced_seconds = [sliced[2]]
+    while sliced[2] < SLOW_SECONDS and len(sliced_seconds) < SMALL_RUNS:
+        again = solve_sliced(problem, slices=SLICES, time_limit_seconds=SLICED_SECONDS)
+        sliced_seconds.append(again[2])
     return SmallRun(
         seed=seed,
-        seconds=answer.seconds,
+        seconds=statistics.median(answer.seconds for answer in answers),
         cost_usd_per_hour=answer.cost_usd_per_hour,
         gap_fraction=answer.gap_fraction,
-        sliced_seconds=sliced[2],
+        sliced_seconds=statistics.median(sliced_seconds),
         sliced_cost_usd_per_hour=sliced[0],
         sliced_is_proven=sliced[1],
     )
@@ -143,7 +152,8 @@ def _show_small(rows: list[SmallRun]) -> None:
             f"{row.sliced_seconds / row.seconds:.0f}",
         )  # fmt: skip
     ratio = statistics.median(row.sliced_seconds / row.seconds for row in rows)
-    table.caption = f"median: {ratio:.0f} times as fast"
+    least = min(row.sliced_seconds / row.seconds for row in rows)
+    table.caption = f"times as fast: {ratio:.0f} in the median, {least:.0f} at least"
     Console(width=150).print(table)
 
 

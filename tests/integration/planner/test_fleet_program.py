@@ -1,5 +1,6 @@
 """The fleet program against brute force, in one piece and decomposed; and its single rules."""
 
+import itertools
 import random
 import time
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import pytest
 from fleet_programs import brute_force_cost, is_plan, melange_program, one_model, random_program
 
+from planner import branch_and_bound
 from planner.fleet_program import decomposed
 from planner.fleet_program import solve as solving
 from planner.fleet_program.answer import CountsFound
@@ -29,10 +31,29 @@ def _solve(problem, *, solver=None):
     )
 
 
+@pytest.mark.parametrize("few", [0, branch_and_bound.FEW_WHOLE_VARIABLES])
 @pytest.mark.parametrize("seed", range(150))
-def test_cost_equals_brute_force(seed):
-    """Whatever the rules, the proven optimum costs what trying every count costs."""
-    problem = random_program(seed)
+def test_cost_equals_brute_force(seed, few, monkeypatch):
+    """Whatever the rules and whoever branches, the optimum costs what trying every count costs."""
+    monkeypatch.setattr(branch_and_bound, "FEW_WHOLE_VARIABLES", few)
+    _equals_brute_force(random_program(seed))
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+@pytest.mark.parametrize("seed", range(40))
+def test_a_minimum_of_a_column_equals_brute_force(seed, decompose, monkeypatch):
+    """One replica more of some column than the optimum has: what is dearer then is what it costs."""
+    drawn = map(random_program, itertools.count(seed, 1000))
+    problem, counts = next((p, found.counts) for p in drawn if (found := _solve(p)).counts)
+    o = seed % len(counts)
+    forced = replace(problem.columns[o], min_replicas=counts[o] + 1)
+    columns = (*problem.columns[:o], forced, *problem.columns[o + 1 :])
+    if decompose:
+        monkeypatch.setattr(solving, "WHOLE_SHARES", 0)
+    _equals_brute_force(replace(problem, columns=columns))
+
+
+def _equals_brute_force(problem):
     expected = brute_force_cost(problem)
     found = _solve(problem)
     if expected is None:

@@ -148,8 +148,29 @@ def test_one_more_and_one_fewer_of_a_cap_have_their_price():
     assert (more.change, more.cost_change_usd_per_hour) == (1, pytest.approx(-1.0))
     assert (fewer.change, fewer.cost_change_usd_per_hour) == (-1, pytest.approx(1.0))
     offers = offer_changes(problem, answer, clock=time.perf_counter, **settings)
-    assert [row.name for row in offers] == ["m/offer-0", "m/offer-1"]
-    assert offers[1].status == "infeasible"
+    of = {(row.name, row.change): row for row in offers}
+    assert of["m/offer-0", 1].status == of["m/offer-1", -1].status == "infeasible"
+    assert of["m/offer-0", -1].cost_change_usd_per_hour == pytest.approx(1.0)
+    assert of["m/offer-1", 1].cost_change_usd_per_hour == pytest.approx(1.0)
+
+
+def test_an_offer_out_of_use_is_worth_what_one_of_it_would_add():
+    """Offers in use come first; what serves nothing has no price."""
+    problem = one_model([3.0], [(2.5, [1.0]), (2.0, [1.0]), (1.0, [0.0])])
+    rows = offer_changes(
+        problem,
+        _solve(problem),
+        solver=_chain(),
+        seconds=20,
+        gap_fraction=1e-7,
+        clock=time.perf_counter,
+    )
+    costs = [(row.name, row.change, row.cost_change_usd_per_hour) for row in rows]
+    assert costs == [
+        ("m/offer-1", 1, pytest.approx(2.0)),
+        ("m/offer-1", -1, pytest.approx(0.5)),
+        ("m/offer-0", 1, pytest.approx(0.5)),
+    ]
 
 
 def test_time_ends_a_sensitivity_early():

@@ -149,11 +149,12 @@ def test_without_matplotlib_a_plot_is_refused_before_the_work(
     assert {each.name for each in Path(tmp_path).iterdir()} == {"fleet.yaml"}
 
 
-def test_one_more_of_an_offer_without_a_cap_is_worth_nothing(repository, capsys):
-    """It could be had already; the capped offers have a price for one more."""
+def test_one_more_of_an_offer_costs_no_less_than_the_plan(repository, capsys):
+    """Without a cap it could be had already: one more than is cheapest is dearer. A cap's saves."""
     file = repository / "configs" / "fleet" / "capped-example.yaml"
     assert motley.main(["plan", "explain", str(file)]) == 0
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
     cells = {(row[1].strip(), row[2].strip()): row[3].strip() for row in rows if len(row) > 4}
-    assert cells["capped-example/L4", "+1"] == "+$0.00"
+    assert cells["capped-example/L4", "+1"] == "+$0.70"
+    assert cells["capped-example/owned-A10G", "+1"] == "infeasible"
     assert cells["max_replicas of owned-A10G", "+1"].startswith("-$")
