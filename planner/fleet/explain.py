@@ -16,8 +16,7 @@ from planner.fleet_program.sensitivity import (
     SPOT_LIMIT,
     WhatIf,
     binding,
-    cap_changes,
-    offer_changes,
+    one_more_and_one_fewer,
 )
 from planner.solvers import SolverChain
 
@@ -67,14 +66,10 @@ def explanation(
         clock: Seconds from any start.
     """
     problem, answer = solved.problem, solved.answer
-    half = seconds / 2
-    caps = cap_changes(
-        problem, answer, solver=solver, seconds=half, gap_fraction=gap_fraction, clock=clock
+    changes = one_more_and_one_fewer(
+        problem, answer, solver=solver, seconds=seconds, gap_fraction=gap_fraction, clock=clock
     )
-    offers = offer_changes(
-        problem, answer, solver=solver, seconds=half, gap_fraction=gap_fraction, clock=clock
-    )
-    return Explanation(binding(problem, answer), _rate_limits(inputs, solved), (*caps, *offers))
+    return Explanation(binding(problem, answer), _rate_limits(inputs, solved), changes)
 
 
 def _rate_limits(inputs: FleetInputs, solved: Solved) -> tuple[RateLimit, ...]:

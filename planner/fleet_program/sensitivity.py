@@ -4,7 +4,7 @@ Integer programs have no duals: the only honest price of a GPU is the difference
 answer carries bounds, so that a difference within the gaps is not taken for a price.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from planner.fleet_program.answer import FleetAnswer, Status
@@ -12,6 +12,9 @@ from planner.fleet_program.cap_raises import cap_use
 from planner.fleet_program.problem import Cap, FleetProblem
 from planner.fleet_program.solve import solve
 from planner.solvers import SolverChain
+
+_Case = tuple[str, int, FleetProblem]
+"""Name and change of a `WhatIf`, and the problem to solve."""
 
 SPOT_LIMIT = "spot limit of"
 """How the name of a row's exhausted spot limit begins."""
@@ -50,7 +53,7 @@ def binding(problem: FleetProblem, answer: FleetAnswer) -> tuple[str, ...]:
     return tuple(names)
 
 
-def cap_changes(
+def one_more_and_one_fewer(
     problem: FleetProblem,
     answer: FleetAnswer,
     *,
@@ -59,35 +62,41 @@ def cap_changes(
     gap_fraction: float,
     clock: Callable[[], float],
 ) -> tuple[WhatIf, ...]:
-    """Return what one unit more, then less, of each cap in use would cost, until the time is up."""
-    used = [
-        number
+    """Return what one more and one fewer of each cap in use and of each offer would cost.
+
+    Of a cap that is one unit; of an offer, at least one replica more than it has and at most one
+    fewer. The rest is chosen anew. Offers in use come before the others; one that serves nothing is
+    left out. What the time does not reach is left out too, and what is solved shares it evenly.
+    """
+    cases = [*_cap_cases(problem, answer), *_offer_cases(problem, answer)]
+    deadline = clock() + seconds
+    rows = []
+    for left, (name, change, changed) in zip(range(len(cases), 0, -1), cases, strict=True):
+        remaining = deadline - clock()
+        if remaining <= 0:
+            break
+        other = solve(
+            changed,
+            solver=solver,
+            time_limit_seconds=max(remaining / left, 0.1),
+            gap_fraction=gap_fraction,
+            clock=clock,
+        )
+        rows.append(_what_if(name, change, answer, other))
+    return tuple(rows)
+
+
+def _cap_cases(problem: FleetProblem, answer: FleetAnswer) -> list[_Case]:
+    return [
+        (cap.name, change, _with_cap(problem, number, change))
         for number, cap in enumerate(problem.caps)
         if cap_use(problem, cap, answer.counts) > 0
-    ]
-    cases = [
-        (problem.caps[number].name, change, _with_cap(problem, number, change))
-        for number in used
         for change in (1, -1)
-        if problem.caps[number].limit + change >= 0
+        if cap.limit + change >= 0
     ]
-    return _solved(cases, answer, solver, seconds, gap_fraction, clock)
 
 
-def offer_changes(
-    problem: FleetProblem,
-    answer: FleetAnswer,
-    *,
-    solver: SolverChain,
-    seconds: float,
-    gap_fraction: float,
-    clock: Callable[[], float],
-) -> tuple[WhatIf, ...]:
-    """Return what at least one more and at most one fewer replica of each offer would cost.
-
-    Everything else is chosen anew. Offers in use come first; one that serves nothing is left out, and
-    so is what the time does not reach.
-    """
+def _offer_cases(problem: FleetProblem, answer: FleetAnswer) -> list[_Case]:
     by_use = sorted(range(len(answer.counts)), key=lambda o: answer.counts[o] == 0)
     cases = []
     for o in by_use:
@@ -98,7 +107,7 @@ def offer_changes(
         if count > 0:
             fewer = Cap(name, count - 1, (o,), "replicas")
             cases.append((name, -1, replace(problem, caps=(*problem.caps, fewer))))
-    return _solved(cases, answer, solver, seconds, gap_fraction, clock)
+    return cases
 
 
 def _with_column(problem: FleetProblem, o: int, *, min_replicas: int) -> FleetProblem:
@@ -111,31 +120,6 @@ def _with_cap(problem: FleetProblem, number: int, change: int) -> FleetProblem:
     changed = replace(cap, limit=cap.limit + change)
     caps = (*problem.caps[:number], changed, *problem.caps[number + 1 :])
     return replace(problem, caps=caps)
-
-
-def _solved(
-    cases: Sequence[tuple[str, int, FleetProblem]],
-    answer: FleetAnswer,
-    solver: SolverChain,
-    seconds: float,
-    gap_fraction: float,
-    clock: Callable[[], float],
-) -> tuple[WhatIf, ...]:
-    deadline = clock() + seconds
-    rows = []
-    for left, (name, change, problem) in zip(range(len(cases), 0, -1), cases, strict=True):
-        remaining = deadline - clock()
-        if remaining <= 0:
-            break
-        other = solve(
-            problem,
-            solver=solver,
-            time_limit_seconds=max(remaining / left, 0.1),
-            gap_fraction=gap_fraction,
-            clock=clock,
-        )
-        rows.append(_what_if(name, change, answer, other))
-    return tuple(rows)
 
 
 def _what_if(name: str, change: int, answer: FleetAnswer, other: FleetAnswer) -> WhatIf:
