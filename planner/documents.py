@@ -27,18 +27,27 @@ def read_document(path: Path, model: type[Model]) -> Model:
     return validated(path, read_content(path), model)
 
 
+def read_text(path: Path) -> str:
+    """Return the UTF-8 text of the file at `path`.
+
+    Raises:
+        DocumentError: If the file is missing or unreadable.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DocumentError(path, "no such file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DocumentError(path, f"cannot be read ({error}); check the file") from None
+
+
 def read_content(path: Path) -> dict[Any, Any]:
     """Return the mapping in the YAML or JSON file at `path`, as it stands there.
 
     Raises:
         DocumentError: If the file is missing, unreadable, malformed, or holds no mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DocumentError(path, "no such file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DocumentError(path, f"cannot be read ({error}); check the file") from None
+    text = read_text(path)
     try:
         content = _parse_json(text) if path.suffix == ".json" else yaml.load(text, _UniqueKeyLoader)
     # The YAML parser raises ValueError on impossible dates and recurses with the nesting.

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from planner.documents import describe
+from planner.documents import describe, read_text
 from planner.errors import DocumentError, ProfileError
 from planner.profiling.profile import Cell, Profile
 from planner.profiling.profile_aibrix import read_aibrix_profile, read_aibrix_rows
@@ -77,12 +77,7 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     Raises:
         DocumentError: If it cannot be read, or holds anything else.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DocumentError(path, "no such file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DocumentError(path, f"cannot be read ({error}); check the file") from None
+    text = read_text(path)
     try:
         objects = [json.loads(text)]
     except (ValueError, RecursionError):
