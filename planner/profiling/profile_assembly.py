@@ -32,10 +32,15 @@ def assembled(
 
     Args:
         facts: Of the replica.
-        cells: At least one.
+        cells: By size.
         taken_under: Target of imported rates.
         others: Further fields of `Profile`.
+
+    Raises:
+        ProfileError: If there is no cell.
     """
+    if not cells:
+        raise ProfileError("no run of any size was measured; measure or import at least one")
     inputs = sorted({size[0] for size in cells})
     outputs = sorted({size[1] for size in cells})
     named = {name: getattr(facts, name) for name in facts.__slots__}

@@ -192,6 +192,13 @@ def test_own_profiles_are_merged(tmp_path):
     assert len(_read(tmp_path, one, one).cells[0][0].runs) == 2
 
 
+def test_own_profiles_without_any_run_are_refused(tmp_path):
+    """A grid whose every cell is empty says nothing about the replica."""
+    empty = _read(tmp_path, VLLM).model_dump(mode="json") | {"cells": [[{}]]}
+    with pytest.raises(ProfileError, match="no run of any size was measured"):
+        _read(tmp_path, empty, empty)
+
+
 TPOT = {"inter_token_latency": _metric("ms", 0.0)}
 BAD_CONTENTS = {
     "zero": (
