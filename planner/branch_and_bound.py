@@ -25,6 +25,12 @@ FEW_WHOLE_VARIABLES = 8
 MOST_PROGRAMS = 400
 """Linear programs after which the search gives up: then cuts are worth their time."""
 
+MOST_OF_THE_TIME = 0.25
+"""Part of the model's time limit after which it gives up: HiGHS's own search needs the rest."""
+
+LEAST_SECONDS = 0.01
+"""Left to HiGHS in any case."""
+
 WHOLE = 1e-7
 """A value this close to a whole number is one: HiGHS's tolerance of a bound."""
 
@@ -32,17 +38,25 @@ WHOLE = 1e-7
 def minimise_whole(model: highspy.Highs, whole: Sequence[int]) -> bool:
     """Minimise with some variables whole; return whether the optimum was found and is in the model.
 
-    Where not (`MOST_PROGRAMS` did not do, or there is none), the model is as it was.
+    Where not, the model is as it was but for its time limit, less what was spent: the programs or
+    the time did not do, there is no optimum, or HiGHS could not solve a linear program.
 
     Args:
         model: A loaded minimisation, not yet run.
         whole: Indices of the variables that must be whole.
     """
     search = _Search(model, whole)
-    if search.finds_optimum():
-        return True
+    try:
+        if search.finds_optimum():
+            return True
+    except _Unsolved:
+        pass
     search.restore()
     return False
+
+
+class _Unsolved(Exception):
+    """A linear program ended neither solved nor infeasible: nothing is proven without it."""
 
 
 @dataclass(order=True, slots=True)
@@ -64,6 +78,7 @@ class _Search:
         self._upper = [program.col_upper_[j] for j in whole]
         self._weights = [abs(program.col_cost_[j]) for j in whole]
         self._presolve = model.getOptionValue("presolve")[1]
+        self._seconds = float(model.getOptionValue("time_limit")[1])
         self._programs = 0
 
     def finds_optimum(self) -> bool:
@@ -73,7 +88,7 @@ class _Search:
         self._model.setOptionValue("presolve", "off")
         open_nodes: list[_Node] = []
         self._open(open_nodes, self._lower, self._upper)
-        while open_nodes and self._programs < MOST_PROGRAMS:
+        while open_nodes and self._may_go_on():
             node = heapq.heappop(open_nodes)
             branched = self._heaviest_fraction(node.values)
             if branched is None:
@@ -91,7 +106,13 @@ class _Search:
         self._set_kind(highspy.HighsVarType.kInteger)
         self._set_bounds(self._lower, self._upper)
         self._model.setOptionValue("presolve", self._presolve)
+        left_seconds = self._seconds - self._model.getRunTime()
+        self._model.setOptionValue("time_limit", max(left_seconds, LEAST_SECONDS))
         self._model.clearSolver()
+
+    def _may_go_on(self) -> bool:
+        spent_seconds = self._model.getRunTime()
+        return self._programs < MOST_PROGRAMS and spent_seconds < MOST_OF_THE_TIME * self._seconds
 
     def _open(self, nodes: list[_Node], lower: list[float], upper: list[float]) -> None:
         if self._solve(lower, upper):
@@ -101,10 +122,14 @@ class _Search:
             heapq.heappush(nodes, _Node(bound, self._programs, lower, upper, values))
 
     def _solve(self, lower: list[float], upper: list[float]) -> bool:
+        """Solve between these bounds; return whether there is a solution."""
         self._programs += 1
         self._set_bounds(lower, upper)
         self._model.run()
-        return bool(self._model.getModelStatus() == highspy.HighsModelStatus.kOptimal)
+        status = self._model.getModelStatus()
+        if status not in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kInfeasible):
+            raise _Unsolved
+        return bool(status == highspy.HighsModelStatus.kOptimal)
 
     def _heaviest_fraction(self, values: list[float]) -> int | None:
         # A variable that the objective leaves out may have to be branched too.

@@ -115,7 +115,7 @@ class Cbc:
         if program.status != pulp.LpStatusOptimal:
             raise SolverError(f"CBC ended with status {pulp.LpStatus[program.status]!r}")
         if program.sol_status == pulp.LpSolutionOptimal:
-            objective = pulp.value(program.objective)
+            objective = _objective(program)
             return Answer("solved", objective - gap_fraction * abs(objective), self.name)
         return Answer("solved", _relaxed_bound(program, path), self.name)
 
@@ -178,7 +178,12 @@ def _solve(program: pulp.LpProblem, back_end: pulp.LpSolver) -> None:
 def _relaxed_bound(program: pulp.LpProblem, path: str) -> float:
     kept = {variable.name: variable.varValue for variable in program.variables()}
     _solve(program, pulp.COIN_CMD(path=path, msg=False, mip=False))
-    bound = pulp.value(program.objective)
+    bound = _objective(program)
     for variable in program.variables():
         variable.varValue = kept[variable.name]
-    return float(bound)
+    return bound
+
+
+def _objective(program: pulp.LpProblem) -> float:
+    """Return the objective's value; PuLP has none for an empty one, which costs nothing."""
+    return float(pulp.value(program.objective) or 0.0)

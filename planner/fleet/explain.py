@@ -14,7 +14,7 @@ from planner.fleet.plan_document import FleetInputs, column_loads
 from planner.fleet.report import comparison_line
 from planner.fleet_program.sensitivity import (
     SPOT_LIMIT,
-    WhatIf,
+    WhatIfs,
     binding,
     one_more_and_one_fewer,
 )
@@ -42,7 +42,7 @@ class Explanation:
     """Caps, budget and spot limits that are exhausted."""
     rate_limits: tuple[RateLimit, ...]
     """By offer in use."""
-    changes: tuple[WhatIf, ...]
+    changes: WhatIfs
     """Other fleets, each with one number changed by one."""
 
 
@@ -104,7 +104,10 @@ def print_explanation(plan: FleetPlan, found: Explanation, console: Console) -> 
     if not found.binding:
         console.print("binds: no cap, budget or spot limit; prices and speeds alone decide")
     console.print(_limits_table(found))
-    console.print(_changes_table(found))
+    console.print(_changes_table(found.changes))
+    if found.changes.num_left:
+        left = f"{found.changes.num_left} more changes not reached in time"
+        console.print(f"note: {left}; raise --changes-seconds", markup=False, soft_wrap=True)
     console.print(comparison_line(plan), markup=False, soft_wrap=True)
 
 
@@ -127,12 +130,12 @@ def _gathered(names: Sequence[str]) -> list[str]:
     return [*others, f"max_spot_fraction, in {len(spot)} input ranges"]
 
 
-def _changes_table(found: Explanation) -> Table:
+def _changes_table(changes: WhatIfs) -> Table:
     table = Table(title="one more and one fewer, the rest chosen anew")
     table.add_column("of", overflow="fold")
     for title in ("change", "$/h", "within"):
         table.add_column(title, justify="right")
-    for row in found.changes:
+    for row in changes.rows:
         cost = row.cost_change_usd_per_hour
         words = row.status if cost is None else ("-" if cost < 0 else "+") + usd(abs(cost))
         exact = row.uncertain_usd_per_hour < EXACT_USD_PER_HOUR

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from planner.errors import SolverError
 from planner.fleet_program.cap_raises import enough_caps, smallest_caps
 from planner.fleet_program.limits import Scenario, scenarios
 from planner.fleet_program.problem import FleetProblem, ReplicaColumn, ShareRow
@@ -77,6 +78,20 @@ class _Question:
         )
         return answer.counts
 
+    def plan(self, problem: FleetProblem, gap: float) -> tuple[int, ...]:
+        """Return the counts of a problem that has a plan.
+
+        Raises:
+            SolverError: If none was found in time.
+        """
+        counts = self.counts(problem, gap)
+        if not counts:
+            raise SolverError(
+                f"no plan was found within {SECONDS_EACH:g} s where there is one; "
+                "ask again when the machine is less busy"
+            )
+        return counts
+
 
 def _unservable(problem: FleetProblem, rows: tuple[int, ...], why_not: WhyNot) -> str:
     row = problem.rows[rows[0]]
@@ -109,7 +124,7 @@ def _raised_caps(problem: FleetProblem, question: _Question) -> str:
     if num_shares(problem) <= WHOLE_SHARES:
         limits, way = smallest_caps(problem, question.solver), "the smallest change is to raise"
     else:
-        counts = question.counts(replace(problem, caps=()), 0.05)
+        counts = question.plan(replace(problem, caps=()), 0.05)
         limits, way = enough_caps(problem, counts), "it is enough to raise"
     raised = [
         f"{cap.name} from {cap.limit} to {limit} {cap.unit}"
@@ -123,7 +138,7 @@ def _raised_caps(problem: FleetProblem, question: _Question) -> str:
 
 def _raised_budget(problem: FleetProblem, question: _Question) -> str:
     free = with_rule(problem, "budget_usd_per_hour", None)
-    counts = question.counts(free, CHEAPEST_GAP)
+    counts = question.plan(free, CHEAPEST_GAP)
     pairs = zip(problem.columns, counts, strict=True)
     cost = sum(column.price_usd_per_hour * count for column, count in pairs)
     budget = problem.rules.budget_usd_per_hour
@@ -148,7 +163,7 @@ def _raised_spot_limit(problem: FleetProblem, question: _Question) -> str:
 
 def _raised_change(problem: FleetProblem, question: _Question) -> str:
     asked = problem.rules.max_change_replicas or 0
-    counts = question.counts(with_rule(problem, "max_change_replicas", None), ANY_PLAN_GAP)
+    counts = question.plan(with_rule(problem, "max_change_replicas", None), ANY_PLAN_GAP)
     # That plan's own change is enough; the smallest lies between it and what is asked.
     low, high = (
         asked,

@@ -35,6 +35,15 @@ class WhatIf:
     """How much of the change the two gaps may account for."""
 
 
+@dataclass(frozen=True, slots=True)
+class WhatIfs:
+    """Changes by one, as far as the time went."""
+
+    rows: tuple[WhatIf, ...]
+    num_left: int
+    """Changes that were not reached."""
+
+
 def binding(problem: FleetProblem, answer: FleetAnswer) -> tuple[str, ...]:
     """Return the names of what a plan exhausts: caps, the budget, spot limits."""
     names = []
@@ -61,12 +70,12 @@ def one_more_and_one_fewer(
     seconds: float,
     gap_fraction: float,
     clock: Callable[[], float],
-) -> tuple[WhatIf, ...]:
+) -> WhatIfs:
     """Return what one more and one fewer of each cap in use and of each offer would cost.
 
     Of a cap that is one unit; of an offer, at least one replica more than it has and at most one
     fewer. The rest is chosen anew. Offers in use come before the others; one that serves nothing is
-    left out. What the time does not reach is left out too, and what is solved shares it evenly.
+    left out. What is solved shares the time evenly.
     """
     cases = [*_cap_cases(problem, answer), *_offer_cases(problem, answer)]
     deadline = clock() + seconds
@@ -83,7 +92,7 @@ def one_more_and_one_fewer(
             clock=clock,
         )
         rows.append(_what_if(name, change, answer, other))
-    return tuple(rows)
+    return WhatIfs(tuple(rows), len(cases) - len(rows))
 
 
 def _cap_cases(problem: FleetProblem, answer: FleetAnswer) -> list[_Case]:
@@ -135,7 +144,15 @@ def _full_spot_rows(problem: FleetProblem, answer: FleetAnswer) -> list[str]:
     if limit is None or limit >= 1:
         return []
     return [
-        f"{SPOT_LIMIT} {problem.rows[r].name} of {problem.models[problem.rows[r].model]}"
-        for r, row in enumerate(answer.shares)
-        if sum(share for o, share in row if problem.columns[o].is_spot) >= limit - 1e-6
+        f"{SPOT_LIMIT} {row.name} of {problem.models[row.model]}"
+        for r, row in enumerate(problem.rows)
+        if _spot_serves(problem, r)
+        and sum(share for o, share in answer.shares[r] if problem.columns[o].is_spot)
+        >= limit - 1e-6
     ]
+
+
+def _spot_serves(problem: FleetProblem, r: int) -> bool:
+    place = problem.rows_of(problem.rows[r].model).index(r)
+    columns = [problem.columns[o] for o in problem.columns_of(problem.rows[r].model)]
+    return any(column.is_spot and column.loads[place] is not None for column in columns)

@@ -214,8 +214,12 @@ class _Scenario:
 def _counts(
     problem: FleetProblem, program: WholeProgram, bound_usd_per_hour: float, solver: str
 ) -> CountsFound:
-    # Rounded, not truncated: a solver's 3.9999999 is 4 replicas.
-    counts = tuple(round(variable.value()) for variable in program.count)
+    # A count that stands in no row and costs nothing has no value. The others are rounded, not
+    # truncated: a solver's 3.9999999 is 4 replicas.
+    counts = tuple(
+        variable.lowBound if variable.value() is None else round(variable.value())
+        for variable in program.count
+    )
     cost = cost_usd_per_hour(problem, counts)
     bound = min(max(bound_usd_per_hour, 0.0), cost)
     proven = gap_fraction(cost, bound) <= PROVEN_GAP_FRACTION

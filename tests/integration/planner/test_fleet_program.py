@@ -167,6 +167,20 @@ def test_owned_hardware_is_used_first():
     assert found.gap_fraction == 0
 
 
+@pytest.mark.parametrize("solver", [Highs(), Cbc()])
+def test_what_is_free_and_serves_nothing_stays_out(solver):
+    """An owned offer that fits no request has no count to choose, and a fleet may cost nothing."""
+    free = (0.0, [0.0])
+    assert _solve(one_model([1.5], [free, (2.0, [1.0])]), solver=SolverChain([solver])).counts == (
+        0,
+        2,
+    )
+    owned = _solve(one_model([1.5], [free, (0.0, [1.0])]), solver=SolverChain([solver]))
+    assert owned.cost_usd_per_hour == 0
+    assert owned.counts[0] == 0
+    assert owned.counts[1] >= 2
+
+
 def test_a_row_nobody_serves_is_infeasible():
     """A row without any offer ends the search before it starts."""
     problem = one_model([1.0, 1.0], [(1.0, [1.0, 0.0])])

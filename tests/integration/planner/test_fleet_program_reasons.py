@@ -139,9 +139,19 @@ def test_what_binds_is_named():
     assert binding(problem, _solve(problem)) == ("cheap", "budget")
 
 
+def test_a_spot_limit_binds_only_what_spot_could_serve():
+    """A limit of 0 says nothing about rows that no spot offer serves."""
+    rules = Rules(spot_fraction_limit=0.0)
+    problem = one_model([1.0, 1.0], [(1.0, [1.0, 1.0]), (0.5, [1.0, 0])], rules=rules)
+    assert binding(problem, _solve(problem)) == ()
+    spot = replace(problem.columns[1], is_spot=True, market="spot")
+    with_spot = replace(problem, columns=(problem.columns[0], spot))
+    assert binding(with_spot, _solve(with_spot)) == ("spot limit of row 0 of m",)
+
+
 def _changes(problem, seconds=20):
     """Return the costs of one more and one fewer by (name, change); a status where there is no plan."""
-    rows = one_more_and_one_fewer(
+    changes = one_more_and_one_fewer(
         problem,
         _solve(problem),
         solver=_chain(),
@@ -149,11 +159,12 @@ def _changes(problem, seconds=20):
         gap_fraction=1e-7,
         clock=time.perf_counter,
     )
-    costs = [row.cost_change_usd_per_hour for row in rows]
-    return {
+    costs = [row.cost_change_usd_per_hour for row in changes.rows]
+    prices = {
         (row.name, row.change): row.status if cost is None else pytest.approx(cost)
-        for row, cost in zip(rows, costs, strict=True)
+        for row, cost in zip(changes.rows, costs, strict=True)
     }
+    return prices | ({"left": changes.num_left} if changes.num_left else {})
 
 
 def test_one_more_and_one_fewer_have_their_price():
@@ -180,8 +191,8 @@ def test_an_offer_out_of_use_is_worth_what_one_of_it_would_add():
 
 
 def test_time_ends_a_sensitivity_early():
-    """With no time nothing is solved again."""
-    assert _changes(one_model([3.0], [(1.0, [1.0])]), seconds=0) == {}
+    """With no time nothing is solved again, and what was left is counted."""
+    assert _changes(one_model([3.0], [(1.0, [1.0])]), seconds=0) == {"left": 2}
 
 
 def test_single_types_span_markets_and_keep_the_rules():

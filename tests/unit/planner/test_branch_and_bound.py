@@ -56,6 +56,41 @@ def test_the_optimum_is_the_enumerated_one():
     assert 20 < found.count(None) < 180
 
 
+def _slow(model, *, after):
+    """Let the model's programs end at the time limit from the one of that number on."""
+    solve, runs = model.getModelStatus, iter(range(1000))
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def getModelStatus(self):
+            return highspy.HighsModelStatus.kTimeLimit if next(runs) >= after else solve()
+
+    return Slow()
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_program_that_comes_to_no_end_proves_nothing(after):
+    """A node that was not solved is not one without a solution: the search gives up."""
+    proven = 0
+    for seed in range(60):
+        model = _model(*_program(seed))
+        if not minimise_whole(_slow(model, after=after), range(3)):
+            continue
+        assert _objective(model) == pytest.approx(_enumerated(*_program(seed)), abs=1e-6), seed
+        proven += 1
+    assert proven < 60
+
+
+def test_the_time_limit_holds_for_both_searches():
+    """What ours spends is taken from what HiGHS's may; ours takes a part only."""
+    model = _model(*_program(3))
+    model.setOptionValue("time_limit", 1e-9)
+    assert not minimise_whole(model, range(3))
+    assert model.getOptionValue("time_limit")[1] == branch_and_bound.LEAST_SECONDS
+
+
 def test_giving_up_leaves_the_model_as_it_was(monkeypatch):
     """HiGHS's own search then finds the optimum, with whole values, within the first bounds."""
     monkeypatch.setattr(branch_and_bound, "MOST_PROGRAMS", 2)
