@@ -21,6 +21,7 @@ from planner.fleet.single_types import single_type_fleets
 from planner.fleet.verification import LEAST_REPLAYED_SECONDS
 from planner.fleet.verify import Limits, verified, with_report
 from planner.fleet_program.answer import FleetAnswer
+from planner.fleet_program.balance import OVERLOAD_TOLERANCE
 from planner.fleet_program.infeasible import explain
 from planner.fleet_program.problem import FleetProblem
 from planner.fleet_program.solve import solve
@@ -211,12 +212,32 @@ class FleetPlanner:
             num_rounds=verification.rounds,
             savings_search=search,
         )
-        plan = with_report(ended, judge)
+        plan = self._noted(with_report(ended, judge))
         if search is None or not ended.judged.is_met or not search.is_time_up():
             return plan
         note = (
             f"the search for savings ended after {verification.savings_seconds:g} s: more replicas "
             "may be spare; raise savings_seconds"
+        )
+        return plan.model_copy(update={"notes": (*plan.notes, note)})
+
+    def _noted(self, plan: FleetPlan) -> FleetPlan:
+        """Return the plan with a note on loads that savings raised above the file's limits."""
+        default = self._inputs.config.utilisation_limit_fraction
+        limits = {
+            (self._inputs.models[kind.model].name, kind.name): kind.offer.limit_fraction(default)
+            for kind in self._inputs.kinds
+        }
+        above = [
+            f"{row.offer} {row.utilisation_fraction:.1%} (limit {limits[row.model, row.offer]:.1%})"
+            for row in plan.replicas
+            if row.utilisation_fraction > limits[row.model, row.offer] + OVERLOAD_TOLERANCE
+        ]
+        if not above:
+            return plan
+        note = (
+            f"planned loads above utilisation_limit_fraction: {', '.join(above)}: the replay holds "
+            "every target with them; savings_seconds: 0 keeps to the limits"
         )
         return plan.model_copy(update={"notes": (*plan.notes, note)})
 

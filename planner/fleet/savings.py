@@ -1,8 +1,8 @@
-"""Replicas that a plan can give up: removed, or swapped for the next cheaper offer, and still on time.
+"""Replicas that a plan can give up: removed, or swapped for a cheaper offer, and still on time.
 
 Throughputs are means over a steady stream and limits leave room for bursts, so a verified plan may
-hold its targets with less. Every single removal and swap is replayed, the dearest first, until none
-is left that meets every target. With one replica fewer the load is shared out anew, as evenly as
+hold its targets with less. Single removals and swaps for the next cheaper offer are replayed, the
+dearest first, then swaps for every cheaper offer, until none is left that meets every target. With one replica fewer the load is shared out anew, as evenly as
 can be; where the program cannot carry it, shares stay, and those of an offer that is gone pass to
 the others in proportion.
 """
@@ -44,6 +44,8 @@ class _Move:
     instead: int | None
     """Column that gains a replica; nothing: the replica is removed."""
     usd_per_hour: float
+    rank: int = 0
+    """How many offers lie between the two by price: nearer ones are tried first."""
 
     def applied(self, counts: Sequence[int]) -> tuple[int, ...]:
         moved = list(counts)
@@ -123,24 +125,21 @@ def _with(
 
 
 def _moves(problem: FleetProblem, counts: Sequence[int]) -> Iterator[_Move]:
-    """Yield removals and swaps that save something, the largest saving first."""
+    """Yield removals and swaps that save something: next cheaper first, then the largest saving."""
     moves = []
     for c, count in enumerate(counts):
         price = problem.columns[c].price_usd_per_hour
         if not count or price <= 0:
             continue
         moves.append(_Move(c, None, price))
-        cheaper = [
-            other
+        cheaper = sorted(
+            (price - problem.columns[other].price_usd_per_hour, other)
             for other in problem.columns_of(problem.columns[c].model)
             if problem.columns[other].price_usd_per_hour < price
             and any(load is not None for load in problem.columns[other].loads)
-        ]
-        if cheaper:
-            instead = max(cheaper, key=lambda other: problem.columns[other].price_usd_per_hour)
-            saved = price - problem.columns[instead].price_usd_per_hour
-            moves.append(_Move(c, instead, saved))
-    yield from sorted(moves, key=lambda move: -move.usd_per_hour)
+        )
+        moves += [_Move(c, other, saved, rank) for rank, (saved, other) in enumerate(cheaper)]
+    yield from sorted(moves, key=lambda move: (move.rank, -move.usd_per_hour))
 
 
 def _is_allowed(problem: FleetProblem, counts: Sequence[int]) -> bool:

@@ -2,7 +2,7 @@
 
 A round solves the program, replays each model's requests on the plan and judges its targets. Where
 one is missed, the pools whose own requests miss it get a lower utilisation limit, a tenth under
-their planned load, and the next round begins. A plan that holds is then asked for savings
+their planned load, and the next round begins; a part of that where caps or a budget forbid it. A plan that holds is then asked for savings
 (`savings.py`), which may load replicas above the limit that planning started from.
 """
 
@@ -16,6 +16,9 @@ from planner.fleet.verification import VerificationReport
 
 TIGHTENING = 0.9
 """A late pool's new limit, as a share of the load it was planned with."""
+
+EASED_PARTS = (0.5, 0.25, 0.125)
+"""Parts of a tightening to try where the whole of it leaves no plan."""
 
 LOWEST_LIMIT = 0.02
 """Below this limit a pool is left alone: load is not what makes it late."""
@@ -68,7 +71,7 @@ def verified(
         if tightened == limits:
             break
         limits = tightened
-        solved = solve(limits)
+        solved = solve(limits) or _eased(current.solved, limits, solve)
         if solved is None:
             break
         rounds += 1
@@ -81,6 +84,31 @@ def verified(
         )
         rounds += more_rounds
     return Verified(best, first, rounds, savings, not best.is_met and rounds == num_rounds)
+
+
+def _eased(held: Solved, limits: Limits, solve: Callable[[Limits], Solved | None]) -> Solved | None:
+    """Return another fleet than `held` between its loads and limits that caps or a budget forbid.
+
+    A fleet that comes closer to the target is worth having where none reaches it.
+    """
+    loads = _loads(held.plan)
+    for part in EASED_PARTS:
+        between = {
+            pool: limit + (1 - part) * max(0.0, loads.get(pool, limit) - limit)
+            for pool, limit in limits.items()
+        }
+        solved = solve(between)
+        if solved is not None and solved.answer.counts != held.answer.counts:
+            return solved
+    return None
+
+
+def _loads(plan: FleetPlan) -> Limits:
+    """Return the planned load of each pool."""
+    return {
+        (row.model, row.offer): min(row.utilisation_fraction, row.utilisation_limit_fraction)
+        for row in plan.replicas
+    }
 
 
 def _spared(
@@ -174,10 +202,7 @@ def _rank(judged: Judged) -> tuple[bool, float]:
 def _tightened(limits: Limits, judged: Judged) -> dict[tuple[str, str], float]:
     """Return the limits with those of late pools lowered."""
     tightened = dict(limits)
-    loads = {
-        (row.model, row.offer): min(row.utilisation_fraction, row.utilisation_limit_fraction)
-        for row in judged.solved.plan.replicas
-    }
+    loads = _loads(judged.solved.plan)
     for model, outcomes in judged.outcomes.items():
         for outcome in outcomes:
             if outcome.is_met:

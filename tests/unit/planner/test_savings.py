@@ -70,8 +70,8 @@ def test_below_capacity_the_shares_stay_and_the_replay_decides():
     assert after.replicas[0].utilisation_fraction == pytest.approx(2.0)
 
 
-def test_the_largest_saving_is_tried_first():
-    """The dearest replica's removal, its swap for the next cheaper offer, and so on downwards."""
+def _from_one_of_the_dearest(late):
+    """Return what a search makes of one replica of offer a, with b and c there to swap for."""
     content = stated(
         models=[served(rates=((1, 0), (0, 0)))],
         offers=_offers(5.0, 3.0, 1.0),
@@ -82,7 +82,7 @@ def test_the_largest_saving_is_tried_first():
     inputs = inputs_of(content, Path())
     planner = FleetPlanner(inputs, Search())
     free = inputs_of(stated(models=content["models"], offers=_offers(5.0, 3.0, 1.0)), Path())
-    judge = RuleJudge(lambda plan, model: dict.fromkeys(counts_of(plan), 0.5))
+    judge = RuleJudge(late)
     first = judge.judged(planner.solved({}))
     loose = replace(
         first, solved=replace(first.solved, problem=FleetPlanner(free, Search()).problem())
@@ -90,12 +90,28 @@ def test_the_largest_saving_is_tried_first():
     judge.plans.clear()
     search = SavingsSearch(judge, planner.draw, Search().solver, lambda: False)
     ended, savings = search.run(loose)
-    assert [saving.text for saving in savings] == [
-        "1 x a swapped for 1 x b",
-        "1 x b swapped for 1 x c",
+    return [str(saving) for saving in savings], counts_of(ended.solved.plan)
+
+
+def test_the_largest_saving_is_tried_first():
+    """The dearest replica's removal, its swap for the next cheaper offer, and so on downwards."""
+    savings, counts = _from_one_of_the_dearest(
+        lambda plan, model: dict.fromkeys(counts_of(plan), 0.5)
+    )
+    assert savings == [
+        "1 x a swapped for 1 x b: $2.00/h less",
+        "1 x b swapped for 1 x c: $2.00/h less",
     ]
-    assert [saving.usd_per_hour for saving in savings] == [2.0, 2.0]
-    assert counts_of(ended.solved.plan) == {"c": 1}
+    assert counts == {"c": 1}
+
+
+def test_where_the_next_cheaper_offer_is_late_a_cheaper_one_may_not_be():
+    """Price is not speed: every cheaper offer is tried."""
+    savings, counts = _from_one_of_the_dearest(
+        lambda plan, model: {name: 2.0 if name == "b" else 0.5 for name in counts_of(plan)}
+    )
+    assert savings == ["1 x a swapped for 1 x c: $4.00/h less"]
+    assert counts == {"c": 1}
 
 
 def test_the_last_replica_of_a_size_is_never_removed():

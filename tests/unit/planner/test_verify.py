@@ -9,7 +9,7 @@ from judged_by_rule import RuleJudge, utilisations
 
 from planner.fleet.plan import FleetPlanner, Search
 from planner.fleet.savings import SavingsSearch
-from planner.fleet.verify import LOWEST_LIMIT, TIGHTENING, verified, with_report
+from planner.fleet.verify import EASED_PARTS, LOWEST_LIMIT, TIGHTENING, verified, with_report
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,25 @@ def test_rounds_end_with_the_best_attained(planner):
 def test_rounds_end_where_no_program_has_a_plan(planner):
     """Tightened until a cap forbids more, the best attained is the answer."""
     ended, _, asked = _run(planner, lambda plan, model: {"A100": 5.0}, solve=lambda limits: None)
-    assert (ended.num_rounds, len(asked)) == (1, 1)
+    assert (ended.num_rounds, len(asked)) == (1, 1 + len(EASED_PARTS))
     assert not ended.judged.is_met
+
+
+def test_a_part_of_a_tightening_is_taken_where_the_whole_has_no_plan(planner):
+    """Where caps leave no room for a tenth less load, what they do leave room for is spent."""
+    least = 0.97 * max(utilisations(planner.solved({}).plan, "m").values())
+
+    def solve(limits):
+        return planner.solved(limits) if min(limits.values()) >= least else None
+
+    def late(plan, model):
+        return {"A100": 9.0 / sum(row.replicas for row in plan.replicas)}
+
+    ended, _, _ = _run(planner, late, solve=solve)
+    assert ended.num_rounds >= 2
+    assert not ended.judged.is_met
+    first, best = ended.first.plan, ended.judged.solved.plan
+    assert sum(row.replicas for row in best.replicas) > sum(row.replicas for row in first.replicas)
 
 
 def test_rounds_end_where_load_is_not_the_cause(planner):
