@@ -133,6 +133,8 @@ def test_a_generous_limit_is_paid_back_as_a_saving(folder, tmp_path, capsys):
     assert plan.cost_usd_per_hour < before == plan.program_cost_usd_per_hour
     for saving in plan.verification.savings:
         assert f"saving taken: {saving}" in printed
+    assert "note: planned loads above utilisation_limit_fraction: " in printed
+    assert "(limit 30.0%)" in " ".join(plan.notes)
     words = ["--trace", str(folder / "trace.jsonl"), "--without-replica", plan.replicas[0].offer]
     code, report = _simulated(tmp_path, *words)
     assert code == 3 or report["status"] == "best attained"
