@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -75,7 +75,7 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
 
     With the `model` that was broken, an unknown key is told with those that are spelt like it.
     """
-    problems = error.errors(include_url=False)
+    problems = _told(error.errors(include_url=False))
     # Another version explains every other problem; a misspelled key, one that is missing.
     first = min(problems, key=lambda p: (p["loc"] != ("schema_version",), not _is_unknown(p)))
     where = ".".join(str(part) for part in first["loc"]) or "document"
@@ -93,8 +93,12 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
     elif first["type"] == "value_error" and isinstance(first["input"], dict):
         # A check over several fields: its message carries the values that matter.
         what = first["msg"].removeprefix("Value error, ")
+    elif first["type"] == "too_short":
+        context = first["ctx"]
+        what = f"has {context['actual_length']} entries; give at least {context['min_length']}"
     else:
-        what = f"{first['msg'].removeprefix('Value error, ')} (got {_short(first['input'])})"
+        words = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
+        what = f"{words} (got {_short(first['input'])})"
     num_more = len(problems) - 1
     more = f" (and {num_more} more problem{'s' * (num_more > 1)})" if num_more else ""
     return f"{where}: {_one_line(what)}{more}"
@@ -145,6 +149,30 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+_WORDS = {
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+}
+"""Our words for what the library says in those of its language."""
+
+
+def _told(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the problems without lists that are too short because an entry of them is wrong."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if problem["type"] != "too_short"
+        or not any(
+            len(place) > len(problem["loc"]) and place[: len(problem["loc"])] == problem["loc"]
+            for place in places
+        )
+    ]
 
 
 def _is_unknown(problem: ErrorDetails) -> bool:

@@ -111,8 +111,10 @@ class Verification(StrictModel):
 
 
 def _verification(value: Any) -> Any:
-    # YAML reads `on` and `off` as truth values.
-    return {True: {}, False: None}.get(value, value) if isinstance(value, bool) else value
+    # YAML reads `on` and `off` as truth values unless they are quoted, as many writers do.
+    if value in (True, "on"):
+        return {}
+    return None if value in (False, "off") else value
 
 
 class FleetConfig(StrictModel):

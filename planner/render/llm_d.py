@@ -39,6 +39,7 @@ GATEWAY = "inference-gateway"
 
 _HOW = """
     helm repo add llm-d-modelservice https://llm-d-incubation.github.io/llm-d-modelservice/
+    kubectl create secret generic hugging-face --from-literal=token=...    # for gated models
     {installs}
     kubectl apply -f manifests/
     kubectl apply -f gateway/      # weights for all sizes alike, by Gateway and endpoint pickers
@@ -113,7 +114,6 @@ def render_llm_d(fleet: RenderedFleet, options: RenderOptions) -> Files:
 def helm_values(fleet: RenderedFleet, pool: Pool, options: RenderOptions) -> dict[str, Any]:
     """Return the values of one release of the model-service chart."""
     container = replica_container(pool, options)
-    del container["env"]
     # The chart mounts its cache of weights itself.
     container["volumeMounts"] = container["volumeMounts"][1:]
     return {

@@ -20,7 +20,12 @@ def readme(fleet: RenderedFleet, target: str, how: str, *remarks: str) -> str:
         f"| {pool.engine} | {pool.row.cost_usd_per_hour:.2f} |"
         for pool in fleet.pools
     ]
-    notes = [f"- {note}." for note in (plan.latency, *remarks, *fleet.notes)]
+    losses = [
+        f"The plan survives the loss of market {loss.market}: then restart the router with "
+        f"`router-without-{loss.market}.yaml` in the place of `router.yaml`"
+        for loss in plan.market_losses
+    ]
+    notes = [f"- {note}." for note in (plan.latency, *losses, *remarks, *fleet.notes)]
     return "\n".join(
         [
             f"# Plan {fleet.plan_id} for {target}",

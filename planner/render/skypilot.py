@@ -20,6 +20,7 @@ _CLOUDS = ("aws", "gcp", "azure", "lambda", "runpod")
 """Regions of the price list that are or start so are that cloud's."""
 
 _HOW = """
+    export HF_TOKEN=...    # for gated models; up.sh hands it to the services
     sh up.sh           # starts every service; SKYPILOT_DISABLE_USAGE_COLLECTION=1 keeps it to itself
     sh endpoints.sh    # writes router.live.yaml once they have endpoints
     motley route router.live.yaml
@@ -112,7 +113,10 @@ def _start_script(fleet: RenderedFleet) -> str:
             f"# Starts the services of plan {fleet.plan_id}.",
             "set -eu",
             'cd "$(dirname "$0")"',
-            *(f"sky serve up --yes -n {name} services/{name}.yaml" for name in names),
+            *(
+                f"sky serve up --yes ${{HF_TOKEN:+--env HF_TOKEN}} -n {name} services/{name}.yaml"
+                for name in names
+            ),
             "",
         ]
     )

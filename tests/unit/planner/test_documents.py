@@ -1,6 +1,9 @@
 """Reading and writing documents: what is refused, and that nothing is left half-written."""
 
+from typing import Annotated
+
 import pytest
+from pydantic import Field
 
 from planner.config import StrictModel
 from planner.documents import check_apart, check_writable, read_document, write_atomically
@@ -38,6 +41,29 @@ def test_bad_yaml_is_one_line(tmp_path, content, message):
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Entries(StrictModel):
+    """A list of at least one number above 0."""
+
+    entries: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("entries: []\n", "entries: has 0 entries; give at least 1"),
+        ("entries: [0]\n", "entries.0: Input should be greater than 0 (got 0)"),
+        ("entries: 3\n", "entries: must be a list (got 3)"),
+    ],
+)
+def test_a_wrong_entry_is_one_problem(tmp_path, content, message):
+    """A list that is too short only because an entry is wrong is not told again."""
+    path = tmp_path / "entries.yaml"
+    path.write_text(content)
+    with pytest.raises(DocumentError) as caught:
+        read_document(path, Entries)
+    assert str(caught.value) == f"{path}: {message}"
 
 
 def test_a_key_twice_in_json_is_refused(tmp_path):

@@ -45,7 +45,10 @@ REFUSED_OFFERS = {
         {"gpu": "L4", "tensor_parallel": [1, 2], "throughput_requests_per_second": [[1]]},
         "L4/on-demand has one measured speed and 2 degrees of parallelism",
     ),
-    "no degrees": ({"gpu": "L4", "tensor_parallel": []}, "tensor_parallel: Tuple should have"),
+    "no degrees": (
+        {"gpu": "L4", "tensor_parallel": []},
+        "tensor_parallel: has 0 entries; give at least 1",
+    ),
     "degree 0": ({"gpu": "L4", "tensor_parallel": [0]}, "greater than or equal to 1 (got 0)"),
     "degree 65": ({"gpu": "L4", "pipeline_parallel": [65]}, "less than or equal to 64 (got 65)"),
     "market": ({"gpu": "L4", "market": "reserved"}, "market: Input should be 'on-demand'"),
@@ -150,8 +153,8 @@ REFUSED_FILES = {
         "schema_version: is 1, read is 2",
     ),
     "no version": (lambda c: c.pop("schema_version"), "schema_version: is required"),
-    "no models": (lambda c: c.update(models=[]), "models: Tuple should have at least 1 item"),
-    "no offers": (lambda c: c.update(offers=[]), "offers: Tuple should have at least 1 item"),
+    "no models": (lambda c: c.update(models=[]), "models: has 0 entries; give at least 1"),
+    "no offers": (lambda c: c.update(offers=[]), "offers: has 0 entries; give at least 1"),
     "a model twice": (lambda c: c["models"].append(served()), "models: m is there twice"),
     "an offer twice": (lambda c: c["offers"].append(c["offers"][0]), "offers: A10G is there twice"),
     "a degree twice": (
@@ -225,10 +228,12 @@ def test_a_file_that_makes_no_sense_is_refused(case):
 
 
 def test_verification_is_on_unless_switched_off():
-    """YAML's `on` and `off`, a section, and nothing at all are understood."""
+    """YAML's `on` and `off`, the same in quotes, a section, and nothing at all are understood."""
     for value, expected in (
         (True, Verification()),
         (False, None),
+        ("on", Verification()),
+        ("off", None),
         ({"rounds": 2}, Verification(rounds=2)),
     ):
         config = FleetConfig.model_validate(stated(verification=value))
