@@ -11,7 +11,7 @@ from planner.fleet.fleet_plan import FleetPlan
 from planner.fleet.judging import Solved
 from planner.fleet.money import usd
 from planner.fleet.plan_document import FleetInputs, column_loads
-from planner.fleet.report import comparison_line
+from planner.fleet.report import comparison_line, fleet_line
 from planner.fleet_program.sensitivity import (
     SPOT_LIMIT,
     WhatIfs,
@@ -98,7 +98,13 @@ def _largest_first(shares: Mapping[str, float]) -> dict[str, float]:
 
 def print_explanation(plan: FleetPlan, found: Explanation, console: Console) -> None:
     """Print what binds, what changes cost, and the alternatives of a single type."""
-    console.print("latency not verified", markup=False)
+    console.print(fleet_line(plan), markup=False, soft_wrap=True)
+    console.print(
+        "latency not verified: `motley plan fleet` replays requests and may add replicas to this fleet "
+        "or give some up",
+        markup=False,
+        soft_wrap=True,
+    )
     for text in _gathered(found.binding):
         console.print(f"binds: {text}", markup=False, soft_wrap=True)
     if not found.binding:
@@ -140,5 +146,5 @@ def _changes_table(changes: WhatIfs) -> Table:
         words = row.status if cost is None else ("-" if cost < 0 else "+") + usd(abs(cost))
         exact = row.uncertain_usd_per_hour < EXACT_USD_PER_HOUR
         certain = "" if cost is None else "exact" if exact else usd(row.uncertain_usd_per_hour)
-        table.add_row(row.name, f"{row.change:+d}", words, certain)
+        table.add_row(row.name, f"{row.change:+d}" if row.change else "", words, certain)
     return table

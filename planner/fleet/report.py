@@ -23,14 +23,7 @@ def print_plan(plan: FleetPlan, console: Console) -> None:
 
 def summary_lines(plan: FleetPlan) -> list[str]:
     """Return cost, proof, comparisons, notes and the state of the latency, a sentence a line."""
-    several = len(plan.models) > 1
-    mix = " + ".join(f"{row.replicas} x {_named(row, several)}" for row in plan.replicas)
-    proof = (
-        f"{plan.status}: bound {usd(plan.bound_usd_per_hour)}/h, gap {plan.gap_fraction:.2%}, "
-        f"{plan.solver}, {plan.solve_seconds:.2f} s"
-    )
-    lines = [f"fleet: {mix} = {usd(plan.cost_usd_per_hour)}/h ({proof})"]
-    lines += [comparison_line(plan), *_token_price(plan), *_oracle(plan)]
+    lines = [fleet_line(plan), comparison_line(plan), *_token_price(plan), *_oracle(plan)]
     if plan.survives:
         lines.append(
             f"survives the loss of {' and of '.join(plan.survives)}: all requests are still served; "
@@ -42,6 +35,17 @@ def summary_lines(plan: FleetPlan) -> list[str]:
     if plan.verification is not None:
         lines += _verification_lines(plan, plan.verification)
     return [*lines, plan.latency]
+
+
+def fleet_line(plan: FleetPlan) -> str:
+    """Return the fleet, its cost and the proof in one line."""
+    several = len(plan.models) > 1
+    mix = " + ".join(f"{row.replicas} x {_named(row, several)}" for row in plan.replicas)
+    proof = (
+        f"{plan.status}: bound {usd(plan.bound_usd_per_hour)}/h, gap {plan.gap_fraction:.2%}, "
+        f"{plan.solver}, {plan.solve_seconds:.2f} s"
+    )
+    return f"fleet: {mix} = {usd(plan.cost_usd_per_hour)}/h ({proof})"
 
 
 def _named(row: PlannedReplicas, several: bool) -> str:
@@ -68,7 +72,10 @@ def comparison_line(plan: FleetPlan) -> str:
     if cost <= plan.program_cost_usd_per_hour:
         return f"{label}: {named} = {usd(cost)}/h; mixing saves nothing"
     saved = 1 - plan.program_cost_usd_per_hour / cost
-    return f"{label}: {named} = {usd(cost)}/h; the mix saves {saved:.1%}"
+    mix = "the mix"
+    if plan.verification is not None:
+        mix = f"the program's mix of {usd(plan.program_cost_usd_per_hour)}/h"
+    return f"{label}: {named} = {usd(cost)}/h; {mix} saves {saved:.1%}"
 
 
 def _token_price(plan: FleetPlan) -> list[str]:

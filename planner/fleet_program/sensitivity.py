@@ -1,4 +1,4 @@
-"""What binds a plan, and what one more or one fewer of each cap or offer would cost: by solving again.
+"""What binds a plan, and what each rule, cap and offer costs or is worth: by solving again.
 
 Integer programs have no duals: the only honest price of a GPU is the difference of two optima. Each
 answer carries bounds, so that a difference within the gaps is not taken for a price.
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from planner.fleet_program.answer import FleetAnswer, Status
 from planner.fleet_program.cap_raises import cap_use
 from planner.fleet_program.problem import Cap, FleetProblem
+from planner.fleet_program.relaxations import relaxations
 from planner.fleet_program.solve import solve
 from planner.solvers import SolverChain
 
@@ -22,12 +23,12 @@ SPOT_LIMIT = "spot limit of"
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The same problem with one number changed by one."""
+    """The same problem with one number changed by one, or without one rule."""
 
     name: str
-    """The cap's name, or `model/offer`."""
+    """The cap's name, `model/offer`, or the rule that is left out."""
     change: int
-    """+1 or -1."""
+    """+1 or -1; 0: a rule is left out."""
     status: Status
     cost_change_usd_per_hour: float | None
     """Against the plan; None: no plan."""
@@ -71,13 +72,17 @@ def one_more_and_one_fewer(
     gap_fraction: float,
     clock: Callable[[], float],
 ) -> WhatIfs:
-    """Return what one more and one fewer of each cap in use and of each offer would cost.
+    """Return what each rule costs, and one more and one fewer of each cap in use and of each offer.
 
     Of a cap that is one unit; of an offer, at least one replica more than it has and at most one
     fewer. The rest is chosen anew. Offers in use come before the others; one that serves nothing is
     left out. What is solved shares the time evenly.
     """
-    cases = [*_cap_cases(problem, answer), *_offer_cases(problem, answer)]
+    cases = [
+        *_rule_cases(problem),
+        *_cap_cases(problem, answer),
+        *_offer_cases(problem, answer),
+    ]
     deadline = clock() + seconds
     rows = []
     for left, (name, change, changed) in zip(range(len(cases), 0, -1), cases, strict=True):
@@ -93,6 +98,14 @@ def one_more_and_one_fewer(
         )
         rows.append(_what_if(name, change, answer, other))
     return WhatIfs(tuple(rows), len(cases) - len(rows))
+
+
+def _rule_cases(problem: FleetProblem) -> list[_Case]:
+    return [
+        (f"without {family.words}", 0, family.without(problem))
+        for family in relaxations(problem)
+        if family.key != "caps"
+    ]
 
 
 def _cap_cases(problem: FleetProblem, answer: FleetAnswer) -> list[_Case]:

@@ -180,6 +180,16 @@ def test_one_more_and_one_fewer_have_their_price():
     }
 
 
+def test_a_rule_has_the_price_of_the_fleet_without_it():
+    """Surviving the loss of one replica of two costs the third."""
+    rules = Rules(survive_one_replica=True)
+    assert _changes(one_model([2.0], [(2.0, [1.0])], rules=rules)) == {
+        ("without surviving the loss of one replica", 0): -2.0,
+        ("m/offer-0", 1): 2.0,
+        ("m/offer-0", -1): "infeasible",
+    }
+
+
 def test_an_offer_out_of_use_is_worth_what_one_of_it_would_add():
     """Offers in use come first; what serves nothing has no price."""
     problem = one_model([3.0], [(2.5, [1.0]), (2.0, [1.0]), (1.0, [0.0])])

@@ -48,8 +48,9 @@ def test_single_types_are_compared_with_the_program(plan):
         "cheapest single type: 2 x A100 = $7.34/h; the mix saves 36.2%"
     )
     cheaper = plan.model_copy(update={"cost_usd_per_hour": 1.0, "verification": _report(0.5)})
-    assert "(by the programs, before any replay): 2 x A100 = $7.34/h; the mix saves 36.2%" in (
-        comparison_line(cheaper)
+    assert comparison_line(cheaper) == (
+        "cheapest single type (by the programs, before any replay): 2 x A100 = $7.34/h; "
+        "the program's mix of $4.68/h saves 36.2%"
     )
     alone = plan.model_copy(update={"program_cost_usd_per_hour": 7.34})
     assert comparison_line(alone).endswith("mixing saves nothing")
