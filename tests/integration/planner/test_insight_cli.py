@@ -28,7 +28,7 @@ def _run(capsys, *words):
 
 def _row(printed, *words):
     """Return the cells of the first table row that holds all the words."""
-    rows = [line for line in printed.splitlines() if all(word in line for word in words)]
+    rows = [line for line in printed.splitlines() if all(word in line for word in ("│", *words))]
     assert rows, f"no row holds {words}"
     return [cell.strip() for cell in rows[0].split("│")[1:-1]]
 
