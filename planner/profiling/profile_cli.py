@@ -111,9 +111,11 @@ def profile(
         found = _imported(sources, output_file, gpu=gpu, model=model, **facts)
     else:
         if len(sources) != 1 or model is None or gpu is None:
+            given = {"--model": model, "--gpu": gpu}
+            missing = [name for name, value in given.items() if value is None]
+            wrong = f"{' and '.join(missing)} missing" if missing else f"got {len(sources)} words"
             raise typer.BadParameter(
-                f"an endpoint takes one URL (got {len(sources)} words), --model and --gpu; "
-                "result files take --from"
+                f"an endpoint takes one URL, --model and --gpu ({wrong}); result files take --from"
             )
         settings = _settings(
             _lengths("--input-tokens", input_tokens),

@@ -120,6 +120,8 @@ def _taken_over(row: Sequence[float], counts: Sequence[int], problem: str) -> tu
     kept = [share if count else 0.0 for share, count in zip(row, counts, strict=True)]
     total = sum(kept)
     if total == 0:
-        raise InfeasibleError(f"{problem}; give the shares planned for this loss")
+        raise InfeasibleError(
+            f"{problem}; plan with `survive: [one-market]`, or give shares for this loss"
+        )
     # Where the pool keeps replicas nothing moves, to the last bit.
     return tuple(share / total for share in kept) if kept != list(row) else tuple(row)

@@ -143,7 +143,7 @@ def test_an_interrupt_keeps_what_was_measured(target, monkeypatch, capsys):
 
 
 BAD_WORDS = {
-    "no model": (["http://x", "--gpu", "L4"], "takes one URL (got 1 words), --model and --gpu"),
+    "no model": (["http://x", "--gpu", "L4"], "takes one URL, --model and --gpu (--model missing)"),
     "two addresses": (["http://x", "http://y", "--model", "m", "--gpu", "L4"], "got 2 words"),
     "lengths": (["--input-tokens", "9,3"], "--input-tokens is '9,3'; give rising whole numbers"),
     "rates": (["--rates", "1,nan"], "--rates is '1,nan'; give rising numbers above 0"),
