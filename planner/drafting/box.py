@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from planner.drafting.candidate import DraftPlace
+from planner.drafting.candidate import DraftPlace, Load, Overlap
 from planner.drafting.cost_curve import CostCurve
-from planner.drafting.cost_curve_file import MeasuredDraft
+from planner.drafting.cost_curve_file import CostCurveFile, MeasuredDraft
+from planner.drafting.draft_tree import Acceptance
 from planner.drafting.predicted_costs import (
     ROUND_TRIP_SECONDS,
     default_dtype,
@@ -15,6 +16,7 @@ from planner.drafting.predicted_costs import (
 from planner.errors import SpeculationError
 from planner.hardware.gpu_spec import DType, GpuSpec
 from planner.hardware.model_spec import ModelSpec
+from planner.speculation import SpeculationPlan, plan_speculation
 
 MEMORY_FRACTION = 0.9
 """Share of a device's memory that is free where nothing else is said."""
@@ -54,13 +56,26 @@ class Box:
         """Format of the target's weights."""
         return self.target_dtype or default_dtype(self.devices[0])
 
-    def target_curve(self) -> CostCurve:
-        """Return the predicted cost of the target's forward by rows.
+    def speculation_plan(
+        self, acceptance: Acceptance, overlap: Overlap, measured: CostCurveFile | None = None
+    ) -> SpeculationPlan:
+        """Return whether drafting pays here, with predicted costs where none are measured.
 
         Raises:
-            SpeculationError: If its device cannot compute in its format.
+            SpeculationError: As of `places`, or if the measured target does not reach the requests.
         """
-        return self._curve(self.target, self.devices[0], self.dtype)
+        places = self.places({} if measured is None else measured.drafts)
+        if measured is None:
+            target = self._curve(self.target, self.devices[0], self.dtype)
+        else:
+            target = measured.target.curve()
+        if target.most_rows < self.num_requests:
+            raise SpeculationError(
+                f"the measured target ends at {target.most_rows} rows, {self.num_requests} "
+                "requests fill more; measure further or lower --concurrent-requests"
+            )
+        load = Load(num_requests=self.num_requests)
+        return plan_speculation(target, places, acceptance, load=load, overlap=overlap)
 
     def places(self, measured: Mapping[str, MeasuredDraft]) -> tuple[DraftPlace, ...]:
         """Return every device as a place for the draft, the target's last.

@@ -9,7 +9,7 @@ from planner.speed.step_model import RooflineStepTimes
 from planner.speed.step_times import StepBatch
 
 MOST_ROWS = 32
-"""Rows of one request that are compared; larger trees gain little (Sequoia, figure 1)."""
+"""Rows of one request that are compared."""
 
 ROUND_TRIP_SECONDS = 1e-4
 """Copies between two devices and the waits for them, once a round. Judgement, not measured: what

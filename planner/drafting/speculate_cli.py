@@ -32,48 +32,60 @@ class WeightType(StrEnum):
     INT4 = "int4"
 
 
+Hardware = Annotated[
+    str, typer.Option(metavar="NAME[,NAME]", help="Devices; the first runs the target.")
+]
+Chances = Annotated[
+    str,
+    typer.Option(
+        metavar="A[/A..][,A..]",
+        help="Chance that a guess is right, by depth; after a slash that of the next-ranked "
+        "guess, for trees: 0.6/0.15,0.5/0.1. One number holds at every depth.",
+    ),
+]
+Requests = Annotated[
+    int, typer.Option(min=1, max=1024, help="Requests in a step, all drafting alike.")
+]
+Context = Annotated[
+    int, typer.Option(min=1, max=100_000_000, help="Context of each request, in tokens.")
+]
+TargetType = Annotated[
+    WeightType, typer.Option(help="Target's weights; auto: float32 on a CPU, else 16 bits.")
+]
+DraftType = Annotated[
+    WeightType, typer.Option(help="Draft's weights; auto: by the device it is tried on.")
+]
+GpuMemory = Annotated[
+    str | None, typer.Option(help="Memory free on each GPU; default: 90 % of its own.")
+]
+HalfBatches = Annotated[
+    bool, typer.Option("--half-batches", help="Draft one half while the other is verified.")
+]
+PreDraftHits = Annotated[
+    float, typer.Option(min=0, max=1, help="Chance that a draft made during verification holds.")
+]
+CurveFile = Annotated[
+    Path | None, typer.Option(help="Measured costs (JSON) in place of predicted ones.")
+]
+Catalogues = Annotated[
+    list[Path] | None, typer.Option(help="File with devices and models of your own.")
+]
+
+
 def speculate(
     model: Annotated[str, typer.Argument(help="Target: a folder or a hub id.")],
     draft: Annotated[str, typer.Option(help="Small model that guesses ahead.")],
-    hardware: Annotated[
-        str, typer.Option(metavar="NAME[,NAME]", help="Devices; the first runs the target.")
-    ],
-    acceptance: Annotated[
-        str,
-        typer.Option(
-            metavar="A[/A..][,A..]",
-            help="Chance that a guess is right, by depth; after a slash that of the next-ranked "
-            "guess, for trees: 0.6/0.15,0.5/0.1. One number holds at every depth.",
-        ),
-    ] = "0.7",
-    concurrent_requests: Annotated[
-        int, typer.Option(min=1, max=1024, help="Requests in a step, all drafting alike.")
-    ] = 1,
-    context_tokens: Annotated[
-        int, typer.Option(min=1, max=100_000_000, help="Context of each request.")
-    ] = 1024,
-    target_dtype: Annotated[
-        WeightType, typer.Option(help="Target's weights; auto: float32 on a CPU, else 16 bits.")
-    ] = WeightType.AUTO,
-    draft_dtype: Annotated[
-        WeightType, typer.Option(help="Draft's weights; auto: by the device it is tried on.")
-    ] = WeightType.AUTO,
-    gpu_memory: Annotated[
-        str | None, typer.Option(help="Memory free on each GPU; default: 90 % of its own.")
-    ] = None,
-    half_batches: Annotated[
-        bool, typer.Option("--half-batches", help="Draft one half while the other is verified.")
-    ] = False,
-    pre_draft_hits: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Chance that a draft made during verification holds."),
-    ] = 0.0,
-    curve: Annotated[
-        Path | None, typer.Option(help="Measured costs (JSON) in place of predicted ones.")
-    ] = None,
-    catalogue: Annotated[
-        list[Path] | None, typer.Option(help="File with devices and models of your own.")
-    ] = None,
+    hardware: Hardware,
+    acceptance: Chances = "0.7",
+    concurrent_requests: Requests = 1,
+    context_tokens: Context = 1024,
+    target_dtype: TargetType = WeightType.AUTO,
+    draft_dtype: DraftType = WeightType.AUTO,
+    gpu_memory: GpuMemory = None,
+    half_batches: HalfBatches = False,
+    pre_draft_hits: PreDraftHits = 0.0,
+    curve: CurveFile = None,
+    catalogue: Catalogues = None,
 ) -> None:
     """Say whether drafting pays for MODEL on some devices, where, and how much to draft.
 
@@ -82,41 +94,33 @@ def speculate(
     Exit codes: 0 done, 2 bad input.
     """
     configure_logging()
-    gpu_memory_bytes = None if gpu_memory is None else _bytes(gpu_memory)
+    if not 0 <= pre_draft_hits <= 1:  # the range of an option lets NaN pass
+        raise typer.BadParameter(f"--pre-draft-hits is {pre_draft_hits}; give a chance from 0 to 1")
     table = _acceptance(acceptance)
+    memory = None if gpu_memory is None else _bytes(gpu_memory)
+    names = _names(hardware)
     from planner.documents import read_document
     from planner.drafting.box import Box
-    from planner.drafting.candidate import Load, Overlap
+    from planner.drafting.candidate import Overlap
     from planner.drafting.cost_curve_file import CostCurveFile
     from planner.drafting.speculate_report import print_speculation
-    from planner.errors import SpeculationError
     from planner.hardware.catalogue import load_catalogue
     from planner.hardware.find_model import find_model
-    from planner.speculation import plan_speculation
 
     measured = None if curve is None else read_document(curve, CostCurveFile)
     known = load_catalogue(catalogue or ())
     box = Box(
         target=find_model(model, known),
         draft=find_model(draft, known),
-        devices=tuple(known.gpu(name) for name in _names(hardware)),
+        devices=tuple(known.gpu(name) for name in names),
         target_dtype=_dtype(target_dtype),
         draft_dtype=_dtype(draft_dtype),
         num_requests=concurrent_requests,
         context_tokens=context_tokens,
-        gpu_memory_bytes=gpu_memory_bytes,
+        gpu_memory_bytes=memory,
     )
-    places = box.places({} if measured is None else measured.drafts)
-    try:
-        plan = plan_speculation(
-            box.target_curve() if measured is None else measured.target.curve(),
-            places,
-            table,
-            load=Load(num_requests=concurrent_requests),
-            overlap=Overlap(half_batches=half_batches, ready_fraction=pre_draft_hits),
-        )
-    except ValueError as error:
-        raise SpeculationError(str(error)) from None
+    overlap = Overlap(half_batches=half_batches, ready_fraction=pre_draft_hits)
+    plan = box.speculation_plan(table, overlap, measured)
     print_speculation(plan, output(), notes=_notes(box, measured, acceptance))
 
 
@@ -126,7 +130,7 @@ def _notes(box: Box, measured: CostCurveFile | None, acceptance: str) -> list[st
 
     predicted = [name for name in box.names if measured is None or name not in measured.drafts]
     sets = {coefficients_of(gpu).name: None for gpu in box.devices}
-    notes = [f"acceptance {acceptance} is given, not measured: `/metrics` of a server has yours"]
+    notes = [f"acceptance {acceptance} is given, not measured: a server's `/metrics` counts yours"]
     if measured is None:
         what = "costs are"
     elif predicted:

@@ -39,11 +39,20 @@ def _named(candidate: Candidate) -> str:
 
 
 def _table(plan: SpeculationPlan) -> Table:
-    table = Table(title="ways to decode")
+    table = Table(title="ways to decode, times in ms")
     table.add_column("draft on", overflow="fold")
-    for title in ("rows", "depth", "top-k", "tokens", "verify", "draft", "round", "speed-up"):
+    for title in (
+        "rows",
+        "depth",
+        "top-k",
+        "tokens",
+        "verify",
+        "draft",
+        "round",
+        "speed-up",
+    ):
         table.add_column(title, justify="right")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for candidate in _shown(plan):
         is_chosen, is_second = candidate is plan.chosen, candidate is plan.runner_up
         table.add_row(
@@ -70,4 +79,4 @@ def _shown(plan: SpeculationPlan) -> Iterator[Candidate]:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.4g} ms"
+    return f"{seconds * 1e3:.4g}"
