@@ -3,6 +3,7 @@
 import typer
 
 from planner.console import run_app
+from planner.drafting.speculate_cli import speculate
 from planner.fleet.fleet_cli import fleet, simulate
 from planner.fleet.insight_cli import explain, pareto
 from planner.profiling.profile_cli import profile
@@ -31,3 +32,4 @@ app.command()(pareto)
 app.command()(workload)
 app.command()(profile)
 app.command()(render)
+app.command()(speculate)

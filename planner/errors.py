@@ -13,6 +13,7 @@ PlannerError
 ├── SolverError       a solver is missing or broke down
 ├── RenderError       a plan cannot be rendered for a target, or not into that folder
 ├── HubError          a model's config.json cannot be fetched
+├── SpeculationError  a draft cannot be placed and priced as asked
 ├── UnknownNameError  a device, model or set of coefficients that no catalogue lists
 └── DemoError         a command of the demo failed
 """
@@ -87,6 +88,10 @@ class RenderError(PlannerError):
 
 class HubError(PlannerError):
     """A model's config.json is not on this machine and cannot be fetched from the hub."""
+
+
+class SpeculationError(PlannerError):
+    """What is asked about drafting has no answer: no room, no such format, or no cost known."""
 
 
 class UnknownNameError(PlannerError):

@@ -17,7 +17,7 @@ CATALOGUE = built_in_catalogue()
 def test_sets_ship_with_sources():
     """The default and the calibrated set are there, by unique names; the calibrated has its error."""
     sets = read_packaged("coefficients.yaml", CoefficientSets).sets
-    assert [entry.name for entry in sets] == ["vllm", "splitwise-a100"]
+    assert [entry.name for entry in sets] == ["vllm", "splitwise-a100", "motley-cpu"]
     assert built_in_coefficients().name == "vllm"
     assert built_in_coefficients("splitwise-a100").residual is not None
 
