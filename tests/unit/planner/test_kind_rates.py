@@ -58,6 +58,14 @@ def test_a_replica_costs_as_many_devices_as_it_has(tmp_path):
     assert all(a.requests_per_second < b.requests_per_second for a, b in pairs)
 
 
+def test_the_price_of_an_offer_without_a_device_is_that_of_a_replica(tmp_path):
+    """Its degrees count its devices against caps, and leave its price as stated."""
+    content = stated()
+    content["offers"][0] |= {"tensor_parallel": [2], "price_usd_per_hour": 10}
+    kind = inputs_of(content, tmp_path).kinds[0]
+    assert (kind.num_devices, kind.price_usd_per_hour) == (2, 10)
+
+
 def test_a_device_too_small_for_the_weights_says_so(tmp_path):
     """141 GB of weights do not fit an L4's 24 GB: no rate, and the reason names both."""
     content = _grid() | {"offers": [{"gpu": "L4", "price_usd_per_hour": 0.5}]}
