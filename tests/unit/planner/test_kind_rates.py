@@ -119,6 +119,18 @@ def test_a_missing_trace_or_catalogue_is_named(tmp_path):
         inputs_of(modelled(catalogues=["prices.yaml"]), tmp_path)
 
 
+def test_a_trace_file_named_like_a_mix_is_read(tmp_path, monkeypatch):
+    """The planned file says `trace`, so a file `chat` in the working folder is no mix."""
+    trace = chat_trace(duration_seconds=20)
+    logged(trace, tmp_path, name="chat")
+    monkeypatch.chdir(tmp_path)
+    content = modelled()
+    content["models"][0]["workload"] = {"trace": "chat"}
+    model = _model(content)
+    assert model.trace.input_tokens == tuple(trace.input_tokens)
+    assert model.replayed.startswith("chat (")
+
+
 def test_the_longest_request_of_a_trace_is_looked_up(tmp_path):
     """For every size it is the largest sum that the trace holds in that cell."""
     trace = chat_trace(duration_seconds=60)
