@@ -1,5 +1,6 @@
 """`motley plan fleet` and `motley plan simulate`: parse first, import the solvers afterwards."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,7 +141,9 @@ def simulate(
     console.print(f"replayed: {report.replayed}", markup=False, soft_wrap=True)
     console.print(report.in_words, markup=False, soft_wrap=True)
     if output_file is not None:
-        write_atomically(output_file, report.model_dump_json(indent=2) + "\n")
+        state = {"latency_verified": report.is_verified, "latency": report.in_words}
+        content = report.model_dump(mode="json") | state
+        write_atomically(output_file, json.dumps(content, indent=2) + "\n")
         print(f"report written to {output_file}")
 
 

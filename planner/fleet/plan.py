@@ -15,10 +15,11 @@ from planner.fleet.fleet_rows import fleet_problem
 from planner.fleet.judging import Judge, OnProgress, Solved
 from planner.fleet.plan_document import FleetInputs, plan_document
 from planner.fleet.plan_file import read_plan
+from planner.fleet.replay import too_few
 from planner.fleet.replica_kinds import replica_kinds
 from planner.fleet.savings import SavingsSearch
 from planner.fleet.single_types import single_type_fleets
-from planner.fleet.verification import LEAST_REPLAYED_SECONDS
+from planner.fleet.verification import LEAST_REPLAYED_SECONDS, too_few_in_words
 from planner.fleet.verify import Limits, verified, with_report
 from planner.fleet_program.answer import FleetAnswer
 from planner.fleet_program.infeasible import explain
@@ -193,14 +194,17 @@ class FleetPlanner:
         verification = self._inputs.config.verification
         if verification is None:
             return first.plan
+        replayed = replays(self._inputs, verification)
         obstacle = obstacle_to_replay(self._inputs)
+        if not obstacle and (few := too_few(replayed)):
+            obstacle = too_few_in_words(few)
         if obstacle:
             words = f"{LATENCY_NOT_VERIFIED}: {obstacle}"
             return first.plan.model_copy(update={"latency": words})
         targets = {model.name: model.config.slo for model in self._inputs.models}
         judge = Judge(
             {name: slo for name, slo in targets.items() if slo is not None},
-            replays(self._inputs, verification),
+            replayed,
             self._search.on_progress,
         )
         search = self._savings_search(judge, verification.savings_seconds)

@@ -10,7 +10,14 @@ from planner.errors import UnknownNameError, UnverifiableError, WorkloadError
 from planner.fleet.fleet_plan import FleetPlan, PlannedModel
 from planner.fleet.judging import OnProgress, targets_of
 from planner.fleet.planned_fleet import planned_fleet
-from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests, most_requests
+from planner.fleet.replay import (
+    DrawnReplay,
+    RecordedReplay,
+    Replay,
+    drawn_requests,
+    most_requests,
+    too_few,
+)
 from planner.fleet.verification import VerificationReport, VerifiedTarget
 from planner.simulator import ServingFleet, without_market, without_replica
 from planner.simulator.judgement import judge
@@ -87,6 +94,7 @@ def simulate_plan(
         cost_before_usd_per_hour=plan.cost_usd_per_hour,
         targets=tuple(targets),
         models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
+        models_with_few_requests=too_few(replays),
     )
 
 
