@@ -207,6 +207,39 @@ BROKEN = {
 }
 
 
+FITTED = {
+    "knots": [1, 8],
+    "base_seconds": [0.01, 0.02],
+    "decode_context_token_seconds": 0,
+    "prefill_token_seconds": 1e-5,
+    "prefill_pair_seconds": 0,
+    "kv_capacity_tokens": 1000,
+    "max_context_tokens": 1000,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_batched_tokens": 10}, "A100: max_batched_tokens is 10, below the 256"),
+        ({"fitted": FITTED | {"knots": [1]}}, "fitted.knots: Tuple should have at least 2 items"),
+        ({"fitted": FITTED | {"knots": [8, 8]}}, "knots are (8, 8), which do not rise"),
+        ({"fitted": FITTED | {"base_seconds": [1]}}, "base_seconds holds 1 numbers for 2 knots"),
+        ({"fitted": FITTED | {"base_seconds": [0, 1]}}, "base_seconds are (0.0, 1.0), not above 0"),
+        ({"fitted": FITTED | {"base_seconds": [2, 1]}}, "base_seconds are (2.0, 1.0), not above 0"),
+    ],
+)
+def test_a_replica_that_cannot_compute_a_step_is_refused(fields, message, plan, tmp_path):
+    """Step times and limits that no replay could run end as one line when the file is read."""
+    content = json.loads(plan.model_dump_json())
+    content["replicas"][-1] |= fields
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DocumentError) as caught:
+        read_plan(path)
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_plan_that_contradicts_itself_is_refused(case, plan):
     """Edited by hand into nonsense, a plan is refused with what is wrong."""
