@@ -137,6 +137,16 @@ def test_the_context_is_what_a_replica_can_hold(gpu, asked, context):
     assert words[words.index("--max-model-len") + 1] == str(context)
 
 
+def test_replications_that_a_trace_does_not_have_are_noted(tmp_path):
+    """A mix is replayed once, whatever is asked; a grid is drawn as often as asked, without a note."""
+    content = modelled(verification={"replications": 500})
+    assert any("verification.replications (500)" in n for n in inputs_of(content, tmp_path).notes)
+    grid = content | {"models": [served(LLAMA, slo=SLO)]}
+    plain = modelled(verification={"rounds": 3})
+    for each in (grid, plain):
+        assert not any("replications" in note for note in inputs_of(each, tmp_path).notes)
+
+
 def test_a_plan_survives_its_file(plan, tmp_path):
     """Written to JSON and read back, it is the same."""
     path = tmp_path / "plan.json"
