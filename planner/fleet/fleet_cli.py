@@ -34,7 +34,11 @@ Model = Annotated[
     str | None, typer.Option(help="The plan's model that the trace asks for, where it names none.")
 ]
 Lost = Annotated[
-    str | None, typer.Option(help="Take one replica of this offer away from the start.")
+    str | None,
+    typer.Option(
+        metavar="OFFER",
+        help="Take one replica away from the start; MODEL/OFFER where several models have the offer.",
+    ),
 ]
 LostMarket = Annotated[
     str | None, typer.Option(help="Take every replica of this market away from the start.")

@@ -307,6 +307,28 @@ def test_a_trace_of_several_models_is_judged_model_by_model(shared, capsys):
     assert "latency not verified: b had no requests" in capsys.readouterr().out
 
 
+def test_one_replica_of_an_offer_of_two_models_is_named_with_its_model(shared, capsys):
+    """The bare offer is refused with the choices; with its model, that model alone loses one."""
+    plan = read_plan(shared / "plan.json")
+    (offer,) = {row.offer for row in plan.replicas}
+    path = logged(_named(chat_trace(duration_seconds=60), "a", "b"), shared, "lost.jsonl")
+    words = ("--trace", str(path), "--without-replica")
+    assert simulated(shared, *words, offer) == (2, None)
+    assert f"one replica is to go; name one of a/{offer}, b/{offer}" in capsys.readouterr().err
+    two = {r.offer: r.model_copy(update={"replicas": 2}) for r in plan.replicas}[offer]
+    rows = tuple(two.model_copy(update={"model": name}) for name in ("a", "b"))
+    doubled = plan.model_copy(update={"replicas": rows})
+    (shared / "doubled.json").write_text(doubled.model_dump_json())
+    values = []
+    for more in ((), ("--without-replica", f"b/{offer}")):
+        code, report = simulated(shared, "--trace", str(path), *more, plan="doubled.json")
+        assert code == 0
+        values.append([target["value_seconds"] for target in report["targets"]])
+    whole, lost = values
+    assert whole[:2] == lost[:2]
+    assert lost[3] > whole[3]
+
+
 def test_a_small_replica_bounds_only_the_requests_it_may_get(verified, folder, tmp_path, capsys):
     """Long inputs go where there is room for them, so a smaller context elsewhere refuses none."""
     content = json.loads(verified.model_dump_json())
