@@ -251,7 +251,7 @@ class FleetPlan(StrictModel):
     single_type: tuple[SingleTypeFleet, ...] = ()
     """What each offer alone would cost, by model, then in the file's order."""
     gpus: tuple[GpuSpec, ...] = ()
-    """The devices that modelled speeds rest on."""
+    """The devices of the replicas, as the catalogues describe them."""
     model_specs: dict[Name, ModelSpec] = Field(default_factory=dict)
     """Sizes of the models that modelled speeds rest on, by `PlannedModel.name`."""
     coefficients: tuple[Coefficients, ...] = ()

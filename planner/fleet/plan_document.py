@@ -134,7 +134,7 @@ def plan_document(
         replicas=_replicas(inputs, problem, answer),
         weights=_weights(inputs, groups, answer.shares),
         market_losses=tuple(losses),
-        gpus=tuple({kind.gpu.name: kind.gpu for kind in modelled if kind.gpu}.values()),
+        gpus=tuple({kind.gpu.name: kind.gpu for kind in used if kind.gpu}.values()),
         model_specs={
             inputs.models[kind.model].name: spec
             for kind in modelled

@@ -15,6 +15,8 @@ from planner.fleet.plan_document import column_loads
 from planner.fleet.plan_file import read_plan
 from planner.fleet.planned_fleet import planned_speed
 from planner.render.engines import vllm_arguments
+from planner.render.options import RenderOptions
+from planner.render.targets import render
 
 
 def _plan(content):
@@ -120,6 +122,30 @@ def test_a_modelled_plan_carries_what_a_replay_needs():
     )
     assert any("speeds are modelled" in note for note in plan.notes)
     assert (plan.latency_verified, plan.latency) == (False, "latency not verified")
+
+
+OWN_GPU = """
+schema_version: 1
+gpus:
+  - name: MyGPU
+    memory_bytes: 80GiB
+    bandwidth_bytes_per_second: 2e+12
+    dense_flops_per_second: {float16: 300e+12, bfloat16: 300e+12}
+    interconnect: {kind: nvlink, bytes_per_second: 300e+9}
+    source: measured here
+    date: 2026-01
+"""
+
+
+def test_an_own_device_travels_in_the_plan(tmp_path):
+    """Whatever its speed comes from: only the plan can tell renderers what the device is."""
+    (tmp_path / "own.yaml").write_text(OWN_GPU)
+    content = stated(catalogues=["own.yaml"], models=[served(source=LLAMA)])
+    content["offers"] = [content["offers"][1] | {"gpu": "MyGPU"}]
+    plan = plan_fleet(FleetConfig.model_validate(content), folder=tmp_path).plan
+    assert [gpu.name for gpu in plan.gpus] == ["MyGPU"]
+    for target in ("kubernetes", "compose", "skypilot"):
+        assert render(plan, target, RenderOptions())
 
 
 @pytest.mark.parametrize(
