@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from planner.errors import DocumentError, InfeasibleError, TimeLimitError
+from planner.errors import DocumentError, InfeasibleError, PlannerError, TimeLimitError
 from planner.fleet.fleet_config import FleetConfig
 from planner.fleet.fleet_models import fleet_models
-from planner.fleet.fleet_plan import LATENCY_NOT_VERIFIED, FleetPlan
+from planner.fleet.fleet_plan import LATENCY_NOT_VERIFIED, FleetPlan, SingleTypeFleet
 from planner.fleet.fleet_replays import obstacle_to_replay, replays
 from planner.fleet.fleet_rows import fleet_problem
 from planner.fleet.judging import Judge, OnProgress, Solved
@@ -45,6 +45,11 @@ class FleetOutcome:
     """The plan, where there is one."""
     reason: str
     """Why there is none, in one line; empty where there is one."""
+
+    def failure(self, file: Path) -> PlannerError:
+        """Return the error of an outcome without a plan of `file`."""
+        kind = InfeasibleError if self.status == "infeasible" else TimeLimitError
+        return kind(f"{file}: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,7 @@ def demand_plan(config: FleetConfig, *, file: Path, search: Search) -> FleetPlan
     """
     outcome = plan_fleet(config, folder=file.parent, search=search)
     if outcome.plan is None:
-        failure = InfeasibleError if outcome.status == "infeasible" else TimeLimitError
-        raise failure(f"{file}: {outcome.reason}")
+        raise outcome.failure(file)
     return outcome.plan
 
 
@@ -132,6 +136,20 @@ class FleetPlanner:
 
     def run(self) -> FleetOutcome:
         """Solve, verify where asked, and compare."""
+        first = self.first()
+        if isinstance(first, FleetOutcome):
+            return first
+        plan = self._verified(first).model_copy(
+            update={
+                "program_cost_usd_per_hour": first.answer.cost_usd_per_hour,
+                "oracle_cost_usd_per_hour": self._oracle_cost(),
+                "single_type": self.single_types(first),
+            }
+        )
+        return FleetOutcome(plan.status, plan, "")
+
+    def first(self) -> Solved | FleetOutcome:
+        """Return the plan of the first program, or why it has none."""
         problem = self.problem()
         answer = self.answer(problem)
         if answer.status == "infeasible":
@@ -146,9 +164,14 @@ class FleetPlanner:
             limit = self._search.time_limit_seconds
             reason = f"no plan was found within {limit:g} s; raise the time limit"
             return FleetOutcome("time_limit", None, reason)
-        first = Solved(problem, answer, self.draw(problem, answer))
-        plan = self._compared(self._verified(first), first)
-        return FleetOutcome(plan.status, plan, "")
+        return Solved(problem, answer, self.draw(problem, answer))
+
+    def single_types(self, first: Solved) -> tuple[SingleTypeFleet, ...]:
+        """Return what each offer alone would cost under the first program's rules."""
+        search = self._search
+        return single_type_fleets(
+            self._inputs, first.problem, solver=search.solver, clock=search.clock
+        )
 
     def problem(
         self, limits: Limits | None = None, *, knows_outputs: bool | None = None
@@ -238,17 +261,9 @@ class FleetPlanner:
 
         return SavingsSearch(judge, self.draw, self._search.solver, is_time_up)
 
-    def _compared(self, plan: FleetPlan, first: Solved) -> FleetPlan:
-        """Return the plan beside the oracle's cost and fleets of a single type."""
-        oracle = None
-        if self._inputs.config.shares == "input":
-            answer = self.answer(self.problem(knows_outputs=True))
-            oracle = answer.cost_usd_per_hour if answer.counts else None
-        update = {
-            "program_cost_usd_per_hour": first.answer.cost_usd_per_hour,
-            "oracle_cost_usd_per_hour": oracle,
-            "single_type": single_type_fleets(
-                self._inputs, first.problem, solver=self._search.solver, clock=self._search.clock
-            ),
-        }
-        return plan.model_copy(update=update)
+    def _oracle_cost(self) -> float | None:
+        """Return what the program costs if shares could follow outputs; nothing: not computed."""
+        if self._inputs.config.shares == "oracle":
+            return None
+        answer = self.answer(self.problem(knows_outputs=True))
+        return answer.cost_usd_per_hour if answer.counts else None
