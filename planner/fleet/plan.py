@@ -239,7 +239,7 @@ class FleetPlanner:
             savings_search=search,
         )
         plan = with_report(ended, judge)
-        if search is None or not ended.judged.is_met or not search.is_time_up():
+        if not ended.is_search_cut:
             return plan
         note = (
             f"the search for savings ended after {verification.savings_seconds:g} s: more replicas "
