@@ -222,6 +222,8 @@ class FleetPlan(StrictModel):
     """Price of the first program's fleet, before verification tightened or saved anything."""
     oracle_cost_usd_per_hour: Amount | None = None
     """Price of that program's fleet if shares could follow output lengths; null: not computed."""
+    oracle_bound_usd_per_hour: Amount | None = None
+    """No such fleet costs less; null: not computed."""
     oracle_shares: bool = False
     """Whether shares depend on output lengths, which no router knows."""
     survives: tuple[Literal["one-replica", "one-market"], ...] = ()

@@ -142,9 +142,9 @@ class FleetPlanner:
         plan = self._verified(first).model_copy(
             update={
                 "program_cost_usd_per_hour": first.answer.cost_usd_per_hour,
-                "oracle_cost_usd_per_hour": self._oracle_cost(),
                 "single_type": self.single_types(first),
             }
+            | self._oracle()
         )
         return FleetOutcome(plan.status, plan, "")
 
@@ -261,9 +261,14 @@ class FleetPlanner:
 
         return SavingsSearch(judge, self.draw, self._search.solver, is_time_up)
 
-    def _oracle_cost(self) -> float | None:
-        """Return what the program costs if shares could follow outputs; nothing: not computed."""
+    def _oracle(self) -> dict[str, float]:
+        """Return cost and bound of the program if shares could follow outputs, where it is solved."""
         if self._inputs.config.shares == "oracle":
-            return None
+            return {}
         answer = self.answer(self.problem(knows_outputs=True))
-        return answer.cost_usd_per_hour if answer.counts else None
+        if not answer.counts:
+            return {}
+        return {
+            "oracle_cost_usd_per_hour": answer.cost_usd_per_hour,
+            "oracle_bound_usd_per_hour": answer.bound_usd_per_hour,
+        }
