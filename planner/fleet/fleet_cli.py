@@ -57,7 +57,8 @@ def fleet(
 
     FILE is YAML: models with their requests and latency targets, and offers; see configs/fleet/.
 
-    Exit codes: 0 planned, 2 bad input, 3 no fleet can serve the workload, 4 none found in time.
+    Exit codes: 0 planned, 1 no solver works, 2 bad input, 3 no fleet can serve the workload, 4 none
+    found in time.
     """
     configure_logging()
     check_finite(time_limit_seconds, gap_fraction)

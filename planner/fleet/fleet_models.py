@@ -33,7 +33,8 @@ class FleetModel:
     """Its sizes; nothing where no offer needs them."""
     workload: Workload
     trace: Trace | None
-    """Requests to replay, at the planned rate; nothing: the workload is a grid."""
+    """Requests to replay, at the rate asked for, else as they arrived: of one model of a trace at
+    about the planned rate, its share of all. Nothing: the workload is a grid."""
     replayed: str
     """What a replay replays, in words."""
     notes: tuple[str, ...]

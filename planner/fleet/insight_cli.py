@@ -88,7 +88,7 @@ def pareto(
 
     FILE is that of `motley plan fleet`. The program alone is solved: latency not verified.
 
-    Exit codes: 0 done, 2 bad input.
+    Exit codes: 0 done, also where no fleet meets some limits; 1 no solver works, 2 bad input.
     """
     configure_logging()
     check_finite(time_limit_seconds, gap_fraction)

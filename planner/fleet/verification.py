@@ -28,7 +28,7 @@ class VerifiedTarget(StrictModel):
     limit_seconds: Amount
     """What was promised."""
     value_seconds: Amount
-    """Mean over replications."""
+    """The target's statistic over the requests of all samples together."""
     half_width_seconds: Amount | None
     """Half of the 95 % confidence interval; null: not known."""
 
