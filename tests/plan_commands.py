@@ -1,5 +1,6 @@
 """`motley plan` run in this process: plans from files, and refusals."""
 
+import json
 from pathlib import Path
 
 from fleet_files import written
@@ -14,6 +15,14 @@ def planned(path: Path, folder: Path) -> FleetPlan:
     target = folder / "plan.json"
     assert motley.main(["plan", "fleet", str(path), "--output", str(target)]) == 0
     return read_plan(target)
+
+
+def simulated(folder: Path, *words: str, plan: str = "plan.json"):
+    """Replay requests on the folder's plan; return the exit code and the report, if any."""
+    report = folder / "report.json"
+    report.unlink(missing_ok=True)
+    code = motley.main(["plan", "simulate", str(folder / plan), "--output", str(report), *words])
+    return code, json.loads(report.read_text()) if report.exists() else None
 
 
 def failure(capsys, arguments):

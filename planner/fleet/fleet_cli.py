@@ -1,5 +1,6 @@
 """`motley plan fleet` and `motley plan simulate`: parse first, import the solvers afterwards."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,11 @@ Model = Annotated[
     str | None, typer.Option(help="The plan's model that the trace asks for, where it names none.")
 ]
 Lost = Annotated[
-    str | None, typer.Option(help="Take one replica of this offer away from the start.")
+    str | None,
+    typer.Option(
+        metavar="OFFER",
+        help="Take one replica away from the start; MODEL/OFFER where several models have the offer.",
+    ),
 ]
 LostMarket = Annotated[
     str | None, typer.Option(help="Take every replica of this market away from the start.")
@@ -52,7 +57,8 @@ def fleet(
 
     FILE is YAML: models with their requests and latency targets, and offers; see configs/fleet/.
 
-    Exit codes: 0 planned, 2 bad input, 3 no fleet can serve the workload, 4 none found in time.
+    Exit codes: 0 planned, 1 no solver works, 2 bad input, 3 no fleet can serve the workload, 4 none
+    found in time.
     """
     configure_logging()
     check_finite(time_limit_seconds, gap_fraction)
@@ -140,7 +146,9 @@ def simulate(
     console.print(f"replayed: {report.replayed}", markup=False, soft_wrap=True)
     console.print(report.in_words, markup=False, soft_wrap=True)
     if output_file is not None:
-        write_atomically(output_file, report.model_dump_json(indent=2) + "\n")
+        state = {"latency_verified": report.is_verified, "latency": report.in_words}
+        content = report.model_dump(mode="json") | state
+        write_atomically(output_file, json.dumps(content, indent=2) + "\n")
         print(f"report written to {output_file}")
 
 

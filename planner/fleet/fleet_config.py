@@ -15,6 +15,9 @@ from planner.units import Count, ModelSource, Name, NonNegative, Number, Price, 
 from planner.workloads.slo import Slo
 from planner.workloads.workload import Workload
 
+DEFAULT_REPLICATIONS = 10
+"""Replications of drawn requests unless told otherwise, the fewest that give an interval."""
+
 Loss = Literal["one-replica", "one-market"]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
@@ -98,8 +101,9 @@ class Verification(StrictModel):
 
     rounds: Annotated[int, Field(ge=1, le=50)] = 12
     """Most programs to solve: the first plan, then tightened ones."""
-    replications: Annotated[int, Field(ge=10, le=1000)] = 10
-    """Replications, or batches of one trace, behind each interval."""
+    replications: Annotated[int, Field(ge=10, le=1000)] = DEFAULT_REPLICATIONS
+    """Replications behind each interval where requests are drawn from a grid. A trace or a mix is
+    replayed once; its intervals rest on 19 of the twenty stretches that it is cut into."""
     max_requests: Annotated[int, Field(ge=100, le=10_000_000)] | None = None
     """Requests of a model that one replication replays at the most: of a longer trace, those that
     arrive most densely. Nothing: the whole trace; of drawn requests 50,000, or three minutes' worth

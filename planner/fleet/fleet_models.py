@@ -15,7 +15,13 @@ from planner.workloads.mixes import MIXES
 from planner.workloads.trace import Trace
 from planner.workloads.trace_workloads import traced_workload
 from planner.workloads.workload import RequestSize, Workload
-from planner.workloads.workload_source import FileOptions, MixOptions, WorkloadSource, requests_of
+from planner.workloads.workload_source import (
+    FileOptions,
+    MixOptions,
+    WorkloadSource,
+    requests_of_file,
+    requests_of_mix,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,8 @@ class FleetModel:
     """Its sizes; nothing where no offer needs them."""
     workload: Workload
     trace: Trace | None
-    """Requests to replay, at the planned rate; nothing: the workload is a grid."""
+    """Requests to replay, at the rate asked for, else as they arrived: of one model of a trace at
+    about the planned rate, its share of all. Nothing: the workload is a grid."""
     replayed: str
     """What a replay replays, in words."""
     notes: tuple[str, ...]
@@ -145,11 +152,10 @@ def _source(model: ServedModel, asked: TraceRequests | MixRequests, folder: Path
             raise WorkloadError(
                 f"{model.name}: there is no mix {asked.mix!r}; use one of: {', '.join(MIXES)}"
             )
-        return requests_of(
+        return requests_of_mix(
             asked.mix,
             requests_per_second=asked.requests_per_second,
-            file_options=FileOptions(),
-            mix_options=MixOptions(asked.duration_seconds, asked.gap_scv, asked.seed),
+            options=MixOptions(asked.duration_seconds, asked.gap_scv, asked.seed),
         )
     path = folder / asked.trace.expanduser()
     if not path.is_file():
@@ -157,11 +163,8 @@ def _source(model: ServedModel, asked: TraceRequests | MixRequests, folder: Path
             "is a folder" if path.is_dir() else "is no file" if path.exists() else "no such file"
         )
         raise DocumentError(path, f"{found} (workload of {model.name}); name a trace file")
-    return requests_of(
-        str(path),
+    return requests_of_file(
+        path,
         requests_per_second=asked.requests_per_second,
-        file_options=FileOptions(
-            asked.format, asked.broken_rows_fraction, asked.sort_rows, asked.model
-        ),
-        mix_options=MixOptions(),
+        options=FileOptions(asked.format, asked.broken_rows_fraction, asked.sort_rows, asked.model),
     )

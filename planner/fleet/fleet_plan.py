@@ -1,6 +1,7 @@
 """The plan of a fleet: the document that renderers, the simulator, the router and serving read."""
 
 from collections.abc import Iterable, Set
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -52,10 +53,10 @@ class PlannedModel(StrictModel):
 class FittedSpeed(StrictModel):
     """Step times fitted to a profile, and the limits it observed; `fitted_steps.py` has the form."""
 
-    knots: Annotated[tuple[Replicas, ...], Field(min_length=1)]
+    knots: Annotated[tuple[Replicas, ...], Field(min_length=2)]
     """Decoding sequences at which `base_seconds` is known, rising."""
     base_seconds: tuple[Amount, ...]
-    """Of a step with so many decoding sequences, contexts apart."""
+    """Of a step with so many decoding sequences, contexts apart; above 0 and never falling."""
     decode_context_token_seconds: Amount
     """For each token of their contexts."""
     prefill_token_seconds: Amount
@@ -68,6 +69,22 @@ class FittedSpeed(StrictModel):
     """Tokens whose keys and values fit one replica."""
     max_context_tokens: Tokens
     """Longest sequence."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if any(first >= second for first, second in pairwise(self.knots)):
+            raise ValueError(f"knots are {self.knots}, which do not rise; plan again")
+        if len(self.base_seconds) != len(self.knots):
+            raise ValueError(
+                f"base_seconds holds {len(self.base_seconds)} numbers for {len(self.knots)} knots; "
+                "plan again"
+            )
+        steps = (0.0, *self.base_seconds)
+        if steps[1] == 0 or any(first > second for first, second in pairwise(steps)):
+            raise ValueError(
+                f"base_seconds are {self.base_seconds}, not above 0 and rising; plan again"
+            )
+        return self
 
 
 class PlannedReplicas(StrictModel):
@@ -122,6 +139,15 @@ class PlannedReplicas(StrictModel):
     """Tokens of one step."""
     engine_arguments: tuple[str, ...] = ()
     """Further arguments for the engine of each replica, word by word."""
+
+    @model_validator(mode="after")
+    def _has_room_for_a_step(self) -> Self:
+        if self.max_batched_tokens < self.max_sequences:
+            raise ValueError(
+                f"{self.offer}: max_batched_tokens is {self.max_batched_tokens}, below the "
+                f"{self.max_sequences} of max_sequences; raise it"
+            )
+        return self
 
     @property
     def devices_per_replica(self) -> int:
@@ -196,6 +222,8 @@ class FleetPlan(StrictModel):
     """Price of the first program's fleet, before verification tightened or saved anything."""
     oracle_cost_usd_per_hour: Amount | None = None
     """Price of that program's fleet if shares could follow output lengths; null: not computed."""
+    oracle_bound_usd_per_hour: Amount | None = None
+    """No such fleet costs less; null: not computed."""
     oracle_shares: bool = False
     """Whether shares depend on output lengths, which no router knows."""
     survives: tuple[Literal["one-replica", "one-market"], ...] = ()
@@ -225,7 +253,7 @@ class FleetPlan(StrictModel):
     single_type: tuple[SingleTypeFleet, ...] = ()
     """What each offer alone would cost, by model, then in the file's order."""
     gpus: tuple[GpuSpec, ...] = ()
-    """The devices that modelled speeds rest on."""
+    """The devices of the replicas, as the catalogues describe them."""
     model_specs: dict[Name, ModelSpec] = Field(default_factory=dict)
     """Sizes of the models that modelled speeds rest on, by `PlannedModel.name`."""
     coefficients: tuple[Coefficients, ...] = ()

@@ -9,9 +9,6 @@ from planner.fleet.plan_document import FleetInputs
 from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests, most_requests
 from planner.workloads.trace import Trace
 
-FEWEST_REPLAYED = 200
-"""Requests of a trace below which a replay says nothing: ten for each of its stretches."""
-
 
 def obstacle_to_replay(inputs: FleetInputs) -> str:
     """Return why plans of these inputs cannot be replayed; empty where they can."""
@@ -20,11 +17,6 @@ def obstacle_to_replay(inputs: FleetInputs) -> str:
     for model in inputs.models:
         if model.config.slo is None:
             return f"{model.name} has no slo"
-        if model.trace is not None and model.trace.num_requests < FEWEST_REPLAYED:
-            return (
-                f"{model.name} has {model.trace.num_requests} requests to replay, "
-                f"under {FEWEST_REPLAYED}"
-            )
     for kind in inputs.kinds:
         if not any(rate.requests_per_second for rate in kind.speed.rates):
             continue

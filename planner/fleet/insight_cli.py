@@ -50,20 +50,20 @@ def explain(
 
     config = read_document(file, FleetConfig).model_copy(update={"verification": None})
 
-    from planner.errors import TimeLimitError
     from planner.fleet.explain import explanation, print_explanation
-    from planner.fleet.plan import FleetPlanner, Search, demand_plan, fleet_inputs
+    from planner.fleet.plan import FleetOutcome, FleetPlanner, Search, fleet_inputs
     from planner.fleet.planning_progress import planning_progress
 
     with planning_progress() as show:
         search = Search(
             time_limit_seconds=time_limit_seconds, gap_fraction=gap_fraction, on_progress=show
         )
-        plan = demand_plan(config, file=file, search=search)
         inputs = fleet_inputs(config, folder=file.parent)
-        solved = FleetPlanner(inputs, search).solved({})
-        if solved is None:  # `demand_plan` found one: only the time differs.
-            raise TimeLimitError(f"{file}: no plan was found a second time; raise the time limit")
+        planner = FleetPlanner(inputs, search)
+        solved = planner.first()
+        if isinstance(solved, FleetOutcome):
+            raise solved.failure(file)
+        plan = solved.plan.model_copy(update={"single_type": planner.single_types(solved)})
         show("solving changed fleets", 0.0)
         found = explanation(
             inputs,
@@ -88,7 +88,7 @@ def pareto(
 
     FILE is that of `motley plan fleet`. The program alone is solved: latency not verified.
 
-    Exit codes: 0 done, 2 bad input.
+    Exit codes: 0 done, also where no fleet meets some limits; 1 no solver works, 2 bad input.
     """
     configure_logging()
     check_finite(time_limit_seconds, gap_fraction)

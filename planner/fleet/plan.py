@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from planner.errors import DocumentError, InfeasibleError, TimeLimitError
+from planner.errors import DocumentError, InfeasibleError, PlannerError, TimeLimitError
 from planner.fleet.fleet_config import FleetConfig
 from planner.fleet.fleet_models import fleet_models
-from planner.fleet.fleet_plan import LATENCY_NOT_VERIFIED, FleetPlan
+from planner.fleet.fleet_plan import LATENCY_NOT_VERIFIED, FleetPlan, SingleTypeFleet
 from planner.fleet.fleet_replays import obstacle_to_replay, replays
 from planner.fleet.fleet_rows import fleet_problem
 from planner.fleet.judging import Judge, OnProgress, Solved
 from planner.fleet.plan_document import FleetInputs, plan_document
 from planner.fleet.plan_file import read_plan
+from planner.fleet.replay import too_few
 from planner.fleet.replica_kinds import replica_kinds
 from planner.fleet.savings import SavingsSearch
 from planner.fleet.single_types import single_type_fleets
-from planner.fleet.verification import LEAST_REPLAYED_SECONDS
+from planner.fleet.verification import LEAST_REPLAYED_SECONDS, too_few_in_words
 from planner.fleet.verify import Limits, verified, with_report
 from planner.fleet_program.answer import FleetAnswer
 from planner.fleet_program.balance import OVERLOAD_TOLERANCE
@@ -45,6 +46,11 @@ class FleetOutcome:
     """The plan, where there is one."""
     reason: str
     """Why there is none, in one line; empty where there is one."""
+
+    def failure(self, file: Path) -> PlannerError:
+        """Return the error of an outcome without a plan of `file`."""
+        kind = InfeasibleError if self.status == "infeasible" else TimeLimitError
+        return kind(f"{file}: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +95,7 @@ def demand_plan(config: FleetConfig, *, file: Path, search: Search) -> FleetPlan
     """
     outcome = plan_fleet(config, folder=file.parent, search=search)
     if outcome.plan is None:
-        failure = InfeasibleError if outcome.status == "infeasible" else TimeLimitError
-        raise failure(f"{file}: {outcome.reason}")
+        raise outcome.failure(file)
     return outcome.plan
 
 
@@ -132,6 +137,20 @@ class FleetPlanner:
 
     def run(self) -> FleetOutcome:
         """Solve, verify where asked, and compare."""
+        first = self.first()
+        if isinstance(first, FleetOutcome):
+            return first
+        plan = self._verified(first).model_copy(
+            update={
+                "program_cost_usd_per_hour": first.answer.cost_usd_per_hour,
+                "single_type": self.single_types(first),
+            }
+            | self._oracle()
+        )
+        return FleetOutcome(plan.status, plan, "")
+
+    def first(self) -> Solved | FleetOutcome:
+        """Return the plan of the first program, or why it has none."""
         problem = self.problem()
         answer = self.answer(problem)
         if answer.status == "infeasible":
@@ -146,9 +165,14 @@ class FleetPlanner:
             limit = self._search.time_limit_seconds
             reason = f"no plan was found within {limit:g} s; raise the time limit"
             return FleetOutcome("time_limit", None, reason)
-        first = Solved(problem, answer, self.draw(problem, answer))
-        plan = self._compared(self._verified(first), first)
-        return FleetOutcome(plan.status, plan, "")
+        return Solved(problem, answer, self.draw(problem, answer))
+
+    def single_types(self, first: Solved) -> tuple[SingleTypeFleet, ...]:
+        """Return what each offer alone would cost under the first program's rules."""
+        search = self._search
+        return single_type_fleets(
+            self._inputs, first.problem, solver=search.solver, clock=search.clock
+        )
 
     def problem(
         self, limits: Limits | None = None, *, knows_outputs: bool | None = None
@@ -194,14 +218,17 @@ class FleetPlanner:
         verification = self._inputs.config.verification
         if verification is None:
             return first.plan
+        replayed = replays(self._inputs, verification)
         obstacle = obstacle_to_replay(self._inputs)
+        if not obstacle and (few := too_few(replayed)):
+            obstacle = too_few_in_words(few)
         if obstacle:
             words = f"{LATENCY_NOT_VERIFIED}: {obstacle}"
             return first.plan.model_copy(update={"latency": words})
         targets = {model.name: model.config.slo for model in self._inputs.models}
         judge = Judge(
             {name: slo for name, slo in targets.items() if slo is not None},
-            replays(self._inputs, verification),
+            replayed,
             self._search.on_progress,
         )
         search = self._savings_search(judge, verification.savings_seconds)
@@ -213,7 +240,7 @@ class FleetPlanner:
             savings_search=search,
         )
         plan = self._noted(with_report(ended, judge))
-        if search is None or not ended.judged.is_met or not search.is_time_up():
+        if not ended.is_search_cut:
             return plan
         note = (
             f"the search for savings ended after {verification.savings_seconds:g} s: more replicas "
@@ -255,17 +282,14 @@ class FleetPlanner:
 
         return SavingsSearch(judge, self.draw, self._search.solver, is_time_up)
 
-    def _compared(self, plan: FleetPlan, first: Solved) -> FleetPlan:
-        """Return the plan beside the oracle's cost and fleets of a single type."""
-        oracle = None
-        if self._inputs.config.shares == "input":
-            answer = self.answer(self.problem(knows_outputs=True))
-            oracle = answer.cost_usd_per_hour if answer.counts else None
-        update = {
-            "program_cost_usd_per_hour": first.answer.cost_usd_per_hour,
-            "oracle_cost_usd_per_hour": oracle,
-            "single_type": single_type_fleets(
-                self._inputs, first.problem, solver=self._search.solver, clock=self._search.clock
-            ),
+    def _oracle(self) -> dict[str, float]:
+        """Return cost and bound of the program if shares could follow outputs, where it is solved."""
+        if self._inputs.config.shares == "oracle":
+            return {}
+        answer = self.answer(self.problem(knows_outputs=True))
+        if not answer.counts:
+            return {}
+        return {
+            "oracle_cost_usd_per_hour": answer.cost_usd_per_hour,
+            "oracle_bound_usd_per_hour": answer.bound_usd_per_hour,
         }
-        return plan.model_copy(update=update)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from planner.fleet.fleet_config import FleetConfig
+from planner.fleet.fleet_config import DEFAULT_REPLICATIONS, FleetConfig
 from planner.fleet.fleet_models import FleetModel
 from planner.fleet.fleet_plan import (
     WEIGHT_SUM,
@@ -71,6 +71,7 @@ class FleetInputs:
         """What a reader of any plan made of it must know."""
         notes = [note for model in self.models for note in model.notes]
         notes += dict.fromkeys(note for kind in self.kinds for note in kind.speed.notes)
+        notes += [note for model in self.models if (note := _replications_note(self.config, model))]
         modelled = {kind.model for kind in self.kinds if kind.source == "modelled"}
         notes += [note for m in sorted(modelled) if (note := _tail_note(self.models[m]))]
         if modelled:
@@ -79,6 +80,17 @@ class FleetInputs:
                 "`motley plan profile` measures yours"
             )
         return tuple(notes)
+
+
+def _replications_note(config: FleetConfig, model: FleetModel) -> str:
+    """Return that a trace is not replayed as often as the file asks; empty where it asks nothing."""
+    asked = config.verification.replications if config.verification else DEFAULT_REPLICATIONS
+    if model.trace is None or asked == DEFAULT_REPLICATIONS:
+        return ""
+    return (
+        f"{model.name}: a trace or a mix is replayed once, in stretches; verification.replications "
+        f"({asked}) is for grids alone"
+    )
 
 
 def _tail_note(model: FleetModel) -> str:
@@ -122,7 +134,7 @@ def plan_document(
         replicas=_replicas(inputs, problem, answer),
         weights=_weights(inputs, groups, answer.shares),
         market_losses=tuple(losses),
-        gpus=tuple({kind.gpu.name: kind.gpu for kind in modelled if kind.gpu}.values()),
+        gpus=tuple({kind.gpu.name: kind.gpu for kind in used if kind.gpu}.values()),
         model_specs={
             inputs.models[kind.model].name: spec
             for kind in modelled

@@ -1,14 +1,15 @@
 """What a replay replays: a recorded trace in batches, or requests drawn anew for each replication."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from random import Random
 from typing import Protocol
 
+from planner.fleet.verification import FEWEST_RECORDED
 from planner.simulator import ServingFleet, batches_of, replicate, simulate
-from planner.simulator.result import NUM_BATCHES
+from planner.simulator.result import batch_edges
 from planner.simulator.samples import LatencySamples
 from planner.workloads.trace import Trace
 from planner.workloads.workload import RequestSize, Workload
@@ -78,8 +79,9 @@ class RecordedReplay:
 
     @property
     def num_samples(self) -> int:
-        """Stretches that are judged."""
-        return NUM_BATCHES - WARM_UP_BATCHES
+        """Stretches that are judged and hold requests."""
+        judged = batch_edges(self.num_requests)[WARM_UP_BATCHES:]
+        return sum(first < last for first, last in pairwise(judged))
 
     @property
     def duration_seconds(self) -> float:
@@ -141,6 +143,15 @@ class DrawnReplay:
             count_tokens=count_tokens,
             on_progress=on_progress,
         )
+
+
+def too_few(replays: Mapping[str, Replay]) -> dict[str, int]:
+    """Return the models whose recorded traces hold too few requests to tell anything: how many."""
+    return {
+        model: replay.num_requests
+        for model, replay in replays.items()
+        if isinstance(replay, RecordedReplay) and replay.num_requests < FEWEST_RECORDED
+    }
 
 
 def most_requests(workload: Workload) -> int:

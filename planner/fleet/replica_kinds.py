@@ -79,8 +79,11 @@ def _kind(
     around: _Surroundings, number: int, model: FleetModel, offer: Offer, degrees: tuple[int, int]
 ) -> ReplicaKind:
     source, speed = _speed(around, model, offer, degrees)
-    price = device_price(offer, around.catalogue) * degrees[0] * degrees[1]
-    gpu = None if offer.gpu is None else around.catalogue.gpu(offer.gpu)
+    price = device_price(offer, around.catalogue)
+    gpu = None
+    if offer.gpu is not None:  # Where no device is named, the price is of the whole replica.
+        price *= degrees[0] * degrees[1]
+        gpu = around.catalogue.gpu(offer.gpu)
     return ReplicaKind(number, offer, *degrees, price, gpu, source, speed)
 
 

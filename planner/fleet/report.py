@@ -6,6 +6,7 @@ from rich.table import Table
 from planner.fleet.fleet_plan import FleetPlan, PlannedReplicas, PlannedWeights
 from planner.fleet.money import usd
 from planner.fleet.verification import VerificationReport
+from planner.fleet_program.answer import PROVEN_GAP_FRACTION, gap_fraction
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -99,11 +100,14 @@ def _oracle(plan: FleetPlan) -> list[str]:
     oracle = plan.oracle_cost_usd_per_hour
     if oracle is None:
         return []
-    price = max(0.0, plan.program_cost_usd_per_hour - oracle)
+    bound = oracle if plan.oracle_bound_usd_per_hour is None else plan.oracle_bound_usd_per_hour
+    is_open = gap_fraction(oracle, bound) > PROVEN_GAP_FRACTION
+    least = bound if is_open else oracle
+    price = max(0.0, plan.program_cost_usd_per_hour - least)
     return [
-        f"price of not knowing output lengths: {usd(price)}/h "
+        f"price of not knowing output lengths: {'at most ' if is_open else ''}{usd(price)}/h "
         f"(the program costs {usd(plan.program_cost_usd_per_hour)}/h, with an oracle "
-        f"{usd(oracle)}/h)"
+        f"{'at least ' if is_open else ''}{usd(least)}/h)"
     ]
 
 

@@ -10,6 +10,7 @@ the others in proportion.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from planner.errors import SolverError, WorkloadError
 from planner.fleet.fleet_plan import FleetPlan
@@ -39,6 +40,17 @@ class Saving:
 
 
 @dataclass(frozen=True, slots=True)
+class Spared:
+    """What a search came to."""
+
+    judged: Judged
+    """The plan after the savings."""
+    savings: tuple[Saving, ...]
+    is_cut: bool
+    """Whether time ended it: more may be spare."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Move:
     column: int
     instead: int | None
@@ -65,29 +77,29 @@ class SavingsSearch:
     is_time_up: Callable[[], bool]
     """Asked before each replay; then the search ends with what it has."""
 
-    def run(self, judged: Judged) -> tuple[Judged, tuple[Saving, ...]]:
+    def run(self, judged: Judged) -> Spared:
         """Return the plan after every saving that a replay allows.
 
         Args:
             judged: A plan that meets every target and is to survive no loss.
         """
         savings: list[Saving] = []
-        while (found := self._next(judged)) is not None:
+        while not isinstance(found := self._next(judged), str):
             judged, saving = found
             savings.append(saving)
-        return judged, tuple(savings)
+        return Spared(judged, tuple(savings), found == "time is up")
 
-    def _next(self, judged: Judged) -> tuple[Judged, Saving] | None:
+    def _next(self, judged: Judged) -> tuple[Judged, Saving] | Literal["none left", "time is up"]:
         problem, counts = judged.solved.problem, judged.solved.answer.counts
         for move in _moves(problem, counts):
+            if not _is_allowed(problem, move.applied(counts)):
+                continue
             if self.is_time_up():
-                return None
-            moved = (
-                self._moved(judged, move) if _is_allowed(problem, move.applied(counts)) else None
-            )
+                return "time is up"
+            moved = self._moved(judged, move)
             if moved is not None:
                 return moved, Saving(_text(problem, move), move.usd_per_hour)
-        return None
+        return "none left"
 
     def _moved(self, judged: Judged, move: _Move) -> Judged | None:
         """Return the plan after the move, if a replay meets the model's targets on it."""

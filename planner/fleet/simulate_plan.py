@@ -10,7 +10,14 @@ from planner.errors import UnknownNameError, UnverifiableError, WorkloadError
 from planner.fleet.fleet_plan import FleetPlan, PlannedModel
 from planner.fleet.judging import OnProgress, targets_of
 from planner.fleet.planned_fleet import planned_fleet
-from planner.fleet.replay import DrawnReplay, RecordedReplay, Replay, drawn_requests, most_requests
+from planner.fleet.replay import (
+    DrawnReplay,
+    RecordedReplay,
+    Replay,
+    drawn_requests,
+    most_requests,
+    too_few,
+)
 from planner.fleet.verification import VerificationReport, VerifiedTarget
 from planner.simulator import ServingFleet, without_market, without_replica
 from planner.simulator.judgement import judge
@@ -20,6 +27,7 @@ from planner.workloads.trace_readers import TraceReading, read_trace
 from planner.workloads.workload_source import FileOptions
 
 _AS_IT_STANDS = FileOptions()
+_REMEDY = "name what the plan has replicas of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +35,7 @@ class Losses:
     """What is gone from the start."""
 
     replica: str | None = None
-    """Offer of which one replica is gone."""
+    """Offer of which one replica is gone; MODEL/OFFER where several models have replicas of it."""
     market: str | None = None
     """Market of which every replica is gone."""
 
@@ -58,7 +66,8 @@ def simulate_plan(
     Raises:
         DocumentError: If the trace cannot be read.
         WorkloadError: If it asks for models that the plan does not serve, or for nothing at all.
-        UnverifiableError: If a speed is not known step by step, or no model has a target.
+        UnverifiableError: If a speed is not known step by step, a model has no target, or a replica
+            that is to be gone is of an offer that several models have.
         InfeasibleError: If a loss leaves requests with nobody.
         UnknownNameError: If the plan has no replica of what is to be gone, or no model `unnamed`.
     """
@@ -87,6 +96,7 @@ def simulate_plan(
         cost_before_usd_per_hour=plan.cost_usd_per_hour,
         targets=tuple(targets),
         models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
+        models_with_few_requests=too_few(replays),
     )
 
 
@@ -118,13 +128,26 @@ def _in_words(plan: FleetPlan, replays: Mapping[str, Replay]) -> str:
 
 
 def _check_losses(plan: FleetPlan, losses: Losses) -> None:
-    offers = {row.offer: None for row in plan.replicas}
     markets = {row.market: None for row in plan.replicas}
-    remedy = "name what the plan has replicas of"
-    if losses.replica is not None and losses.replica not in offers:
-        raise UnknownNameError("offer of the plan", losses.replica, offers, remedy)
+    if losses.replica is not None:
+        _lost_replica(plan, losses.replica)
     if losses.market is not None and losses.market not in markets:
-        raise UnknownNameError("market of the plan", losses.market, markets, remedy)
+        raise UnknownNameError("market of the plan", losses.market, markets, _REMEDY)
+
+
+def _lost_replica(plan: FleetPlan, name: str) -> tuple[str, str]:
+    """Return model and offer of the one pool that `name`, OFFER or MODEL/OFFER, stands for."""
+    full = {(row.model, row.offer): f"{row.model}/{row.offer}" for row in plan.replicas}
+    found = [pool for pool in full if name in (pool[1], full[pool])]
+    if not found:
+        offers = dict.fromkeys(row.offer for row in plan.replicas)
+        raise UnknownNameError("offer of the plan", name, offers, _REMEDY)
+    if len(found) > 1:
+        choices = ", ".join(full[pool] for pool in found)
+        raise UnverifiableError(
+            f"{name} is an offer of several models, and one replica is to go; name one of {choices}"
+        )
+    return found[0]
 
 
 def _check_unnamed(plan: FleetPlan, unnamed: str | None) -> None:
@@ -136,9 +159,11 @@ def _check_unnamed(plan: FleetPlan, unnamed: str | None) -> None:
 
 def _fleet(plan: FleetPlan, model: str, losses: Losses) -> ServingFleet:
     fleet = planned_fleet(plan, model)
-    names = [pool.name for pool in fleet.pools]
-    if losses.replica in names:
-        fleet = without_replica(fleet, names.index(losses.replica))
+    if losses.replica is not None:
+        loser, offer = _lost_replica(plan, losses.replica)
+        if loser == model:
+            names = [pool.name for pool in fleet.pools]
+            fleet = without_replica(fleet, names.index(offer))
     if losses.market is not None and any(pool.market == losses.market for pool in fleet.pools):
         weights = [loss.weights for loss in plan.market_losses if loss.market == losses.market]
         shares = planned_fleet(plan, model, weights=weights[0]).shares if weights else None

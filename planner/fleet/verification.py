@@ -1,5 +1,6 @@
 """What replaying a trace on a plan found: part of the plan's document."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,6 +13,10 @@ Amount = Annotated[Number, Field(ge=0)]
 LEAST_REPLAYED_SECONDS = 120.0
 """A shorter replay shows neither a settled fleet nor whether a queue grows: it verifies nothing."""
 
+FEWEST_RECORDED = 200
+"""Requests of a model's recorded trace below which its replay says nothing: ten for each of the
+twenty stretches that it is cut into."""
+
 
 class VerifiedTarget(StrictModel):
     """One latency limit against its simulated value."""
@@ -23,7 +28,7 @@ class VerifiedTarget(StrictModel):
     limit_seconds: Amount
     """What was promised."""
     value_seconds: Amount
-    """Mean over replications."""
+    """The target's statistic over the requests of all samples together."""
     half_width_seconds: Amount | None
     """Half of the 95 % confidence interval; null: not known."""
 
@@ -59,7 +64,8 @@ class VerificationReport(StrictModel):
     replayed_seconds: Amount
     """How long the requests of one replication arrive, of the model whose end first."""
     num_samples: Count
-    """Independent replications, or stretches of one trace, behind each interval."""
+    """Independent replications, or stretches of one trace with requests, behind each interval; of
+    the model that has the fewest."""
     num_rounds: Count
     """Programs solved: 1 where the first plan held."""
     cost_before_usd_per_hour: Amount
@@ -70,16 +76,21 @@ class VerificationReport(StrictModel):
     """Every limit of every model that had requests."""
     models_without_requests: tuple[Name, ...] = ()
     """Models that the replay says nothing about."""
+    models_with_few_requests: dict[Name, Count] = Field(default_factory=dict)
+    """Models whose recorded requests are too few to say anything: how many."""
 
     @property
     def is_verified(self) -> bool:
         """Tell whether every model's targets were met, over a replay that is long enough to tell."""
         is_long = self.replayed_seconds >= LEAST_REPLAYED_SECONDS
-        return self.status == "met" and is_long and not self.models_without_requests
+        unheard = self.models_without_requests or self.models_with_few_requests
+        return self.status == "met" and is_long and not unheard
 
     @property
     def in_words(self) -> str:
         """The outcome in one line."""
+        if self.models_with_few_requests:
+            return f"latency not verified: {too_few_in_words(self.models_with_few_requests)}"
         missed = [row for row in self.targets if not row.is_met]
         if not missed and self.models_without_requests:
             return (
@@ -99,3 +110,9 @@ class VerificationReport(StrictModel):
             f"latency target missed: best attained {worst.target} of {worst.model} is "
             f"{worst.value_seconds:.4g} s, the limit {worst.limit_seconds:.4g} s"
         )
+
+
+def too_few_in_words(num_requests_by_model: Mapping[str, int]) -> str:
+    """Return which models have too few requests to say anything, in one line."""
+    counts = [f"{count} requests of {model}" for model, count in num_requests_by_model.items()]
+    return f"{' and '.join(counts)} are too few, at least {FEWEST_RECORDED} are needed; replay more"

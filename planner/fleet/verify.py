@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from planner.fleet.fleet_plan import FleetPlan
 from planner.fleet.judging import Judge, Judged, Solved
-from planner.fleet.savings import Draw, Saving, SavingsSearch
+from planner.fleet.savings import Draw, Saving, SavingsSearch, Spared
 from planner.fleet.verification import VerificationReport
 
 TIGHTENING = 0.9
@@ -41,6 +41,8 @@ class Verified:
     savings: tuple[Saving, ...]
     is_cut: bool = False
     """Whether the rounds ended before tightening did."""
+    is_search_cut: bool = False
+    """Whether time ended the last search for savings."""
 
 
 def verified(
@@ -77,13 +79,20 @@ def verified(
         rounds += 1
         current = judge.judged(solved)
         best = min(current, best, key=_rank)
-    savings: tuple[Saving, ...] = ()
+    spared = Spared(best, (), is_cut=False)
     if best.is_met and savings_search is not None:
-        best, savings, more_rounds = _spared(
+        spared, more_rounds = _spared(
             best, limits, solve=solve, judge=judge, savings_search=savings_search
         )
         rounds += more_rounds
-    return Verified(best, first, rounds, savings, not best.is_met and rounds == num_rounds)
+    return Verified(
+        spared.judged,
+        first,
+        rounds,
+        spared.savings,
+        is_cut=not best.is_met and rounds == num_rounds,
+        is_search_cut=spared.is_cut,
+    )
 
 
 def _eased(held: Solved, limits: Limits, solve: Callable[[Limits], Solved | None]) -> Solved | None:
@@ -118,25 +127,26 @@ def _spared(
     solve: Callable[[Limits], Solved | None],
     judge: Judge,
     savings_search: SavingsSearch,
-) -> tuple[Judged, tuple[Saving, ...], int]:
-    """Return the plan after every saving, the savings, and how many programs were solved for it.
+) -> tuple[Spared, int]:
+    """Return the plan after every saving, and how many programs were solved for it.
 
     A plan that the program finds cheaper at the loads that held is asked for savings in its turn.
     """
     savings: list[Saving] = []
     rounds = 0
     while True:
-        best, found = savings_search.run(best)
-        savings += found
-        if not found:
-            return best, tuple(savings), rounds
+        found = savings_search.run(best)
+        best = found.judged
+        savings += found.savings
+        if not found.savings:
+            return Spared(best, tuple(savings), found.is_cut), rounds
         before = best.solved.answer.cost_usd_per_hour
         limits = {**limits, **_carried(best.solved.plan, limits)}
         best = _certified(best, limits, solve=solve, judge=judge, draw=savings_search.draw)
         rounds += 1
         saved = before - best.solved.answer.cost_usd_per_hour
         if saved < LEAST_USD_PER_HOUR:
-            return best, tuple(savings), rounds
+            return Spared(best, tuple(savings), found.is_cut), rounds
         savings.append(Saving("planned anew with the loads that held allowed", saved))
 
 

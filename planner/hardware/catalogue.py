@@ -42,8 +42,8 @@ class PriceEntry(StrictModel):
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Device, market and region: at most one price each."""
-        return self.gpu, self.market, self.region
+        """Device, market and region in small letters: at most one price each."""
+        return self.gpu.casefold(), self.market, self.region.casefold()
 
 
 class ModelEntry(StrictModel):
@@ -77,7 +77,7 @@ class Catalogue(StrictModel):
     def _is_consistent(self) -> Self:
         _check_unique("gpus", (gpu.name for gpu in self.gpus))
         _check_unique("models", (model.name for model in self.models))
-        _check_unique("prices", ("/".join(price.key) for price in self.prices))
+        _check_unique("prices", (f"{p.gpu}/{p.market}/{p.region}" for p in self.prices))
         return self
 
     def gpu(self, name: str) -> GpuSpec:
@@ -95,13 +95,17 @@ class Catalogue(StrictModel):
     def prices_of(
         self, gpu: str, *, market: str | None = None, region: str | None = None
     ) -> tuple[PriceEntry, ...]:
-        """Return the prices of a device, optionally of one market or region; perhaps none."""
+        """Return the prices of a device, optionally of one market or region; perhaps none.
+
+        As for devices, the case of the letters does not matter.
+        """
+        place = None if region is None else region.casefold()
         return tuple(
             price
             for price in self.prices
-            if price.gpu == gpu
+            if price.key[0] == gpu.casefold()
             and market in (None, price.market)
-            and region in (None, price.region)
+            and place in (None, price.key[2])
         )
 
     def updated(self, own: "Catalogue") -> "Catalogue":
@@ -112,9 +116,9 @@ class Catalogue(StrictModel):
         """
         merged = Catalogue(
             schema_version=1,
-            gpus=_merged(self.gpus, own.gpus, lambda gpu: gpu.name),
+            gpus=_merged(self.gpus, own.gpus, lambda gpu: gpu.name.casefold()),
             prices=_merged(self.prices, own.prices, lambda price: price.key),
-            models=_merged(self.models, own.models, lambda model: model.name),
+            models=_merged(self.models, own.models, lambda model: model.name.casefold()),
         )
         for price in own.prices:
             merged.gpu(price.gpu)

@@ -61,11 +61,6 @@ class ModelSpec(StrictModel):
         tables = 1 if self.is_embedding_tied else 2
         return self.layer_parameters + tables * self.vocabulary_parameters
 
-    @property
-    def active_parameters(self) -> float:
-        """Parameters one token meets, both vocabulary tables included."""
-        return self.total_parameters - self.expert_parameters * self._unvisited_fraction(1)
-
     def weight_bytes(self, dtype: DType) -> float:
         """Return the memory of all weights."""
         tables = 1 if self.is_embedding_tied else 2

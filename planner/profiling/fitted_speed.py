@@ -24,7 +24,8 @@ def fitted_speed(
         max_context_tokens: Longest sequence; likewise.
 
     Raises:
-        ProfileError: If the profile cannot be fitted, or a limit is neither given nor observed.
+        ProfileError: If the profile cannot be fitted, a limit is neither given nor observed, or more
+            sequences ran at once than fit a step.
     """
     given = {
         "max_sequences": max_sequences,
@@ -37,6 +38,11 @@ def fitted_speed(
         raise ProfileError(
             f"the profile of {profile.model} on {profile.gpu} did not observe "
             f"{', '.join(missing)}; give what the endpoint was started with"
+        )
+    if limits["max_sequences"] > max_batched_tokens:
+        raise ProfileError(
+            f"the profile of {profile.model} on {profile.gpu} ran {limits['max_sequences']} sequences "
+            f"at once, over the {max_batched_tokens} of max_batched_tokens; raise it"
         )
     fitted = fitted_replica(profile, most_prefill_tokens=max_batched_tokens)
     return ReplicaSpeed(

@@ -53,15 +53,14 @@ def render(
     Exit codes: 0 written, 2 bad input, or a plan that cannot be rendered for the target.
     """
     configure_logging()
-    from planner.documents import read_document
-    from planner.fleet.fleet_plan import FleetPlan
+    from planner.fleet.plan_file import read_plan
     from planner.render.folder import check_folder, write_folder
     from planner.render.options import RenderOptions
     from planner.render.targets import render as render_plan
 
     place = folder or Path("rendered", target.value)
     check_folder(place, force=force)
-    plan = read_document(file, FleetPlan)
+    plan = read_plan(file)
     options = RenderOptions(engine=engine.value, vllm_image=vllm_image, motley_image=motley_image)
     files = render_plan(plan, target.value, options)
     write_folder(place, files, force=force)

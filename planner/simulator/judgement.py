@@ -1,6 +1,6 @@
 """Whether a simulated fleet meets a latency target, and which pools' requests miss it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from planner.simulator.intervals import Estimate
@@ -95,23 +95,35 @@ def _backlog(samples: LatencySamples, pools: Collection[str]) -> TargetOutcome |
     """Return the outcome for a fleet that does not keep up; nothing: it does.
 
     Where more arrives than is served, the queue grows for as long as the replay lasts, and a limit
-    on a percentile, or none on the first token, may still be met: the backlog is what tells. In
-    seconds of arrivals; the limit is `BACKLOG_FRACTION` of the replay.
+    on a percentile, or none on the first token, may still be met: the backlog is what tells.
+
+    A fleet falls behind if over `BACKLOG_FRACTION` of all requests wait for their first token at the
+    last arrival, and at every look of the last quarter of the replay more wait than at any look of
+    its second quarter; looks are the ends of its twentieths. A steady fleet, whose requests may wait
+    long, has looks of both quarters on either side; a burst, even one at the end, lifts few of them.
+
+    In seconds of arrivals; the limit is `BACKLOG_FRACTION` of the replay.
     """
     num_requests = samples.num_values("ttft", pools)
-    num_waiting = samples.num_waiting(pools)
-    if num_waiting <= max(FEWEST_WAITING, BACKLOG_FRACTION * num_requests):
+    waiting = samples.num_waiting(pools)
+    if not _is_growing(waiting) or waiting[-1] <= max(
+        FEWEST_WAITING, BACKLOG_FRACTION * num_requests
+    ):
         return None
     seconds = samples.duration_seconds
     outcomes = []
     for pool in pools:
-        count, waiting = samples.num_values("ttft", (pool,)), samples.num_waiting((pool,))
+        count, late = samples.num_values("ttft", (pool,)), samples.num_waiting((pool,))[-1]
         if count:
-            estimate = Estimate(waiting / count * seconds, None)
-            outcomes.append(PoolOutcome(pool, estimate, count, waiting))
-    whole = Estimate(num_waiting / num_requests * seconds, None)
+            outcomes.append(PoolOutcome(pool, Estimate(late / count * seconds, None), count, late))
+    whole = Estimate(waiting[-1] / num_requests * seconds, None)
     limit_seconds = BACKLOG_FRACTION * seconds
     return TargetOutcome("backlog at the end", limit_seconds, whole, tuple(outcomes))
+
+
+def _is_growing(waiting: Sequence[int]) -> bool:
+    quarter = len(waiting) // 4
+    return quarter > 0 and min(waiting[-quarter:]) > max(waiting[quarter : 2 * quarter])
 
 
 def _outcome(

@@ -29,8 +29,6 @@ class LatencySample:
     """Requests of one token have none."""
     gaps: Mapping[str, TokenGaps] | None
     """Nothing where tokens were not counted."""
-    num_waiting: Mapping[str, int] = field(default_factory=dict)
-    """Requests whose first token came after the last arrival of the trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,9 @@ class LatencySamples:
     samples: tuple[LatencySample, ...]
     duration_seconds: float = 0.0
     """How long the requests of a simulation arrive."""
+    waiting: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """By pool: requests without their first token when the last of each twentieth of the requests
+    arrived, all replications together."""
 
     def estimates(
         self, quantity: Quantity, pools: Collection[str] | None = None
@@ -75,10 +76,11 @@ class LatencySamples:
         """Return how many values exceed a limit."""
         return self._merged(self.samples, quantity, pools).num_above(limit_seconds)
 
-    def num_waiting(self, pools: Collection[str] | None = None) -> int:
-        """Return how many requests still waited for their first token at the last arrival."""
+    def num_waiting(self, pools: Collection[str] | None = None) -> tuple[int, ...]:
+        """Return how many requests waited for their first token at the end of each twentieth."""
         names = self.pools if pools is None else pools
-        return sum(sample.num_waiting.get(name, 0) for sample in self.samples for name in names)
+        kept = [self.waiting[name] for name in names if name in self.waiting]
+        return tuple(map(sum, zip(*kept, strict=True)))
 
     def _merged(
         self,

@@ -1,6 +1,6 @@
 """Taking samples of a fleet's latency: many simulations, or one long trace in batches."""
 
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 
@@ -44,7 +44,7 @@ def replicate(
             f"{num_replications} replications; an interval takes at least {FEWEST_SAMPLES}"
         )
     judged = _judged_batches(warm_up_batches)
-    samples = []
+    samples, waiting = [], []
     for replication in range(num_replications):
         seed = first_seed + replication
         result = simulate(
@@ -55,7 +55,13 @@ def replicate(
             on_progress=on_progress and _part(on_progress, replication, num_replications),
         )
         samples.append(_sample(result, judged))
-    return LatencySamples(tuple(result.pools), tuple(samples), _duration_seconds(result))
+        waiting.append(_num_waiting(result))
+    together = {
+        pool: tuple(map(sum, zip(*(each[pool] for each in waiting), strict=True)))
+        for pool in result.pools
+    }
+    duration = _duration_seconds(result)
+    return LatencySamples(tuple(result.pools), tuple(samples), duration, together)
 
 
 def batches_of(result: SimulationResult, *, warm_up_batches: int = 0) -> LatencySamples:
@@ -75,7 +81,8 @@ def batches_of(result: SimulationResult, *, warm_up_batches: int = 0) -> Latency
     if len(judged) < FEWEST_SAMPLES:
         raise ValueError(f"{len(judged)} batches; an interval takes at least {FEWEST_SAMPLES}")
     samples = tuple(_sample(result, (batch,)) for batch in judged)
-    return LatencySamples(tuple(result.pools), samples, _duration_seconds(result))
+    duration = _duration_seconds(result)
+    return LatencySamples(tuple(result.pools), samples, duration, _num_waiting(result))
 
 
 def _judged_batches(warm_up_batches: int) -> range:
@@ -106,7 +113,6 @@ def _sample(result: SimulationResult, batches: Sequence[int]) -> LatencySample:
         _by_pool(result.pools, pool_of, result.ttft_seconds(requests)),
         _by_pool(result.pools, compress(pool_of, has_tpot), result.tpot_seconds(requests)),
         gaps,
-        _num_waiting(result, pool_of, requests),
     )
 
 
@@ -114,14 +120,17 @@ def _duration_seconds(result: SimulationResult) -> float:
     return result.arrival_seconds[-1] - result.arrival_seconds[0]
 
 
-def _num_waiting(
-    result: SimulationResult, pool_of: Sequence[str], requests: slice
-) -> dict[str, int]:
-    last_arrival = result.arrival_seconds[-1]
-    starts = result.first_token_seconds[requests]
-    return dict(
-        Counter(pool for pool, start in zip(pool_of, starts, strict=True) if start > last_arrival)
-    )
+def _num_waiting(result: SimulationResult) -> dict[str, tuple[int, ...]]:
+    """Return, by pool, the requests without a first token at the last arrival of each twentieth."""
+    arrivals = result.arrival_seconds
+    looks = [arrivals[max(edge, 1) - 1] for edge in result.batch_edges[1:]]
+    counts = {pool: [0] * len(looks) for pool in result.pools}
+    for arrival, start, replica in zip(
+        arrivals, result.first_token_seconds, result.replica_of, strict=True
+    ):
+        for look in range(bisect_left(looks, arrival), bisect_left(looks, start)):
+            counts[result.replicas[replica].pool][look] += 1
+    return {pool: tuple(each) for pool, each in counts.items()}
 
 
 def _by_pool(

@@ -2,12 +2,10 @@
 
 import textwrap
 from collections.abc import Iterable
-from pathlib import Path
 
 import yaml
 
 from planner.config import StrictModel
-from planner.documents import read_document
 from planner.workloads.workload import Workload
 
 
@@ -16,15 +14,6 @@ class WorkloadFile(StrictModel):
 
     workload: Workload
     """Requests to serve."""
-
-
-def read_workload(path: Path) -> Workload:
-    """Return the workload in a YAML or JSON file.
-
-    Raises:
-        DocumentError: If the file is missing, malformed, or holds anything but a workload.
-    """
-    return read_document(path, WorkloadFile).workload
 
 
 def workload_json(workload: Workload) -> str:

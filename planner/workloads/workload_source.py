@@ -1,4 +1,4 @@
-"""Where `motley plan workload` takes its requests from: a trace file, or a synthetic mix."""
+"""Requests of a trace file or of a synthetic mix, with the words to report them."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -75,9 +75,17 @@ def requests_of(
     """
     if source in MIXES:
         _refuse(file_options, f"{source} is a mix (./{source} would be a file)")
-        return _of_mix(source, requests_per_second, mix_options)
+        if requests_per_second is None:
+            raise WorkloadError(
+                f"the mix {source!r} has no rate of its own; give one with --requests-per-second"
+            )
+        return requests_of_mix(source, requests_per_second=requests_per_second, options=mix_options)
     _refuse(mix_options, f"{source} is a file (mixes are {', '.join(MIXES)})")
-    return _of_file(Path(source), requests_per_second, file_options)
+    path = Path(source)
+    if not path.exists():
+        known = ", ".join(MIXES)
+        raise DocumentError(path, f"no such file, and no mix of this name ({known}); correct it")
+    return requests_of_file(path, requests_per_second=requests_per_second, options=file_options)
 
 
 def _refuse(options: FileOptions | MixOptions, why: str) -> None:
@@ -88,10 +96,16 @@ def _refuse(options: FileOptions | MixOptions, why: str) -> None:
             raise WorkloadError(f"{option} has no meaning here: {why}; leave it out")
 
 
-def _of_file(path: Path, rate: float | None, options: FileOptions) -> WorkloadSource:
-    if not path.exists():
-        known = ", ".join(MIXES)
-        raise DocumentError(path, f"no such file, and no mix of this name ({known}); correct it")
+def requests_of_file(
+    path: Path, *, requests_per_second: float | None, options: FileOptions
+) -> WorkloadSource:
+    """Return the requests of a trace file, whatever its name.
+
+    Raises:
+        DocumentError: As of `read_trace`.
+        WorkloadError: If the format is unknown, the trace gives no rate and none is given, or no
+            request is for the model.
+    """
     if options.format is not None and options.format not in FORMATS:
         raise WorkloadError(f"format is {options.format!r}; use one of: {', '.join(FORMATS)}")
     reading = read_trace(
@@ -116,20 +130,23 @@ def _of_file(path: Path, rate: float | None, options: FileOptions) -> WorkloadSo
         name=name if model is None else f"{name}, model {model}",
         trace=trace,
         requests_by_model=counts,
-        requests_per_second=rate or whole.rate_requests_per_second * share,
+        requests_per_second=requests_per_second or whole.rate_requests_per_second * share,
         notes=notes,
-        is_rate_asked=rate is not None,
+        is_rate_asked=requests_per_second is not None,
     )
 
 
-def _of_mix(mix_name: str, rate: float | None, options: MixOptions) -> WorkloadSource:
-    if rate is None:
-        raise WorkloadError(
-            f"the mix {mix_name!r} has no rate of its own; give one with --requests-per-second"
-        )
+def requests_of_mix(
+    mix_name: str, *, requests_per_second: float, options: MixOptions
+) -> WorkloadSource:
+    """Return requests drawn from a mix of this name.
+
+    Raises:
+        WorkloadError: As of `synthetic_trace`.
+    """
     trace = synthetic_trace(
         mix_name,
-        requests_per_second=rate,
+        requests_per_second=requests_per_second,
         duration_seconds=options.duration_seconds,
         generator=Random(options.seed),
         gap_scv=options.gap_scv,
@@ -140,6 +157,6 @@ def _of_mix(mix_name: str, rate: float | None, options: MixOptions) -> WorkloadS
         name=f"mix {mix_name}, {arrivals}, seed {options.seed}",
         trace=trace,
         requests_by_model={},
-        requests_per_second=rate,
+        requests_per_second=requests_per_second,
         notes=(f"synthetic lengths: {MIXES[mix_name].source}",),
     )

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 from fleet_files import LLAMA, SLO, chat_trace, inputs_of, logged, modelled, written
-from plan_commands import planned
+from plan_commands import planned, simulated
 
-import motley
 from planner.errors import SolverError
 from planner.fleet.fleet_config import Verification
 from planner.fleet.fleet_replays import replays
@@ -54,20 +53,12 @@ def verified(folder):
     return _plan(_traced(offers=_offers()), folder)
 
 
-def _simulated(folder, *words, plan="plan.json"):
-    """Replay the trace on a plan; return the exit code and the report, if any."""
-    report = folder / "report.json"
-    report.unlink(missing_ok=True)
-    code = motley.main(["plan", "simulate", str(folder / plan), "--output", str(report), *words])
-    return code, json.loads(report.read_text()) if report.exists() else None
-
-
-def test_a_verified_plan_meets_its_percentiles_when_simulated(verified, folder, capsys):
+def test_a_verified_plan_meets_its_percentiles_whensimulated(verified, folder, capsys):
     """The file's plan, replayed by `motley plan simulate`, gives the latencies the plan promises."""
     assert (verified.latency_verified, verified.solver_fallbacks) == (True, 0)
     assert {row.gpu for row in verified.replicas} == {"A10G", "L40S"}
     assert verified.verification.num_samples >= 10
-    code, report = _simulated(folder, "--trace", str(folder / "trace.jsonl"))
+    code, report = simulated(folder, "--trace", str(folder / "trace.jsonl"))
     assert (code, report["status"]) == (0, "met")
     promised = [target.model_dump() for target in verified.verification.targets]
     assert report["targets"] == promised
@@ -76,7 +67,7 @@ def test_a_verified_plan_meets_its_percentiles_when_simulated(verified, folder, 
 
 def test_requests_drawn_from_the_plans_own_grid_are_met_too(verified, folder, capsys):
     """Without a trace Poisson requests of the planned rates are drawn anew ten times."""
-    code, report = _simulated(folder)
+    code, report = simulated(folder)
     assert (code, report["num_samples"]) == (0, 10)
     for target in report["targets"]:
         assert target["value_seconds"] < 1.3 * target["limit_seconds"]
@@ -85,7 +76,7 @@ def test_requests_drawn_from_the_plans_own_grid_are_met_too(verified, folder, ca
 def test_no_replica_of_a_verified_plan_is_spare(verified, folder, capsys):
     """Without one replica of any offer in use a target is missed, or requests are left with nobody."""
     for row in verified.replicas:
-        code, report = _simulated(
+        code, report = simulated(
             folder, "--trace", str(folder / "trace.jsonl"), "--without-replica", row.offer
         )
         assert code == 3 or report["status"] == "best attained", row.offer
@@ -136,27 +127,8 @@ def test_a_generous_limit_is_paid_back_as_a_saving(folder, tmp_path, capsys):
     assert "note: planned loads above utilisation_limit_fraction: " in printed
     assert "(limit 30.0%)" in " ".join(plan.notes)
     words = ["--trace", str(folder / "trace.jsonl"), "--without-replica", plan.replicas[0].offer]
-    code, report = _simulated(tmp_path, *words)
+    code, report = simulated(tmp_path, *words)
     assert code == 3 or report["status"] == "best attained"
-
-
-def test_a_short_trace_gives_no_savings_and_no_verification(tmp_path, capsys):
-    """Half a minute cannot show a queue that grows; a dozen requests show nothing at all."""
-    logged(chat_trace(requests_per_second=RATE, duration_seconds=30), tmp_path)
-    plan = _plan(_traced(offers=_offers()[1:2], utilisation_limit_fraction=0.3), tmp_path)
-    assert (plan.verification.status, plan.verification.savings) == ("met", ())
-    assert not plan.latency_verified
-    assert plan.latency.startswith("latency not verified: every target met, but the replay lasts")
-    assert plan.latency in capsys.readouterr().out
-    words = ["--trace", str(tmp_path / "trace.jsonl")]
-    assert _simulated(tmp_path, *words)[0] == 0
-    assert plan.latency in capsys.readouterr().out
-    logged(chat_trace(requests_per_second=RATE, duration_seconds=1), tmp_path)
-    plan = _plan(_traced(), tmp_path)
-    assert not plan.latency_verified
-    assert plan.latency.startswith("latency not verified: ")
-    assert "requests to replay, under 200" in plan.latency
-    assert plan.latency in capsys.readouterr().out
 
 
 def test_what_tightening_cannot_cure_ends_as_best_attained(folder, tmp_path, capsys):
@@ -193,7 +165,7 @@ def test_a_plan_that_survives_one_replica_holds_without_any(surviving, capsys):
     assert plan.verification.savings == ()
     for row in plan.replicas:
         assert row.load_replicas <= (row.replicas - 1) * (1 + 1e-5)
-        code, report = _simulated(
+        code, report = simulated(
             surviving, "--trace", str(surviving / "trace.jsonl"), "--without-replica", row.offer
         )
         assert (code, report["status"]) == (0, "met")
@@ -204,7 +176,7 @@ def test_a_plan_that_survives_one_market_holds_without_any(surviving, capsys):
     plan = read_plan(surviving / "plan.json")
     assert {loss.market for loss in plan.market_losses} == {"on-demand", "spot"}
     for loss in plan.market_losses:
-        code, report = _simulated(
+        code, report = simulated(
             surviving, "--trace", str(surviving / "trace.jsonl"), "--without-market", loss.market
         )
         assert (code, report["status"]) == (0, "met")
@@ -212,7 +184,7 @@ def test_a_plan_that_survives_one_market_holds_without_any(surviving, capsys):
 
 def test_a_loss_that_leaves_nobody_is_code_3(verified, folder, capsys):
     """A plan of one market without that market ends with one line that says who is left alone."""
-    code, report = _simulated(folder, "--without-market", "on-demand")
+    code, report = simulated(folder, "--without-market", "on-demand")
     captured = capsys.readouterr()
     assert (code, report) == (3, None)
     assert captured.err.count("\n") == 1
@@ -235,7 +207,7 @@ def test_a_loss_that_leaves_nobody_is_code_3(verified, folder, capsys):
 )
 def test_a_loss_or_trace_that_is_not_there_is_code_2(words, message, verified, folder, capsys):
     """What the plan does not have cannot be taken from it; nothing is replayed instead."""
-    code, report = _simulated(folder, *words)
+    code, report = simulated(folder, *words)
     captured = capsys.readouterr()
     assert (code, report, captured.out) == (2, None, "")
     assert message in captured.err
@@ -248,12 +220,12 @@ def test_damaged_traces_are_replayed_when_allowed(verified, folder, tmp_path, ca
     header = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
     trace.write_text(header + "".join((*rows[1:], rows[0], "x,1,1\n")))
     words = ["--trace", str(trace)]
-    assert _simulated(folder, *words) == (2, None)
+    assert simulated(folder, *words) == (2, None)
     assert "leave them out with broken_rows_fraction 0.005 (--b" in capsys.readouterr().err
     words += ["--broken-rows-fraction", "0.005"]
-    assert _simulated(folder, *words) == (2, None)
+    assert simulated(folder, *words) == (2, None)
     assert "allow it with sort_rows (--sort-rows)" in capsys.readouterr().err
-    code, report = _simulated(folder, *words, "--sort-rows")
+    code, report = simulated(folder, *words, "--sort-rows")
     assert (code, report["num_requests"]) == (0, 200)
     assert "1 of 201 rows are broken" in report["replayed"]
     assert report["replayed"].endswith("(line 201); they were sorted")
@@ -263,7 +235,7 @@ def test_a_plan_of_another_version_is_code_2(verified, folder, capsys):
     """A reader refuses a plan whose layout it does not know, by name."""
     content = json.loads((folder / "plan.json").read_text())
     (folder / "old.json").write_text(json.dumps({**content, "schema_version": 1}))
-    code, report = _simulated(folder, plan="old.json")
+    code, report = simulated(folder, plan="old.json")
     assert (code, report) == (2, None)
     assert "is a fleet plan of schema_version 1, this Motley reads 2" in capsys.readouterr().err
 
@@ -328,13 +300,35 @@ def test_a_trace_of_several_models_is_judged_model_by_model(shared, capsys):
     """Each model has its own targets; one that nobody asks for is named as such."""
     trace = chat_trace(requests_per_second=8, duration_seconds=60)
     path = logged(_named(trace, "a", "b"), shared, "both.jsonl")
-    code, report = _simulated(shared, "--trace", str(path))
+    code, report = simulated(shared, "--trace", str(path))
     assert (code, [target["model"] for target in report["targets"]]) == (0, ["a", "a", "b", "b"])
     path = logged(_named(trace, "a"), shared, "one.jsonl")
-    code, report = _simulated(shared, "--trace", str(path), "--requests-per-second", "4")
+    code, report = simulated(shared, "--trace", str(path), "--requests-per-second", "4")
     assert (code, {target["model"] for target in report["targets"]}) == (0, {"a"})
     assert report["replayed"].endswith("; b: no requests")
     assert "latency not verified: b had no requests" in capsys.readouterr().out
+
+
+def test_one_replica_of_an_offer_of_two_models_is_named_with_its_model(shared, capsys):
+    """The bare offer is refused with the choices; with its model, that model alone loses one."""
+    plan = read_plan(shared / "plan.json")
+    (offer,) = {row.offer for row in plan.replicas}
+    path = logged(_named(chat_trace(duration_seconds=60), "a", "b"), shared, "lost.jsonl")
+    words = ("--trace", str(path), "--without-replica")
+    assert simulated(shared, *words, offer) == (2, None)
+    assert f"one replica is to go; name one of a/{offer}, b/{offer}" in capsys.readouterr().err
+    two = {r.offer: r.model_copy(update={"replicas": 2}) for r in plan.replicas}[offer]
+    rows = tuple(two.model_copy(update={"model": name}) for name in ("a", "b"))
+    doubled = plan.model_copy(update={"replicas": rows})
+    (shared / "doubled.json").write_text(doubled.model_dump_json())
+    values = []
+    for more in ((), ("--without-replica", f"b/{offer}")):
+        code, report = simulated(shared, "--trace", str(path), *more, plan="doubled.json")
+        assert code == 0
+        values.append([target["value_seconds"] for target in report["targets"]])
+    whole, lost = values
+    assert whole[:2] == lost[:2]
+    assert lost[3] > whole[3]
 
 
 def test_a_small_replica_bounds_only_the_requests_it_may_get(verified, folder, tmp_path, capsys):
@@ -352,7 +346,7 @@ def test_a_small_replica_bounds_only_the_requests_it_may_get(verified, folder, t
     (tmp_path / "plan.json").write_text(json.dumps(content))
     for short_output, fits in ((600, True), (601, False)):
         trace = Trace(tuple(map(float, range(200))), (400, 4000) * 100, (short_output, 100) * 100)
-        code, report = _simulated(tmp_path, "--trace", str(logged(trace, tmp_path)))
+        code, report = simulated(tmp_path, "--trace", str(logged(trace, tmp_path)))
         assert (code, report is not None) == ((0, True) if fits else (2, False))
     assert "100 requests of the trace for" in (error := capsys.readouterr().err)
     assert "the longest 1,001 tokens of 1,000" in error
@@ -371,13 +365,13 @@ def test_requests_the_plan_cannot_serve_are_counted_and_refused(shared, capsys):
         ),
     ):
         path = logged(unfit, shared, "unfit.jsonl")
-        code, report = _simulated(shared, "--trace", str(path))
+        code, report = simulated(shared, "--trace", str(path))
         assert (code, report) == (2, None)
         assert message in capsys.readouterr().err
     path = str(logged(_named(trace, "a", "b"), shared, "named.jsonl"))
-    assert _simulated(shared, "--trace", path, "--model", "b") == (2, None)
+    assert simulated(shared, "--trace", path, "--model", "b") == (2, None)
     assert "every request of the trace names its model, so --model b" in capsys.readouterr().err
-    code, report = _simulated(
+    code, report = simulated(
         shared, "--trace", str(logged(trace, shared, "unnamed.jsonl")), "--model", "b"
     )
     assert (code, {target["model"] for target in report["targets"]}) == (0, {"b"})

@@ -9,6 +9,7 @@ import pytest
 from fleet_files import modelled, served, stated, written
 
 import motley
+from planner.fleet import plan
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -48,6 +49,22 @@ def test_explain_prices_one_more_and_one_fewer(tmp_path, capsys):
     assert _row(printed, "m/A100", "-1")[2] == "infeasible"
     assert "cheapest single type: 2 x A100 = $7.34/h; the mix saves 36.2%" in printed
     assert _row(printed, "m", "A100", "stated")[2] == "stated 100%"
+
+
+def test_explain_reads_and_solves_its_file_once(tmp_path, capsys, monkeypatch):
+    """Beside the changed fleets there is one program, and no oracle's."""
+    calls = []
+    for name in ("fleet_inputs", "solve"):
+        original = getattr(plan, name)
+
+        def counted(*arguments, name=name, original=original, **options):
+            calls.append(name)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(plan, name, counted)
+    code, printed, _ = _run(capsys, "explain", written(stated(), tmp_path))
+    assert (code, calls) == (0, ["fleet_inputs", "solve"])
+    assert "cheapest single type: 2 x A100 = $7.34/h" in printed
 
 
 def test_explain_names_what_ends_the_rate_of_modelled_offers(tmp_path, capsys):

@@ -20,6 +20,7 @@ from planner.render.engines import vllm_arguments
 from planner.speed.step_times import StepBatch
 
 STEPS = FittedStepTimes((1, 8, 64), (0.02, 0.022, 0.04), 2e-8, 1e-5, 0.0)
+MANY = ObservedLimits(max_sequences=4096, kv_capacity_tokens=200_000, max_context_tokens=20_000)
 SLO = {"ttft_seconds": 2.0, "tpot_seconds": 0.1}
 
 
@@ -168,6 +169,7 @@ def test_requests_beyond_the_measured_context_have_no_rate(tmp_path, capsys):
     [
         ({"steps": False}, "L40S/on-demand cannot be replayed: "),
         ({"limits": ObservedLimits(max_sequences=64)}, "did not observe kv_capacity_tokens"),
+        ({"limits": MANY}, "ran 4096 sequences at once, over the 2048 of max_batched_tokens"),
     ],
 )
 def test_a_profile_that_cannot_be_replayed_says_why(options, words, tmp_path, capsys):

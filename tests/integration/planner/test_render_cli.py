@@ -52,8 +52,9 @@ def test_images_and_engine_are_choices(plan_file: Path, tmp_path: Path) -> None:
     [
         (
             {"schema_version": 1, "unit": 3},
-            "schema_version: is 1, read is 2; make the document again",
+            "is a fleet plan of schema_version 1, this Motley reads 2; plan again",
         ),
+        ({"kind": "training-plan"}, "is no fleet plan (kind 'training-plan')"),
         ({"oracle_shares": True}, "plan again without the oracle form"),
         ({"models": [{"name": "chat"}]}, "models.0.source: is required"),
         ({"weights": "none"}, "weights"),

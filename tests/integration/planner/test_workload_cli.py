@@ -3,9 +3,10 @@
 import pytest
 
 import motley
+from planner.documents import read_document
 from planner.workloads.mixes import MIXES
 from planner.workloads.trace_readers import read_trace
-from planner.workloads.workload_file import read_workload
+from planner.workloads.workload_file import WorkloadFile
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 AZURE = HEADER + "".join(
@@ -48,7 +49,7 @@ def test_a_trace_is_summed_up_and_written(trace, tmp_path, capsys):
     printed = capsys.readouterr().out
     for expected in ("trace.csv (azure)", "10.0 s", "p95", "600", "1,050", "1,100"):
         assert expected in printed
-    workload = read_workload(target)
+    workload = read_document(target, WorkloadFile).workload
     assert workload.requests_per_second == 1
     assert sum(map(sum, workload.histogram_fraction)) == pytest.approx(1)
     assert target.read_text().startswith("# 11 requests in 10 s of trace.csv (azure).\n")
@@ -60,7 +61,7 @@ def test_json_and_another_rate(trace, tmp_path, capsys):
     words = ["--output", target, "--trace-output", scaled, "--requests-per-second", 4]
     assert _run(trace, *words) == 0
     assert f"{scaled} written" in capsys.readouterr().out.replace("\n", " ")
-    assert read_workload(target).requests_per_second == 4
+    assert read_document(target, WorkloadFile).workload.requests_per_second == 4
     back = read_trace(scaled).trace
     assert back.rate_requests_per_second == pytest.approx(4)
     assert back.input_tokens == read_trace(trace).trace.input_tokens
@@ -82,7 +83,9 @@ def test_one_model_of_several(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "burst.csv (burstgpt), model ChatGPT" in printed
     assert "note: 1 of 5 requests were not answered (1 with no output tokens, line 5)" in printed
-    assert read_workload(target).requests_per_second == pytest.approx(3 / 4 * 3 / 4)
+    assert read_document(target, WorkloadFile).workload.requests_per_second == pytest.approx(
+        3 / 4 * 3 / 4
+    )
     assert "# Note: 1 of 5 requests were not answered" in target.read_text()
     assert _run(path) == 0
     assert "2 models are counted together; pick one with model (--model)" in capsys.readouterr().out
@@ -99,7 +102,7 @@ def test_what_is_beyond_the_grid_is_extrapolated_with_a_note(trace, tmp_path, ca
     assert not target.exists()
     assert _run(trace, *words, "--extrapolate") == 0
     assert "each counts as its input tokens ÷ 1,000 requests" in capsys.readouterr().out
-    workload = read_workload(target)
+    workload = read_document(target, WorkloadFile).workload
     assert workload.input_tokens_up_to == (500, 1000)
     assert workload.requests_per_second == pytest.approx(11.1 / 11)
 
@@ -132,7 +135,7 @@ def test_every_mix_gives_a_workload_and_is_named_in_the_help(name, tmp_path, cap
     printed = capsys.readouterr().out
     assert f"mix {name}, gamma arrivals of SCV 2, seed 5" in printed
     assert "note: synthetic lengths: " in printed
-    assert read_workload(first).requests_per_second == 2
+    assert read_document(first, WorkloadFile).workload.requests_per_second == 2
     assert _run(*words, "--gap-scv", 2, "--output", second) == 0
     assert first.read_bytes() == second.read_bytes()
     capsys.readouterr()

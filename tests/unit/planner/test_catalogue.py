@@ -91,6 +91,22 @@ def test_an_own_device_replaces_the_built_in_one(tmp_path):
     assert load_catalogue([path]).gpu("L4").bandwidth_bytes_per_second == 250e9
 
 
+def test_own_entries_replace_whatever_the_case_of_their_letters(tmp_path):
+    """A user's `l4` is our L4 described anew, with its own price and ours of other regions."""
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        OWN_GPU.replace("L4", "l4")
+        + "prices:\n  - {gpu: L4, market: on-demand, region: Melange-Paper, usd_per_hour: 0.5,"
+        " source: invoice, date: 2026-02}\n"
+    )
+    own = load_catalogue([path])
+    assert own.gpu("L4").bandwidth_bytes_per_second == 250e9
+    assert len(own.gpus) == len(CATALOGUE.gpus)
+    (price,) = own.prices_of(own.gpu("L4").name, region="melange-paper")
+    assert price.usd_per_hour == 0.5
+    assert len(own.prices_of("l4")) == len(CATALOGUE.prices_of("L4"))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

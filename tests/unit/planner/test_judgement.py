@@ -106,8 +106,8 @@ def test_a_miss_always_names_a_pool(ttft, limit, statistic):
 def test_a_growing_queue_is_a_missed_target(num_waiting, keeps_up):
     """Where over 2 % of the requests wait at the end, the backlog is missed and names its pool."""
     times = {"a": RequestTimes([0.1] * 500), "b": RequestTimes([0.1] * 500)}
-    sample = LatencySample(times, {}, None, {"b": num_waiting})
-    samples = LatencySamples(("a", "b"), (sample,), duration_seconds=600.0)
+    waiting = {"a": (0,) * 20, "b": (*range(19), num_waiting)}
+    samples = LatencySamples(("a", "b"), (LatencySample(times, {}, None),), 600.0, waiting)
     outcomes = judge(Slo(ttft_seconds=1.0), samples)
     assert [outcome.is_met for outcome in outcomes] == ([True] if keeps_up else [True, False])
     if not keeps_up:
@@ -116,3 +116,48 @@ def test_a_growing_queue_is_a_missed_target(num_waiting, keeps_up):
         assert backlog.limit_seconds == pytest.approx(12.0)
         assert backlog.estimate.value == pytest.approx(0.021 * 600)
         assert [pool.pool for pool in backlog.missing_pools] == ["b"]
+
+
+def _targets(num_replicas, arrivals):
+    """Return what is judged of requests whose prompts keep a replica busy for over eight seconds."""
+    slow = LinearStepTimes(step=0.5, prompt_token=0.0, pair=0.0)
+    served = fleet(
+        pool("a", num_replicas, step_times=slow, max_sequences=2, kv_capacity_tokens=1500)
+    )
+    count = len(arrivals)
+    result = simulate(served, Trace(arrivals, (1000,) * count, (2,) * count), seed=0)
+    outcomes = judge(Slo(ttft_seconds=30.0, ttft_statistic="p95"), batches_of(result))
+    return [outcome.target for outcome in outcomes]
+
+
+def _arrivals(rates_and_seconds):
+    """Return Poisson arrivals at one rate after another."""
+    draws, arrivals, start = random.Random(4), [], 0.0
+    for rate, seconds in rates_and_seconds:
+        at = start + draws.expovariate(rate)
+        while at < start + seconds:
+            arrivals.append(at)
+            at += draws.expovariate(rate)
+        start += seconds
+    return tuple(at - arrivals[0] for at in arrivals)
+
+
+@pytest.mark.parametrize("seconds", [180, 600])
+def test_a_steady_fleet_with_long_prompts_has_no_backlog(seconds):
+    """Eight seconds to the first token, well within the limit, however short the replay."""
+    assert _targets(160, _arrivals([(10, seconds)])) == ["TTFT p95"]
+
+
+def test_a_queue_that_grows_is_a_backlog_before_it_is_late():
+    """A tenth too few replicas for three minutes: the limit on the first token does not see it."""
+    assert _targets(78, _arrivals([(10, 180)])) == ["TTFT p95", "backlog at the end"]
+
+
+@pytest.mark.parametrize(
+    "bursts",
+    [[(4, 20), (20, 10)] * 6, [(8, 170), (30, 10)]],
+    ids=["on and off", "at the end"],
+)
+def test_bursts_that_are_served_are_no_backlog(bursts):
+    """Bursts lift the queue for a while; the fleet serves it in between, or would."""
+    assert _targets(120, _arrivals(bursts)) == ["TTFT p95"]

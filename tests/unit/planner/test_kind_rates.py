@@ -58,6 +58,14 @@ def test_a_replica_costs_as_many_devices_as_it_has(tmp_path):
     assert all(a.requests_per_second < b.requests_per_second for a, b in pairs)
 
 
+def test_the_price_of_an_offer_without_a_device_is_that_of_a_replica(tmp_path):
+    """Its degrees count its devices against caps, and leave its price as stated."""
+    content = stated()
+    content["offers"][0] |= {"tensor_parallel": [2], "price_usd_per_hour": 10}
+    kind = inputs_of(content, tmp_path).kinds[0]
+    assert (kind.num_devices, kind.price_usd_per_hour) == (2, 10)
+
+
 def test_a_device_too_small_for_the_weights_says_so(tmp_path):
     """141 GB of weights do not fit an L4's 24 GB: no rate, and the reason names both."""
     content = _grid() | {"offers": [{"gpu": "L4", "price_usd_per_hour": 0.5}]}
@@ -109,6 +117,18 @@ def test_a_missing_trace_or_catalogue_is_named(tmp_path):
         inputs_of(content, tmp_path)
     with pytest.raises(PlannerError, match=r"prices\.yaml: no such file"):
         inputs_of(modelled(catalogues=["prices.yaml"]), tmp_path)
+
+
+def test_a_trace_file_named_like_a_mix_is_read(tmp_path, monkeypatch):
+    """The planned file says `trace`, so a file `chat` in the working folder is no mix."""
+    trace = chat_trace(duration_seconds=20)
+    logged(trace, tmp_path, name="chat")
+    monkeypatch.chdir(tmp_path)
+    content = modelled()
+    content["models"][0]["workload"] = {"trace": "chat"}
+    model = _model(content)
+    assert model.trace.input_tokens == tuple(trace.input_tokens)
+    assert model.replayed.startswith("chat (")
 
 
 def test_the_longest_request_of_a_trace_is_looked_up(tmp_path):

@@ -15,6 +15,8 @@ from planner.fleet.plan_document import column_loads
 from planner.fleet.plan_file import read_plan
 from planner.fleet.planned_fleet import planned_speed
 from planner.render.engines import vllm_arguments
+from planner.render.options import RenderOptions
+from planner.render.targets import render
 
 
 def _plan(content):
@@ -122,6 +124,30 @@ def test_a_modelled_plan_carries_what_a_replay_needs():
     assert (plan.latency_verified, plan.latency) == (False, "latency not verified")
 
 
+OWN_GPU = """
+schema_version: 1
+gpus:
+  - name: MyGPU
+    memory_bytes: 80GiB
+    bandwidth_bytes_per_second: 2e+12
+    dense_flops_per_second: {float16: 300e+12, bfloat16: 300e+12}
+    interconnect: {kind: nvlink, bytes_per_second: 300e+9}
+    source: measured here
+    date: 2026-01
+"""
+
+
+def test_an_own_device_travels_in_the_plan(tmp_path):
+    """Whatever its speed comes from: only the plan can tell renderers what the device is."""
+    (tmp_path / "own.yaml").write_text(OWN_GPU)
+    content = stated(catalogues=["own.yaml"], models=[served(source=LLAMA)])
+    content["offers"] = [content["offers"][1] | {"gpu": "MyGPU"}]
+    plan = plan_fleet(FleetConfig.model_validate(content), folder=tmp_path).plan
+    assert [gpu.name for gpu in plan.gpus] == ["MyGPU"]
+    for target in ("kubernetes", "compose", "skypilot"):
+        assert render(plan, target, RenderOptions())
+
+
 @pytest.mark.parametrize(
     ("gpu", "asked", "context"),
     [("L4", None, 40_262), ("L4", 8192, 8192), ("H100-SXM", 10**6, 131_072)],
@@ -135,6 +161,16 @@ def test_the_context_is_what_a_replica_can_hold(gpu, asked, context):
     assert planned_speed(plan, row).longest_request_tokens == context
     words = vllm_arguments(plan.models[0], row)
     assert words[words.index("--max-model-len") + 1] == str(context)
+
+
+def test_replications_that_a_trace_does_not_have_are_noted(tmp_path):
+    """A mix is replayed once, whatever is asked; a grid is drawn as often as asked, without a note."""
+    content = modelled(verification={"replications": 500})
+    assert any("verification.replications (500)" in n for n in inputs_of(content, tmp_path).notes)
+    grid = content | {"models": [served(LLAMA, slo=SLO)]}
+    plain = modelled(verification={"rounds": 3})
+    for each in (grid, plain):
+        assert not any("replications" in note for note in inputs_of(each, tmp_path).notes)
 
 
 def test_a_plan_survives_its_file(plan, tmp_path):
@@ -205,6 +241,39 @@ BROKEN = {
         "weights of m for inputs over 100 up to 100 tokens follow 100",
     ),
 }
+
+
+FITTED = {
+    "knots": [1, 8],
+    "base_seconds": [0.01, 0.02],
+    "decode_context_token_seconds": 0,
+    "prefill_token_seconds": 1e-5,
+    "prefill_pair_seconds": 0,
+    "kv_capacity_tokens": 1000,
+    "max_context_tokens": 1000,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_batched_tokens": 10}, "A100: max_batched_tokens is 10, below the 256"),
+        ({"fitted": FITTED | {"knots": [1]}}, "fitted.knots: Tuple should have at least 2 items"),
+        ({"fitted": FITTED | {"knots": [8, 8]}}, "knots are (8, 8), which do not rise"),
+        ({"fitted": FITTED | {"base_seconds": [1]}}, "base_seconds holds 1 numbers for 2 knots"),
+        ({"fitted": FITTED | {"base_seconds": [0, 1]}}, "base_seconds are (0.0, 1.0), not above 0"),
+        ({"fitted": FITTED | {"base_seconds": [2, 1]}}, "base_seconds are (2.0, 1.0), not above 0"),
+    ],
+)
+def test_a_replica_that_cannot_compute_a_step_is_refused(fields, message, plan, tmp_path):
+    """Step times and limits that no replay could run end as one line when the file is read."""
+    content = json.loads(plan.model_dump_json())
+    content["replicas"][-1] |= fields
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DocumentError) as caught:
+        read_plan(path)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -91,6 +91,19 @@ def test_single_types_that_time_ran_out_on_are_called_unproven(monkeypatch, tmp_
     assert comparison_line(none) == "cheapest single type: not known, time ran out"
 
 
+def test_the_price_of_not_knowing_outputs_is_exact_only_where_the_oracle_is_proven():
+    """An oracle's program with an open gap gives the most that the price can be."""
+    plan = plan_fleet(FleetConfig.model_validate(stated())).plan
+    words = "price of not knowing output lengths: "
+    start = f"{words}$1.01/h (the program costs $5.69/h, with an oracle $4.68/h)"
+    assert plan.oracle_bound_usd_per_hour == pytest.approx(plan.oracle_cost_usd_per_hour)
+    assert start in summary_lines(plan)
+    open_gap = plan.model_copy(update={"oracle_bound_usd_per_hour": 4.0})
+    assert (
+        f"{words}at most $1.69/h (the program costs $5.69/h, with an oracle at least $4.00/h)"
+    ) in summary_lines(open_gap)
+
+
 def test_verification_is_told_with_its_rounds_costs_and_savings(plan):
     """What was replayed, on how many samples, at what cost before and after."""
     report = _report(0.5)

@@ -32,8 +32,9 @@ def _search(content, late, *, is_time_up=lambda: False, current=None):
     first = judge.judged(planner.solved({}))
     judge.plans.clear()
     search = SavingsSearch(judge, planner.draw, Search().solver, is_time_up)
-    ended, savings = search.run(first)
-    return first.solved.plan, ended.solved.plan, [str(saving) for saving in savings], judge.plans
+    found = search.run(first)
+    savings = [str(saving) for saving in found.savings]
+    return first.solved.plan, found.judged.solved.plan, savings, judge.plans
 
 
 def _three(**fields):
@@ -89,8 +90,8 @@ def _from_one_of_the_dearest(late):
     )
     judge.plans.clear()
     search = SavingsSearch(judge, planner.draw, Search().solver, lambda: False)
-    ended, savings = search.run(loose)
-    return [str(saving) for saving in savings], counts_of(ended.solved.plan)
+    found = search.run(loose)
+    return [str(saving) for saving in found.savings], counts_of(found.judged.solved.plan)
 
 
 def test_the_largest_saving_is_tried_first():
@@ -221,7 +222,8 @@ def test_a_saving_of_one_model_leaves_the_shares_of_others():
         return original(plan, model)
 
     judge.of_model = noted
-    ended, savings = search.run(judge.judged(tight))
+    found = search.run(judge.judged(tight))
+    ended, savings = found.judged, found.savings
     assert savings
     for model in ("one", "two"):
         kept = [row for row in ended.solved.plan.weights if row.model == model]

@@ -1,16 +1,17 @@
-"""One workload a model, and the file that carries one."""
+"""The file that carries a workload."""
 
 import json
 
 import pytest
 import yaml
 
-from planner.errors import DocumentError, WorkloadError
+from planner.documents import read_document
+from planner.errors import DocumentError
 from planner.fleet.fleet_config import FleetConfig
 from planner.workloads.grid import Grid
 from planner.workloads.trace import Trace
-from planner.workloads.trace_workloads import traced_workload, workloads_by_model
-from planner.workloads.workload_file import read_workload, workload_json, workload_yaml
+from planner.workloads.trace_workloads import traced_workload
+from planner.workloads.workload_file import WorkloadFile, workload_json, workload_yaml
 
 TRACE = Trace(
     (0.0, 1.0, 2.0, 3.0, 4.0),
@@ -20,37 +21,6 @@ TRACE = Trace(
 )
 
 
-def test_the_rates_of_all_models_add_up():
-    """Each has its share of the requests, also a model with a single request."""
-    workloads = workloads_by_model(TRACE, unnamed="b")
-    assert list(workloads) == ["a", "b"]
-    rates = [traced.workload.requests_per_second for traced in workloads.values()]
-    assert rates == pytest.approx([3 / 5, 2 / 5])
-    given = workloads_by_model(TRACE, unnamed="c", requests_per_second=10)
-    assert [traced.workload.requests_per_second for traced in given.values()] == pytest.approx(
-        [6, 2, 2]
-    )
-
-
-def test_a_grid_is_given_or_chosen_for_each_model():
-    """Requests outside a given grid are refused unless extrapolated."""
-    grids = {"b": Grid((100,), (10,))}
-    with pytest.raises(WorkloadError, match="1 of 2 requests"):
-        workloads_by_model(TRACE, unnamed="b", grids=grids)
-    workloads = workloads_by_model(TRACE, unnamed="b", grids=grids, extrapolates=True)
-    assert workloads["b"].workload.input_tokens_up_to == (100,)
-    assert workloads["a"].workload.input_tokens_up_to[-1] == 40
-    assert len(workloads["b"].histogram.notes) == 1
-    # 300 tokens count as 3 requests of 100 beside the other one.
-    assert workloads["b"].workload.requests_per_second == pytest.approx(2 / 5 * 4 / 2)
-
-
-def test_requests_without_a_model_must_be_named():
-    """The planner cannot place what it has no model for."""
-    with pytest.raises(WorkloadError, match="1 of 5 requests of the trace name no model"):
-        workloads_by_model(TRACE)
-
-
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 def test_a_written_workload_is_read_back(tmp_path, suffix):
     """Nine digits a number: the same workload for every purpose."""
@@ -58,7 +28,7 @@ def test_a_written_workload_is_read_back(tmp_path, suffix):
     text = workload_json(workload) if suffix == "json" else workload_yaml(workload, ["A comment."])
     path = tmp_path / f"workload.{suffix}"
     path.write_text(text)
-    back = read_workload(path)
+    back = read_document(path, WorkloadFile).workload
     for size, written in zip(back.sizes(), workload.sizes(), strict=True):
         assert size.input_tokens_up_to == written.input_tokens_up_to
         assert size.rate_requests_per_second == pytest.approx(written.rate_requests_per_second)
@@ -84,4 +54,4 @@ def test_a_file_that_is_no_workload_is_refused(tmp_path):
     path = tmp_path / "workload.json"
     path.write_text(json.dumps(section))
     with pytest.raises(DocumentError, match=r"workload\.requests_per_second"):
-        read_workload(path)
+        read_document(path, WorkloadFile)

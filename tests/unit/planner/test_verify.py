@@ -164,9 +164,30 @@ def test_a_cheaper_program_at_the_loads_that_held_is_asked_for_savings_too(plann
     ended = verified(
         planner.solved({}), solve=planner.solved, judge=judge, num_rounds=8, savings_search=search
     )
-    _, more = search.run(ended.judged)
-    assert more == ()
+    assert search.run(ended.judged).savings == ()
     plan = ended.judged.solved.plan
     assert plan.bound_usd_per_hour <= plan.cost_usd_per_hour
     saved = sum(saving.usd_per_hour for saving in ended.savings)
     assert saved == pytest.approx(ended.first.plan.cost_usd_per_hour - plan.cost_usd_per_hour)
+
+
+@pytest.mark.parametrize(("replays_allowed", "is_cut"), [(1, True), (100, False)])
+def test_only_a_search_that_stopped_early_is_called_cut(planner, replays_allowed, is_cut):
+    """Time that runs out while the last program is solved takes nothing from a complete search."""
+    judge, used = RuleJudge(_by_use({})), []
+
+    def is_time_up():
+        used.append(None)
+        return len(used) > replays_allowed
+
+    def slow(limits):
+        used.extend([None] * 1000)
+        return planner.solved(limits)
+
+    search = SavingsSearch(judge, planner.draw, Search().solver, is_time_up)
+    ended = verified(
+        planner.solved({}), solve=slow, judge=judge, num_rounds=8, savings_search=search
+    )
+    assert ended.savings or is_cut
+    assert search.is_time_up()
+    assert ended.is_search_cut == is_cut
