@@ -93,7 +93,7 @@ def fleet_models(
     Raises:
         DocumentError: If a trace or a model's config.json cannot be read.
         UnknownNameError: If a model's sizes are needed and nowhere to be found.
-        WorkloadError: If a trace or mix gives no workload.
+        WorkloadError: If a trace or mix gives no workload, or a context above the model's is asked.
     """
     return tuple(_model(config, model, catalogue, folder) for model in config.models)
 
@@ -104,6 +104,7 @@ def _model(
     spec = None
     if any(needs_spec(config, model, number) for number in range(len(config.offers))):
         spec = find_model(_weights(model, folder), catalogue)
+        _check_context(model, spec)
     if isinstance(model.workload, Workload):
         grid = "requests drawn from the grid, Poisson arrivals"
         return FleetModel(model, spec, model.workload, None, grid, _grid_notes(model, spec))
@@ -118,6 +119,15 @@ def _model(
     notes = (*source.notes, *traced.histogram.notes)
     named = tuple(f"{model.name}: {note}" for note in notes)
     return FleetModel(model, spec, traced.workload, trace, source.name, named)
+
+
+def _check_context(model: ServedModel, spec: ModelSpec) -> None:
+    asked, own = model.max_context_tokens, spec.max_context_tokens
+    if asked is not None and asked > own:
+        raise WorkloadError(
+            f"{model.name}: max_context_tokens {asked:,} is above the {own:,} of {spec.name}; "
+            "lower it, or leave it out"
+        )
 
 
 def needs_spec(config: FleetConfig, model: ServedModel, offer_number: int) -> bool:

@@ -92,6 +92,10 @@ BAD_INPUT = {
         _modelled_workload(trace="none.csv"),
         f"none.csv: no such file (workload of {LLAMA})",
     ),
+    "a context above the model's": (
+        lambda c: c.update(modelled(models=[served(LLAMA, slo=SLO, max_context_tokens=10**7)])),
+        "max_context_tokens 10,000,000 is above the 131,072 of meta-llama/Llama-3.1-8B",
+    ),
     "a missing current plan": (
         lambda c: c.update(current_plan="none.json", max_change_replicas=1),
         "none.json: no such file",

@@ -150,10 +150,10 @@ def test_an_own_device_travels_in_the_plan(tmp_path):
 
 @pytest.mark.parametrize(
     ("gpu", "asked", "context"),
-    [("L4", None, 40_262), ("L4", 8192, 8192), ("H100-SXM", 10**6, 131_072)],
+    [("L4", None, 40_262), ("L4", 8192, 8192), ("H100-SXM", None, 131_072)],
 )
 def test_the_context_is_what_a_replica_can_hold(gpu, asked, context):
-    """Asked for or not, it never exceeds the model's own nor the cache, and engines are told so."""
+    """Unless less is asked for: the model's own or what the cache holds, and engines are told so."""
     model = served(LLAMA, slo=SLO | {"tpot_seconds": 0.2}, max_context_tokens=asked)
     content = modelled(models=[model], offers=[{"gpu": gpu, "price_usd_per_hour": 1}])
     (row,) = (plan := _plan(content | {"verification": False})).replicas
