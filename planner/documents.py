@@ -95,7 +95,7 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
         what = first["msg"].removeprefix("Value error, ")
     elif first["type"] == "too_short":
         context = first["ctx"]
-        what = f"has {context['actual_length']} entries; give at least {context['min_length']}"
+        what = f"holds {context['actual_length']}; give at least {context['min_length']}"
     else:
         words = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
         what = f"{words} (got {_short(first['input'])})"

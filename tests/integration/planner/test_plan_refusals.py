@@ -61,7 +61,7 @@ BAD_INPUT = {
         _workload(input_tokens_up_to=[1], output_tokens_up_to=[1]),
         "holds no requests",
     ),
-    "no offers": (lambda c: c.update(offers=[]), "offers: has 0 entries; give at least 1"),
+    "no offers": (lambda c: c.update(offers=[]), "offers: holds 0; give at least 1"),
     "an offer twice": (lambda c: c["offers"][1].update(name="A10G"), "A10G is there twice"),
     "utilisation above 1": (
         lambda c: c.update(utilisation_limit_fraction=1.2),

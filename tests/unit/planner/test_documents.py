@@ -52,7 +52,7 @@ class Entries(StrictModel):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("entries: []\n", "entries: has 0 entries; give at least 1"),
+        ("entries: []\n", "entries: holds 0; give at least 1"),
         ("entries: [0]\n", "entries.0: Input should be greater than 0 (got 0)"),
         ("entries: 3\n", "entries: must be a list (got 3)"),
     ],

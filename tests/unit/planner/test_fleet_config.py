@@ -47,7 +47,7 @@ REFUSED_OFFERS = {
     ),
     "no degrees": (
         {"gpu": "L4", "tensor_parallel": []},
-        "tensor_parallel: has 0 entries; give at least 1",
+        "tensor_parallel: holds 0; give at least 1",
     ),
     "degree 0": ({"gpu": "L4", "tensor_parallel": [0]}, "greater than or equal to 1 (got 0)"),
     "degree 65": ({"gpu": "L4", "pipeline_parallel": [65]}, "less than or equal to 64 (got 65)"),
@@ -153,8 +153,8 @@ REFUSED_FILES = {
         "schema_version: is 1, read is 2",
     ),
     "no version": (lambda c: c.pop("schema_version"), "schema_version: is required"),
-    "no models": (lambda c: c.update(models=[]), "models: has 0 entries; give at least 1"),
-    "no offers": (lambda c: c.update(offers=[]), "offers: has 0 entries; give at least 1"),
+    "no models": (lambda c: c.update(models=[]), "models: holds 0; give at least 1"),
+    "no offers": (lambda c: c.update(offers=[]), "offers: holds 0; give at least 1"),
     "a model twice": (lambda c: c["models"].append(served()), "models: m is there twice"),
     "an offer twice": (lambda c: c["offers"].append(c["offers"][0]), "offers: A10G is there twice"),
     "a degree twice": (

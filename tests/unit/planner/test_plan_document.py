@@ -258,7 +258,7 @@ FITTED = {
     ("fields", "message"),
     [
         ({"max_batched_tokens": 10}, "A100: max_batched_tokens is 10, below the 256"),
-        ({"fitted": FITTED | {"knots": [1]}}, "fitted.knots: Tuple should have at least 2 items"),
+        ({"fitted": FITTED | {"knots": [1]}}, "fitted.knots: holds 1; give at least 2"),
         ({"fitted": FITTED | {"knots": [8, 8]}}, "knots are (8, 8), which do not rise"),
         ({"fitted": FITTED | {"base_seconds": [1]}}, "base_seconds holds 1 numbers for 2 knots"),
         ({"fitted": FITTED | {"base_seconds": [0, 1]}}, "base_seconds are (0.0, 1.0), not above 0"),
