@@ -101,6 +101,7 @@ class Toy:
     automaton: Sequence[dict[int, int]] | None = None
     num_rounds: int = 0
     _memo: dict[object, torch.Tensor] = field(default_factory=dict)
+    _trees: dict[object, DraftTree] = field(default_factory=dict)
 
     @property
     def vocabulary_size(self) -> int:
@@ -162,7 +163,10 @@ class Toy:
             def noise(offset: int, purpose: Purpose, index: int = 0, start: int = start) -> float:
                 return uniforms[start + offset][purpose][index]
 
-            tree = make_tree(self, text, noise)
+            tree = self._trees.get((make_tree, text)) or make_tree(self, text, noise)
+            if None in tree.probs:
+                # Chosen without draws: the same in every run.
+                self._trees[make_tree, text] = tree
             verdict = verify_sampled(tree, self.row_probs(self.target, text, tree), noise)
             text += (*(tree.tokens[node] for node in verdict.nodes), verdict.token)
             self.num_rounds += 1

@@ -149,11 +149,11 @@ def draw(weights_V: Tensor, uniform: float) -> int:
     """Return the index that `uniform` in [0, 1) selects from unnormalised weights. Shape: (V,).
 
     Inversion of the cumulative sum in float64; an index of weight zero is never returned. The
-    weights are finite, at least 0, in float32 or coarser, and not all 0: the sum then is a normal
-    float64, and its product with the largest float64 below 1 rounds to less than the sum.
+    weights are on the CPU, finite, at least 0, in float32 or coarser, and not all 0: the sum then is
+    a normal float64, and its product with the largest float64 below 1 rounds to less than the sum.
     """
-    cumulative_V = weights_V.double().cumsum(0)
-    index = int(torch.searchsorted(cumulative_V, uniform * cumulative_V[-1], right=True))
+    cumulative_V = weights_V.cumsum(0, dtype=torch.float64).numpy()
+    index = int(cumulative_V.searchsorted(uniform * cumulative_V[-1], side="right"))
     assert index < len(weights_V), "weights are finite and not all zero"
     return index
 
