@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from serving.engine.acceptance import draw_children, verify_sampled
@@ -152,19 +153,22 @@ class Toy:
 
     def draft_probs(self, text: Text, path: Text) -> torch.Tensor:
         """Return the draft's distribution behind a drafted path."""
-        return self.row_probs(self.draft, text, DraftTree.chain(path))[-1]
+        if (text, path) not in self._memo:
+            probs = self.row_probs(self.draft, text, DraftTree.chain(path))
+            self._memo[text, path] = probs[-1]
+        return self._memo[text, path]
 
-    def run(self, make_tree: "TreeMaker", num_tokens: int, uniforms: list) -> Text:
-        """Generate a text; `uniforms[position][purpose][index]` are its draws."""
+    def run(self, make_tree: "TreeMaker", num_tokens: int, uniforms: np.ndarray) -> Text:
+        """Generate a text; `uniforms[position, purpose, index]` are its draws."""
         text: Text = ()
         while len(text) < num_tokens:
             start = len(text)
 
             def noise(offset: int, purpose: Purpose, index: int = 0, start: int = start) -> float:
-                return uniforms[start + offset][purpose][index]
+                return float(uniforms[start + offset, purpose, index])
 
             tree = self._trees.get((make_tree, text)) or make_tree(self, text, noise)
-            if None in tree.probs:
+            if all(probs is None for probs in tree.probs):
                 # Chosen without draws: the same in every run.
                 self._trees[make_tree, text] = tree
             verdict = verify_sampled(tree, self.row_probs(self.target, text, tree), noise)
@@ -197,8 +201,6 @@ def _sampled(
         following = []
         for parent, path in level:
             probs_V = toy.draft_probs(text, path)
-            if not bool(probs_V.isfinite().all()):
-                continue
             uniform = [noise(offset, Purpose.DRAFT, index) for index in range(width)]
             for token, drawn_from_V in draw_children(probs_V, width, uniform.__getitem__):
                 following.append((len(tokens), (*path, token)))

@@ -134,14 +134,14 @@ def draw_children(
     """
     children: list[tuple[int, Tensor]] = []
     for index in range(num_children):
-        token = draw(probs_V, uniform(index))
-        children.append((token, probs_V))
-        rest_V = probs_V.clone()
-        rest_V[token] = 0.0
-        mass = float(rest_V.sum(dtype=torch.float64))
-        if mass < _EPSILON:
-            break
-        probs_V = rest_V / mass
+        if children:
+            rest_V = probs_V.clone()
+            rest_V[children[-1][0]] = 0.0
+            mass = float(rest_V.sum(dtype=torch.float64))
+            if mass < _EPSILON:
+                break
+            probs_V = rest_V / mass
+        children.append((draw(probs_V, uniform(index)), probs_V))
     return children
 
 

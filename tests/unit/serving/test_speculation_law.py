@@ -55,10 +55,10 @@ def toy(draft: str, settings: dict) -> Toy:
     return Toy(TARGET, DRAFTS[draft], params, prompt=(2, 0), end_ids=(3,), automaton=automaton)
 
 
-def all_uniforms(num_runs: int, seed: int) -> list:
+def all_uniforms(num_runs: int, seed: int) -> np.ndarray:
     """Draws by run, position, purpose and index; a round looks two positions past the end."""
     shape = (num_runs, NUM_TOKENS + 2, len(Purpose), 3)
-    return np.random.default_rng(seed).random(shape).tolist()
+    return np.random.default_rng(seed).random(shape)
 
 
 def cases() -> list:
