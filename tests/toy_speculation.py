@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from serving.engine.acceptance import draw_children, verify_sampled
+from serving.engine.acceptance import draw_children, verify_greedy, verify_sampled
 from serving.engine.draft_tree import ROOT, DraftTree, TreeBuilder
 from serving.engine.grammar import tree_masks
 from serving.engine.processors import RowHistories, TokenHistory
@@ -100,7 +100,6 @@ class Toy:
     prompt: Text = (0,)
     end_ids: Text = ()
     automaton: Sequence[dict[int, int]] | None = None
-    num_rounds: int = 0
     _memo: dict[object, torch.Tensor] = field(default_factory=dict)
     _trees: dict[object, DraftTree] = field(default_factory=dict)
 
@@ -171,9 +170,12 @@ class Toy:
             if all(probs is None for probs in tree.probs):
                 # Chosen without draws: the same in every run.
                 self._trees[make_tree, text] = tree
-            verdict = verify_sampled(tree, self.row_probs(self.target, text, tree), noise)
+            probs = self.row_probs(self.target, text, tree)
+            if self.params.is_greedy:
+                verdict = verify_greedy(tree, probs.argmax(-1).tolist())
+            else:
+                verdict = verify_sampled(tree, probs, noise)
             text += (*(tree.tokens[node] for node in verdict.nodes), verdict.token)
-            self.num_rounds += 1
         return text[:num_tokens]
 
 

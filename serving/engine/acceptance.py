@@ -6,8 +6,8 @@ distribution p it goes through the children in order:
 
 1. A child drawn from q stays with probability min(1, p(x) / q(x)). Where it does not, p becomes the
    positive part of p - q, renormalised, and the next drawn child is tried.
-2. Then the next token is drawn from what p has become. A child that was chosen, not drawn, stays
-   if it is that token; where none is, the token ends the round.
+2. Then the next token is drawn from what p has become. The child that is that token stays; where
+   none is, the token ends the round. Children that were chosen, not drawn, come to this rule only.
 
 Rule 2 keeps a chosen child with probability p(x), as trying it with p(x) and renormalising would,
 and the token does not depend on what was guessed: with chosen children only, a seeded request emits
@@ -58,7 +58,7 @@ def verify_greedy(tree: DraftTree, target_ids: Sequence[int]) -> Verdict:
     """Accept the path of nodes that each equal the target's greedy choice.
 
     Args:
-        tree: Chosen tokens.
+        tree: Drafted tokens, however they came about.
         target_ids: Likeliest id of each row's processed logits, the lowest among equals.
             Length: N + 1.
     """
@@ -208,8 +208,7 @@ def _walk(tree: DraftTree, choose: Callable[[int, int], tuple[int | None, int]])
     while True:
         node, token = choose(row, len(accepted))
         if node is None:
-            chosen = (i for i in children[row] if tree.probs[i] is None and tree.tokens[i] == token)
-            node = next(chosen, None)
+            node = next((i for i in children[row] if tree.tokens[i] == token), None)
         if node is None:
             return Verdict(tuple(accepted), token)
         accepted.append(node)
