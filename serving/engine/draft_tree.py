@@ -150,7 +150,7 @@ class TreeBuilder:
         num_children = ids_SBC.shape[-1]
         first_node = sum(tokens.shape[1] for tokens in self._tokens)
         self._tokens.append(ids_SL)
-        self._parents.append(nodes_SB.repeat_interleave(num_children, dim=1))
+        self._parents.append(nodes_SB[..., None].expand(-1, -1, num_children).flatten(1))
         self._scores.append(scores_SL)
         best_SB = _best(scores_SL, self._width)
         self._beam_nodes = best_SB + first_node

@@ -90,8 +90,8 @@ def _penalise(logits_NV: Tensor, params: SamplingParams, histories: RowHistories
     for path in histories.paths:
         for token in path:
             places.setdefault(token, len(places))
-    counts = [history.counts + [0] * (len(places) - len(history.counts))] * len(histories.paths)
-    counts_NI = torch.tensor(counts, dtype=torch.float32)
+    counts = history.counts + [0] * (len(places) - len(history.counts))
+    counts_NI = torch.tensor(counts, dtype=torch.float32).repeat(len(histories.paths), 1)
     for row, path in enumerate(histories.paths):
         for token in path:
             counts_NI[row, places[token]] += 1

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _USUAL_TOP_P_TOKENS = 256
-"""Likeliest tokens among which top-p usually ends: sorting a whole vocabulary costs 20 times this."""
+"""Likeliest tokens among which top-p usually ends; sorting a whole vocabulary is slow."""
 
 
 class Purpose(enum.IntEnum):
@@ -127,11 +127,14 @@ def uniform(seed: int, position: int, purpose: Purpose, index: int = 0) -> float
 
 def _top_p_threshold(probs_NV: Tensor, top_p: float) -> Tensor:
     """Return the least probability among the fewest tokens that reach the mass. Shape: (N, 1)."""
-    values = probs_NV.topk(min(_USUAL_TOP_P_TOKENS, probs_NV.shape[-1]), dim=-1).values.double()
-    is_kept = values.cumsum(-1) - values < top_p
-    if values.shape[-1] < probs_NV.shape[-1] and bool(is_kept[:, -1].any()):
-        values = probs_NV.sort(dim=-1, descending=True).values.double()
+    vocabulary_size = probs_NV.shape[-1]
+    count = min(_USUAL_TOP_P_TOKENS, vocabulary_size)
+    while True:
+        values = probs_NV.topk(count, dim=-1).values.double()
         is_kept = values.cumsum(-1) - values < top_p
+        if count == vocabulary_size or not bool(is_kept[:, -1].any()):
+            break
+        count = min(16 * count, vocabulary_size)
     return values.masked_fill(~is_kept, torch.inf).amin(-1, keepdim=True).to(probs_NV.dtype)
 
 

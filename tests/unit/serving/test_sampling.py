@@ -170,7 +170,7 @@ def test_a_grammar_that_must_end_goes_before_the_least_tokens():
 
 
 def test_top_p_over_a_large_flat_vocabulary_is_exact():
-    """Where the usual number of tokens does not reach the mass, the whole row is sorted."""
+    """Where the usual number of tokens does not reach the mass, more are looked at."""
     logits = torch.linspace(0, 1, 3000)[None]
     probs = distribution(logits, params(top_p=0.7))
     plain = logits.double().softmax(-1)[0].flip(0)
