@@ -222,11 +222,11 @@ def chosen_chain(toy: Toy, text: Text, noise: Callable[..., float]) -> DraftTree
 
 
 def chosen_tree(toy: Toy, text: Text, noise: Callable[..., float]) -> DraftTree:
-    """Grow the five best nodes of two levels."""
+    """Grow the five best nodes of two levels, blind to every processor and the grammar."""
     builder, paths = TreeBuilder(beam_width=3), [()]
     for _ in range(2):
-        rows = torch.stack([toy.draft_probs(text, path) for path in paths]).log()
-        beam = builder.grow(rows[None])
+        last = [(*toy.prompt, *text, *path)[-1] for path in paths]
+        beam = builder.grow(toy.draft[last].log_softmax(-1)[None])
         pairs = zip(beam.parent_rows[0].tolist(), beam.tokens[0].tolist(), strict=True)
         paths = [(*paths[row], token) for row, token in pairs]
     return builder.trees([5])[0]
