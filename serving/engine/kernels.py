@@ -18,15 +18,12 @@ row is cheapest; `serving.engine.invariance` finds it by test.
 Shape letters: M rows, I input width, O output width, G groups of inputs.
 """
 
-import logging
 from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-logger = logging.getLogger(__name__)
 
 Quantization = Literal["float32", "bfloat16", "int8", "int4"]
 
@@ -218,7 +215,7 @@ def quantize_int4(weight_OI: Tensor, group_size: int) -> tuple[Tensor, Tensor, T
         rounding of scale and middle at the ends of the range, whose middle may be large where all
         entries have one sign). Shapes: (O, I), (O, G), (O, G).
     """
-    groups_OGK = weight_OI.float().unflatten(1, (-1, group_size))
+    groups_OGK = weight_OI.float().view(weight_OI.shape[0], -1, group_size)
     low_OG, high_OG = groups_OGK.aminmax(dim=-1)
     scales_OG = ((high_OG - low_OG).clamp_min(_SMALLEST) / 15).bfloat16()
     middles_OG = (low_OG + 8 * scales_OG.float()).bfloat16()
@@ -242,7 +239,7 @@ class Int4Linear(PackedLinear):
     @property
     def weight_bytes(self) -> int:
         """Memory one product reads."""
-        return self._packed.nbytes + self._scales_GO2.nbytes
+        return int(self._packed.nbytes + self._scales_GO2.nbytes)
 
     def multiply(self, rows_MI: Tensor) -> Tensor:
         """Return the product of rounded rows."""

@@ -23,9 +23,11 @@ def replace_linears(model: nn.Module, quantization: Quantization) -> None:
     """
     counts: Counter[str] = Counter()
     bytes_read = 0
-    for name, linear in list(model.named_modules()):
-        if type(linear) is not nn.Linear:
-            continue
+    # Names only: a list of modules would keep every dense weight alive.
+    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    for name in names:
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear), "named just above"
         packed = pack(linear, quantization)
         if not packed.kind.startswith(quantization):
             logger.warning(
