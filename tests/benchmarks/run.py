@@ -28,7 +28,8 @@ def main(words: list[str]) -> int:
         for name, text in BENCHMARKS.items():
             print(f"  {name:<18} {text}")
         return 2
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    # In place of this folder, whose modules would pass for libraries of the same name.
+    sys.path[0] = str(Path(__file__).parents[1])
     figures = importlib.import_module(f"benchmarks.{words[0].replace('-', '_')}").run()
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{words[0]}-{time.strftime('%Y%m%dT%H%M%S')}.json"
