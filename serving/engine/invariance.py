@@ -170,7 +170,12 @@ def _small_modules(
         width = intermediate_size
         if "Norm" in kind and isinstance(weight, Tensor):
             width = weight.shape[0]
-        elif any(True for _ in module.children()) or module.state_dict() or isinstance(module, PackedLinear | nn.Dropout | nn.Identity) or "Rotary" in kind:
+        elif (
+            any(True for _ in module.children())
+            or module.state_dict()
+            or isinstance(module, PackedLinear | nn.Dropout | nn.Identity)
+            or "Rotary" in kind
+        ):
             continue
         if width is not None and (kind, width) not in seen:
             seen.add((kind, width))

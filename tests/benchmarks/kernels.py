@@ -4,7 +4,8 @@ A forward of the decoder and its head at 1 to 32 rows behind a short context, al
 c(1) is the fastest single-row forward without padded rows of that type of weight; `step` is the
 single-row forward as it is served, padded where that keeps bits or saves time. Read bandwidth is a
 float32 sum over 1 GiB (32 times the last-level cache), same process and threads, taken between the
-passes. Medians of passes over all row counts; both thread counts are set explicitly.
+passes. Medians of passes over all row counts; both thread counts are set explicitly. Seconds are of
+processor time with one thread, of wall time with two.
 """
 
 import math
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -111,11 +114,13 @@ def _measure(
     big = torch.ones(BANDWIDTH_BYTES // 4)
     paddings = [linear.fewest_rows for linear in linears]
     samples: dict[Any, list[float]] = {}
+    # With one thread the processor's own time leaves out what other programs took meanwhile.
+    clock = time.process_time if threads == 1 else time.perf_counter
 
     def sample(key: object, call: Callable[[], object]) -> None:
-        start = time.perf_counter()
+        start = clock()
         call()
-        samples.setdefault(key, []).append(time.perf_counter() - start)
+        samples.setdefault(key, []).append(clock() - start)
 
     for repeat in range(REPEATS + 1):
         sample("bandwidth", big.sum)
