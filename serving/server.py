@@ -122,6 +122,8 @@ def _load_target(config: ServeConfig) -> FlatModel:
             target.model,
             most_rows=_MAX_PREFILL_ROWS + config.max_sequences * (config.draft_tokens + 1),
             intermediate_size=getattr(target.config, "intermediate_size", None),
+            # Its sums are taken in an order that follows the number of rows.
+            others={"attention": lambda: False},
         )
     return target
 
