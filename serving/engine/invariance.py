@@ -22,8 +22,9 @@ from serving.engine.packing import packed_linears
 logger = logging.getLogger(__name__)
 
 _PADDINGS = (1, 2, 4, 8, 16)
-_CHEAP_PADDING = 4
-"""oneDNN takes four rows in less time than one or two on some processors."""
+_CHEAP_PADDINGS = (2, 4)
+"""oneDNN takes four rows in less time than one or two on some processors; two rows of two digits
+are four."""
 _ADAPTER_RANKS = (4, 16, 64)
 _SEED = 20
 _TIMED_RUNS = 5
@@ -190,15 +191,14 @@ def _random_rows(width: int) -> Callable[[int], Tensor]:
 
 @torch.inference_mode()
 def _pad_if_faster(linears: list[PackedLinear]) -> None:
-    """Pad all layers of one shape to four rows where that is faster; results are the same bits.
+    """Pad all layers of one shape further where that is faster; results are the same bits.
 
     One pass goes through all of them, so that large weights come from memory as they do in a step.
     """
     fewest = linears[0].fewest_rows
-    if fewest >= _CHEAP_PADDING:
-        return
     row = _random_rows(linears[0].in_features)(1)
-    seconds: dict[int, list[float]] = {fewest: [], _CHEAP_PADDING: []}
+    seconds: dict[int, list[float]] = {fewest: []}
+    seconds |= {padding: [] for padding in _CHEAP_PADDINGS if padding > fewest}
     for _ in range(_TIMED_RUNS):
         for padding, runs in seconds.items():
             start = time.process_time()  # other programs' share left out
