@@ -37,6 +37,10 @@ def serve(
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on CPU), float32, bfloat16 or float16.")
     ] = "auto",
+    target_quantization: Annotated[
+        str,
+        typer.Option(help="Weights of the target on a CPU: auto, float32, bfloat16, int8 or int4."),
+    ] = "auto",
     served_model_name: Annotated[
         str | None, typer.Option(help="Name clients ask for; default: the folder's name or the id.")
     ] = None,
@@ -62,6 +66,7 @@ def serve(
         draft_device=draft_device,
         draft_tokens=draft_tokens,
         dtype=dtype,
+        target_quantization=target_quantization,
         served_model_name=served_model_name or _default_name(model),
         host=host,
         port=port,

@@ -1,8 +1,8 @@
 """What `motley serve` was asked to do, as one frozen value."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from planner.config import StrictModel
 
@@ -22,6 +22,9 @@ class ServeConfig(StrictModel):
     """Tokens drafted in one round."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights of target and draft; auto is float32 on a CPU and bfloat16 elsewhere."""
+    target_quantization: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
+    """How the target's linears store their weights on a CPU; auto packs float32 weights and leaves
+    other types and devices as they are."""
     served_model_name: str
     """Name that clients ask for."""
     host: str = "127.0.0.1"
@@ -36,3 +39,13 @@ class ServeConfig(StrictModel):
     """Requests that run at once."""
     max_waiting: int = Field(default=256, ge=0)
     """Requests that wait; one more is refused with status 429."""
+
+    @model_validator(mode="after")
+    def _quantize_float32_on_a_cpu(self) -> Self:
+        is_packable = self.target_device.startswith("cpu") and self.dtype in ("auto", "float32")
+        if self.target_quantization != "auto" and not is_packable:
+            raise ValueError(
+                f"target_quantization {self.target_quantization} is for a CPU and float32 rows, not "
+                f"for target_device {self.target_device} with dtype {self.dtype}; drop one of them"
+            )
+        return self

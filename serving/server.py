@@ -16,6 +16,8 @@ from serving.app import build_app
 from serving.config import ServeConfig
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.invariance import check_model
+from serving.engine.kernels import Quantization
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
 from serving.errors import AddressError, ModelError
@@ -23,6 +25,8 @@ from serving.runner import EngineRunner
 
 logger = logging.getLogger(__name__)
 
+_MAX_PREFILL_ROWS = 512
+"""Prompt tokens of one step."""
 _DRAIN_SECONDS = 10
 """Time running answers have to end after the signal to stop."""
 
@@ -70,7 +74,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     Raises:
         ModelError: If one cannot be loaded or draft and target do not share a vocabulary.
     """
-    target = _load(config.model, config.target_device, config.dtype)
+    target = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
     drafter = None
     if config.draft is not None:
@@ -81,6 +85,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         kv_bytes=config.kv_bytes,
         max_sequences=config.max_sequences,
         max_waiting=config.max_waiting,
+        max_prefill_rows=_MAX_PREFILL_ROWS,
     )
     engine = Engine(
         target,
@@ -103,10 +108,34 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     return engine, tokenizer
 
 
-def _load(name: str, device: str, dtype: str) -> FlatModel:
+def _load_target(config: ServeConfig) -> FlatModel:
+    """Load the target with its linears packed, and find out what drafting may change."""
+    is_on_cpu = config.target_device.startswith("cpu")
+    quantization: Quantization | None = None
+    if config.target_quantization != "auto":
+        quantization = config.target_quantization
+    elif is_on_cpu and config.dtype in ("auto", "float32"):
+        quantization = "float32"
+    target = _load(config.model, config.target_device, config.dtype, quantization)
+    if quantization is not None:
+        check_model(
+            target.model,
+            most_rows=_MAX_PREFILL_ROWS + config.max_sequences * (config.draft_tokens + 1),
+            intermediate_size=getattr(target.config, "intermediate_size", None),
+            # Its sums are taken in an order that follows the number of rows.
+            others={"attention": lambda: False},
+        )
+    return target
+
+
+def _load(
+    name: str, device: str, dtype: str, quantization: Quantization | None = None
+) -> FlatModel:
     if dtype == "auto":
         dtype = "float32" if device.startswith("cpu") else "bfloat16"
-    return FlatModel.load(name, device=device, dtype=getattr(torch, dtype))
+    return FlatModel.load(
+        name, device=device, dtype=getattr(torch, dtype), quantization=quantization
+    )
 
 
 def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:

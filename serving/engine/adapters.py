@@ -21,9 +21,13 @@ from torch import Tensor, nn
 
 from planner.documents import read_document
 from planner.errors import PlannerError
+from serving.engine.kernels import PackedLinear, pack
 from serving.errors import AdapterError
 
 logger = logging.getLogger(__name__)
+
+Linear = nn.Linear | PackedLinear
+"""What an adapter may stand on: a layer as it was loaded, or packed for the processor."""
 
 _WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -60,17 +64,38 @@ class _Manifest(BaseModel):
     adapter_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
 class LowRank:
-    """One layer's update: x goes to `scale * (x A') B'`."""
+    """One layer's update: x goes to `scale * (x A') B'`.
 
-    down_RI: Tensor
-    up_OR: Tensor
-    scale: float
+    In float32 on the processor both products run through the row-invariant kernel: a plain matrix
+    product gives a row other bits at other row counts.
+    """
+
+    def __init__(self, down_RI: Tensor, up_OR: Tensor, scale: float) -> None:
+        """Take A and B in the type and on the device they are computed in."""
+        self._down = _product(down_RI)
+        self._up = _product(up_OR)
+        self._scale = scale
 
     def apply(self, rows_TI: Tensor) -> Tensor:
         """Return the update of the layer's output. Shape: (..., O)."""
-        return (rows_TI @ self.down_RI.T) @ self.up_OR.T * self.scale
+        update: Tensor = self._up(self._down(rows_TI))
+        return update * self._scale
+
+
+def _product(weight_OI: Tensor) -> nn.Module:
+    height, width = weight_OI.shape
+    dense = nn.Linear(width, height, bias=False, device="meta")
+    dense.weight = nn.Parameter(weight_OI, requires_grad=False)
+    if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.float32:
+        return dense
+    packed = pack(dense, "float32")
+    packed.fewest_rows = _FEWEST_ROWS
+    return packed
+
+
+_FEWEST_ROWS = 2
+"""A lone row is padded to two, from where results stay; the start-up test checks it."""
 
 
 Adapter = dict[str, LowRank]
@@ -114,8 +139,9 @@ def read_adapter(
         alpha = _by_pattern(config.alpha_pattern, name, config.lora_alpha)
         scale = alpha / (math.sqrt(rank) if config.use_rslora else rank)
         weight = linear.weight
-        adapter[name] = LowRank(down_RI.to(weight), up_OR.to(weight), scale)
-        _check_magnitude(folder, name, adapter[name])
+        down_RI, up_OR = down_RI.to(weight), up_OR.to(weight)
+        _check_magnitude(folder, name, down_RI, up_OR, scale)
+        adapter[name] = LowRank(down_RI, up_OR, scale)
     return adapter
 
 
@@ -142,15 +168,14 @@ def _check_form(
         )
 
 
-def _check_magnitude(folder: Path, name: str, update: LowRank) -> None:
+def _check_magnitude(folder: Path, name: str, down_RI: Tensor, up_OR: Tensor, scale: float) -> None:
     """Refuse an update whose own product overflows in the type it is computed in."""
-    down_RI, up_OR = update.down_RI, update.up_OR
     largest = float(down_RI.abs().max()) * float(up_OR.abs().max())
     # Bounds every entry of scale * B A; NaN and infinity, from the file or the cast, fail too.
-    bound = abs(update.scale) * down_RI.shape[0] * largest
+    bound = abs(scale) * down_RI.shape[0] * largest
     if not bound <= torch.finfo(down_RI.dtype).max:
         raise AdapterError(
-            f"{folder}: {name!r} is not finite in {_word(down_RI.dtype)} (scale {update.scale:.3g}, "
+            f"{folder}: {name!r} is not finite in {_word(down_RI.dtype)} (scale {scale:.3g}, "
             f"largest product {largest:.3g}); train it again"
         )
 
@@ -274,7 +299,7 @@ class AdapterRows:
 class AdaptedLinear(nn.Module):
     """A linear layer that adds each row's own adapter to the shared base product."""
 
-    def __init__(self, base: nn.Linear, name: str, current: AdapterRows) -> None:
+    def __init__(self, base: Linear, name: str, current: AdapterRows) -> None:
         """Wrap `base`, known to adapters as `name`; `current` is shared by all layers."""
         super().__init__()
         self.base = base
@@ -291,12 +316,12 @@ class AdaptedLinear(nn.Module):
         return output
 
 
-def adaptable_linears(model: nn.Module) -> dict[str, nn.Linear]:
+def adaptable_linears(model: nn.Module) -> dict[str, Linear]:
     """Return the linear layers of `model` by the name adapters know, wrapped ones included."""
-    linears = {}
+    linears: dict[str, Linear] = {}
     for name, module in model.named_modules():
         if isinstance(module, AdaptedLinear):
             linears[name] = module.base
-        elif isinstance(module, nn.Linear) and not name.endswith(".base"):
+        elif isinstance(module, nn.Linear | PackedLinear) and not name.endswith(".base"):
             linears[name] = module
     return linears

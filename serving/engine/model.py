@@ -23,7 +23,9 @@ from serving.engine.adapters import (
     read_adapter,
 )
 from serving.engine.flat_attention import NAME as FLAT_ATTENTION
+from serving.engine.kernels import Quantization
 from serving.engine.kv_cache import SequenceCache
+from serving.engine.packing import replace_linears
 from serving.engine.rows import Rows, lay_flat
 from serving.errors import ModelError
 
@@ -77,8 +79,12 @@ class FlatModel:
         self._current = AdapterRows([])
 
     @classmethod
-    def load(cls, name: str, *, device: str, dtype: torch.dtype) -> "FlatModel":
+    def load(
+        cls, name: str, *, device: str, dtype: torch.dtype, quantization: Quantization | None = None
+    ) -> "FlatModel":
         """Load a local folder or a hub id onto `device`.
+
+        With `quantization` its linears are packed for a processor; `dtype` must then be float32.
 
         Raises:
             ModelError: If there is no such model, its files are malformed, it is no decoder the
@@ -116,6 +122,8 @@ class FlatModel:
             raise ModelError(f"{name}: device {device!r} computes nothing; name a real one")
         flat = cls(model, folder=folder)
         flat.check(name)
+        if quantization is not None:
+            replace_linears(model, quantization)
         return flat
 
     def check(self, name: str) -> None:

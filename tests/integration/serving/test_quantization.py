@@ -1,0 +1,94 @@
+"""The tiny model served with packed weights: drafting changes no token, memory goes down."""
+
+import pytest
+import torch
+
+from serving.config import ServeConfig
+from serving.engine.cost_curve import measure_curve
+from serving.engine.drafter import Drafter
+from serving.engine.engine import Engine, EngineLimits
+from serving.engine.invariance import check_model
+from serving.engine.kv_cache import SequenceCache
+from serving.engine.model import FlatModel, TokenModel
+from serving.engine.rows import Rows
+from serving.engine.sampling import SamplingParams
+from serving.engine.sequence import GenerationRequest
+
+NEW_TOKENS = 24
+KINDS = ["float32", "bfloat16", "int8", "int4"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def packed_target(request, tiny_family) -> FlatModel:
+    """Return the shipped target with packed linears, row counts tested as at start."""
+    folder = str(tiny_family / "target")
+    model = FlatModel.load(folder, device="cpu", dtype=torch.float32, quantization=request.param)
+    guarantee = check_model(
+        model.model, most_rows=60, intermediate_size=model.config.intermediate_size
+    )
+    assert guarantee.is_bit_exact, guarantee.broken_by
+    return model
+
+
+def generate(
+    target: FlatModel, draft: TokenModel | None, prompts: list[list[int]], *, max_sequences: int
+) -> tuple[list[tuple[int, ...]], Engine]:
+    engine = Engine(
+        target,
+        Drafter(draft) if draft else None,
+        num_draft_tokens=4,
+        limits=EngineLimits(kv_bytes=1 << 28, max_sequences=max_sequences, max_waiting=1000),
+        eos_ids=frozenset(),
+    )
+    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS)
+    texts: dict[str, tuple[int, ...]] = {}
+    for index, prompt in enumerate(prompts):
+        engine.add(GenerationRequest(str(index), tuple(prompt), params, seed=index))
+        texts[str(index)] = ()
+    while engine.has_work:
+        for output in engine.step():
+            texts[output.request_id] += output.tokens
+    return list(texts.values()), engine
+
+
+def test_greedy_tokens_are_the_same_with_and_without_the_draft(
+    packed_target, draft, prompts, request
+):
+    """With every type of weight: alone, drafted, and drafted in batches of eight."""
+    if "bfloat16" in request.node.name:
+        reason = "bfloat16 logits are often equal, and attention's last bits depend on other rows"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+    plain, _ = generate(packed_target, None, prompts[:20], max_sequences=1)
+    drafted, engine = generate(packed_target, draft, prompts[:20], max_sequences=1)
+    batched, _ = generate(packed_target, draft, prompts[:20], max_sequences=8)
+    assert drafted == plain
+    assert batched == plain
+    assert engine.counters.accepted_tokens > 0
+
+
+def test_packed_weights_stay_close_to_the_dense_model(packed_target, target, prompts):
+    """Most of the likeliest tokens are the dense model's own."""
+    tokens = prompts[0] + prompts[13] + prompts[27]
+    dense = target.forward([Rows(tokens, SequenceCache(128), len(tokens))])
+    packed = packed_target.forward([Rows(tokens, SequenceCache(128), len(tokens))])
+    agreeing = (dense.argmax(-1) == packed.argmax(-1)).float().mean()
+    assert float(agreeing) >= 0.8
+
+
+def test_the_cost_curve_has_every_row_count_of_one_pass(target):
+    """A calibration out of time still measures each count once, by the clock it is given."""
+    ticks = iter(float(number) for number in range(1000))
+    curve = measure_curve(
+        target, name="target", row_counts=(1, 4), most_seconds=0, clock=lambda: next(ticks)
+    )
+    assert curve.seconds_by_rows == {1: 1.0, 4: 1.0}
+    assert curve.repeats == 1
+    assert curve.ratio(4) == 1.0
+    assert curve.as_json()["seconds_by_rows"] == {"1": 1.0, "4": 1.0}
+
+
+def test_quantization_off_the_processor_is_refused():
+    """The packed kernels are a CPU's; asking for them elsewhere or in another type says so."""
+    for fields in ({"target_device": "cuda:0"}, {"dtype": "bfloat16"}):
+        with pytest.raises(ValueError, match="target_quantization int8 is for a CPU"):
+            ServeConfig(model="m", served_model_name="m", target_quantization="int8", **fields)
