@@ -25,6 +25,18 @@ class EngineCollector(Collector):
         counters = self._engine.counters
         yield self._gauge("num_requests_running", "Requests with memory", self._engine.num_running)
         yield self._gauge("num_requests_waiting", "Requests in the queue", self._engine.num_waiting)
+        pages = self._engine.kv_pages
+        usage = pages.num_in_use / pages.num_pages
+        yield self._gauge("kv_cache_usage_perc", "KV pages in use, 1 is all", usage)
+        yield self._counter(
+            "prefix_cache_queries", "Tokens looked up among shared pages", pages.query_tokens
+        )
+        yield self._counter("prefix_cache_hits", "Tokens found there", pages.hit_tokens)
+        yield self._counter(
+            "num_preemptions",
+            "Requests that lost their memory to an older one",
+            self._engine.num_preemptions,
+        )
         yield self._counter("prompt_tokens", "Prompt tokens taken", counters.prompt_tokens)
         yield self._counter("generation_tokens", "Tokens generated", counters.generation_tokens)
         yield self._counter("spec_decode_num_drafts", "Drafting rounds", counters.drafts)
@@ -36,6 +48,12 @@ class EngineCollector(Collector):
             "failed_requests",
             "Requests ended because their logits were not finite",
             counters.failed_requests,
+            prefix="motley",
+        )
+        yield self._counter(
+            "drafts_without_room",
+            "Drafts not made because the draft's memory was full",
+            self._engine.num_drafts_without_room,
             prefix="motley",
         )
 

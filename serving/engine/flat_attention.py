@@ -188,10 +188,12 @@ def _tail_parts(
     """
     num_spans, num_kv_heads = group.num_spans, group.num_kv_heads
     by_page = weights.view(-1, num_kv_heads, *weights.shape[1:]).index_select(0, tails)
-    joined = by_page.unflatten(0, (num_spans, -1)).permute(0, 2, 3, 1, 4).flatten(3)
+    joined = by_page.view(num_spans, -1, *by_page.shape[1:]).permute(0, 2, 3, 1, 4).flatten(3)
     of_blocks = (joined.unsqueeze(1) * group.members).flatten(0, 2)
     tail_values = values.view(-1, num_kv_heads, *values.shape[1:]).index_select(0, tails)
-    joined_values = tail_values.unflatten(0, (num_spans, -1)).transpose(1, 2).flatten(2, 3)
+    joined_values = (
+        tail_values.view(num_spans, -1, *tail_values.shape[1:]).transpose(1, 2).flatten(2, 3)
+    )
     num_blocks = group.members.shape[1]
     repeated = joined_values.unsqueeze(1).expand(-1, num_blocks, -1, -1, -1).flatten(0, 2)
     parts = torch.bmm(of_blocks, repeated).view(num_spans * num_blocks, -1)

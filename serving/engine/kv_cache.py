@@ -26,11 +26,6 @@ class KVPool:
         return cls(pages_for(num_tokens))
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens the pool holds."""
-        return self.pages.num_pages * PAGE_TOKENS
-
-    @property
     def num_layers(self) -> int:
         """Layers that have written so far."""
         return len(self._layers)

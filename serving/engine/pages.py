@@ -38,6 +38,11 @@ class PagePool:
         self._unused: OrderedDict[int, None] = OrderedDict()
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens all pages hold."""
+        return self.num_pages * PAGE_TOKENS
+
+    @property
     def num_available(self) -> int:
         """Pages that `take` can still give, known ones without a user included."""
         return len(self._free) + len(self._unused)

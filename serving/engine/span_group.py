@@ -114,9 +114,14 @@ class SpanGroup:
         """Decide the axis: owner and number of each page, and where each span's pages are on it."""
         firsts = [piece.first_page(self._window) for piece in self._pieces]
         self._firsts = firsts
-        pages = [p for piece, first in zip(self._pieces, firsts, strict=True)
-                 for p in piece.pages[first:]]
-        counts = [len(piece.pages) - first for piece, first in zip(self._pieces, firsts, strict=True)]
+        pages = [
+            p
+            for piece, first in zip(self._pieces, firsts, strict=True)
+            for p in piece.pages[first:]
+        ]
+        counts = [
+            len(piece.pages) - first for piece, first in zip(self._pieces, firsts, strict=True)
+        ]
         owner = np.repeat(np.arange(self.num_spans), counts)
         number = np.concatenate(
             [np.arange(first, first + count) for first, count in zip(firsts, counts, strict=True)]
@@ -143,7 +148,8 @@ class SpanGroup:
         num_heads = self.num_kv_heads * self.num_shared
         head_GJ = np.arange(num_heads).reshape(self.num_kv_heads, self.num_shared)
         row_NR = self._row_SR[self._owner_N] * num_heads
-        return (row_NR[:, None, :, None] + head_GJ[None, :, None, :]).reshape(-1)
+        places: NDArray[np.int64] = row_NR[:, None, :, None] + head_GJ[None, :, None, :]
+        return places.reshape(-1)
 
     def _set_maxima(self) -> None:
         """Say which pages' largest scores belong together; None where all do."""
@@ -152,7 +158,9 @@ class SpanGroup:
         if self.num_spans == 1 and not self._has_holes:
             return
         counts = np.diff(self._starts)
-        index_SB = self._starts[:-1, None] + np.minimum(np.arange(counts.max()), counts[:, None] - 1)
+        index_SB = self._starts[:-1, None] + np.minimum(
+            np.arange(counts.max()), counts[:, None] - 1
+        )
         self.maxima = self._on_device(self._place[index_SB].reshape(-1))
         self.owner = self._on_device(self._owner_N)
 
@@ -193,7 +201,8 @@ class SpanGroup:
     def _tail(self, span: int) -> NDArray[np.int64]:
         """Return where the pages behind a span's full past pages are on the axis."""
         first = self._pieces[span].past // PAGE_TOKENS - self._firsts[span]
-        return self._place[self._starts[span] + first : self._starts[span + 1]]
+        tail: NDArray[np.int64] = self._place[self._starts[span] + first : self._starts[span + 1]]
+        return tail
 
     def _mark_trees(self, key_NK: NDArray[np.int64], is_open_NRK: NDArray[np.bool_]) -> None:
         """Give tree rows the place of their depth, and open to each row its own ancestors only."""
@@ -223,8 +232,10 @@ class SpanGroup:
                 num_full = self._starts[span + 1] - self._starts[span] - len(self._tail(span))
                 start = self._starts[span]
                 first_tail = len(self._owner_N) + _TAIL_PAGES * span
-                parts += [self._place[start : start + num_full],
-                          np.arange(first_tail, first_tail + _TAIL_PAGES)]
+                parts += [
+                    self._place[start : start + num_full],
+                    np.arange(first_tail, first_tail + _TAIL_PAGES),
+                ]
                 owners += [span] * (num_full + _TAIL_PAGES)
             order, owner = np.concatenate(parts), np.array(owners)
         self.order: Tensor | None = None

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.rows import Rows
@@ -72,7 +72,8 @@ def test_greedy_tokens_are_transformers_own(target, tiny_family, prompts):
 
 def test_ragged_rows_equal_separate_forwards(target, prompts):
     """Prefill chunks and decode rows in one flat batch give transformers' logits to 1e-4."""
-    caches = [SequenceCache(64) for _ in range(3)]
+    pool = KVPool(6)
+    caches = [SequenceCache(pool) for _ in range(3)]
     known = [prompts[0], prompts[11], prompts[22]]
     target.forward([Rows(known[0][:3], caches[0]), Rows(known[1][:1], caches[1])])
     caches[0].commit(3)
@@ -84,7 +85,7 @@ def test_ragged_rows_equal_separate_forwards(target, prompts):
         ]
     )
     separate = [
-        target.forward([Rows(tokens, SequenceCache(64), len(tokens))])[start:]
+        target.forward([Rows(tokens, SequenceCache(KVPool.for_tokens(64)), len(tokens))])[start:]
         for tokens, start in zip(known, (3, 1, 0), strict=True)
     ]
     assert torch.allclose(flat, torch.cat(separate), atol=1e-4)
@@ -93,7 +94,7 @@ def test_ragged_rows_equal_separate_forwards(target, prompts):
 def test_the_cache_after_roll_back_equals_a_fresh_prefill(target, prompts):
     """Rejected rows leave keys and values as if they had never been, to 1e-5 relative."""
     tokens = prompts[3] + prompts[4]
-    rolled, fresh = SequenceCache(128), SequenceCache(128)
+    rolled, fresh = SequenceCache(KVPool.for_tokens(128)), SequenceCache(KVPool.for_tokens(128))
     target.forward([Rows(tokens[:5], rolled)])
     rolled.commit(5)
     for guess in (7, 8, 9):
