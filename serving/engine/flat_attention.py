@@ -112,7 +112,8 @@ def attend(
         for group in tables.groups
     ]
     mixed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return mixed.index_select(0, tables.read).view(1, num_rows, num_heads, -1).to(query.dtype)
+    ordered = mixed.index_select(0, tables.read).view(1, num_rows, num_heads, -1)
+    return ordered if ordered.dtype == query.dtype else ordered.to(query.dtype)
 
 
 def _attend_group(
@@ -125,12 +126,13 @@ def _attend_group(
 ) -> Tensor:
     """Return mixed values by span, head and row, in float32. Shape: (S G R J, D)."""
     keys, values = (_pages(pages, group) for pages in (keys_PGKD, values_PGKD))
-    queries = query_rows.index_select(0, group.queries).float().mul_(scaling)
+    queries = _in_float32(query_rows.index_select(0, group.queries))
     scores = torch.bmm(queries.view(len(keys), -1, queries.shape[-1]), keys.mT)
     if softcap is not None:
-        scores.div_(softcap).tanh_().mul_(softcap)
-    _by_page(scores, group).add_(group.mask)
-    weights = _exponentials(scores, group)
+        scores.mul_(scaling / softcap).tanh_()
+    by_page = scores.view(-1, *group.mask_shape)
+    scores = torch.add(group.mask, by_page, alpha=scaling if softcap is None else softcap)
+    weights = _exponentials(scores, group).view(len(keys), -1, PAGE_TOKENS)
     parts, norms = torch.bmm(weights, values), _norms(weights)
     num_pages = len(keys) // group.num_kv_heads
     parts, norms = parts.view(num_pages, -1), norms.view(num_pages, -1)
@@ -144,13 +146,15 @@ def _attend_group(
 def _pages(pages_PGKD: Tensor, group: SpanGroup) -> Tensor:
     """Return the group's pages by page and head. Shape: (N G, K, D)."""
     where = group.pages
-    chosen = pages_PGKD[where] if isinstance(where, slice) else pages_PGKD.index_select(0, where)
-    return chosen.float().flatten(0, 1)
+    if isinstance(where, Tensor):
+        chosen = pages_PGKD.index_select(0, where)
+    else:
+        chosen = pages_PGKD.narrow(0, *where)
+    return _in_float32(chosen).flatten(0, 1)
 
 
-def _by_page(scores: Tensor, group: SpanGroup) -> Tensor:
-    """Return a view by page, key-value head, row, query head and token. Shape: (N, G, R, J, K)."""
-    return scores.view(-1, group.num_kv_heads, group.num_rows, group.num_shared, PAGE_TOKENS)
+def _in_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float32 else tensor.float()
 
 
 def _exponentials(scores: Tensor, group: SpanGroup) -> Tensor:

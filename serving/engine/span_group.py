@@ -81,8 +81,8 @@ class SpanGroup:
         self.num_shared = num_heads // num_kv_heads
         least = -(-LEAST_PRODUCT_ROWS // self.num_shared)
         self.num_rows = max(least, pieces[0].num_padded_rows)
-        self.pages: slice | Tensor
-        """The pages on the axis: a view of the pool where they lie close together, or a copy."""
+        self.pages: tuple[int, int] | Tensor
+        """The pages on the axis: first and number where they lie close together, or each of them."""
         self._lay_out()
         row_S1 = np.array([[piece.start] for piece in pieces])
         last_S1 = np.array([[piece.num_rows - 1] for piece in pieces])
@@ -131,7 +131,7 @@ class SpanGroup:
         num_holes = high - low - len(pages)
         is_close = num_holes <= _MOST_HOLES_FRACTION * len(pages) and len(set(pages)) == len(pages)
         if is_close:
-            self.pages = slice(low, high)
+            self.pages = low, high - low
             self._place = np.array(pages) - low
             self._owner_N = np.zeros(high - low, dtype=np.int64)
             self._number_N = np.full(high - low, -1)
@@ -186,6 +186,7 @@ class SpanGroup:
         mask_NRK = np.where(visible_NRK, np.float32(0), np.float32(-np.inf))
         self.mask = self._on_device(mask_NRK[:, None, :, None, :])
         """What is added to the scores. Shape: (N, 1, R, 1, K)."""
+        self.mask_shape = self.num_kv_heads, self.num_rows, self.num_shared, PAGE_TOKENS
         self.tails: Tensor | None = None
         """Where the last two pages of each straddling tree are on the axis. Shape: (2 S,)."""
         if self._pieces[0].straddles:
