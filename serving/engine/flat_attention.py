@@ -34,6 +34,9 @@ _OTHER_KINDS = ("s_aux", "position_bias", "alibi", "block_mask", "cu_seq_lens_q"
 _MOST_TERMS = 128
 """Products up to this reduction length are single chains; from about 192 on they are blocked."""
 
+_CACHED_FLOATS = 1 << 17
+"""Numbers of one copy of pages: half a megabyte stays in a core's own cache."""
+
 _NORM_COLUMNS = 16
 """Columns of ones that sum the weights: whole vectors, as in the product with the values."""
 
@@ -125,32 +128,43 @@ def _attend_group(
     softcap: float | None,
 ) -> Tensor:
     """Return mixed values by span, head and row, in float32. Shape: (S G R J, D)."""
-    keys, values = (_pages(pages, group) for pages in (keys_PGKD, values_PGKD))
+    num_pages, num_kv_heads = group.num_pages, group.num_kv_heads
     queries = _in_float32(query_rows.index_select(0, group.queries))
-    scores = torch.bmm(queries.view(len(keys), -1, queries.shape[-1]), keys.mT)
+    queries = queries.view(num_pages * num_kv_heads, -1, queries.shape[-1])
+    scores = _product(queries, keys_PGKD, group, is_transposed=True)
     if softcap is not None:
         scores.mul_(scaling / softcap).tanh_()
     by_page = scores.view(-1, *group.mask_shape)
     scores = torch.add(group.mask, by_page, alpha=scaling if softcap is None else softcap)
-    weights = _exponentials(scores, group).view(len(keys), -1, PAGE_TOKENS)
-    parts, norms = torch.bmm(weights, values), _norms(weights)
-    num_pages = len(keys) // group.num_kv_heads
+    weights = _exponentials(scores, group).view(len(queries), -1, PAGE_TOKENS)
+    parts, norms = _product(weights, values_PGKD, group), _norms(weights)
     parts, norms = parts.view(num_pages, -1), norms.view(num_pages, -1)
     if group.tails is not None:
-        tail_parts, tail_norms = _tail_parts(group, group.tails, weights, values)
+        tail_parts, tail_norms = _tail_parts(group, group.tails, weights, values_PGKD)
         parts, norms = torch.cat([parts, tail_parts]), torch.cat([norms, tail_norms])
-    mixed = _sum_in_order(group, parts).view(-1, values.shape[-1])
+    mixed = _sum_in_order(group, parts).view(-1, values_PGKD.shape[-1])
     return mixed / _sum_in_order(group, norms).view(-1, _NORM_COLUMNS)[:, :1]
 
 
-def _pages(pages_PGKD: Tensor, group: SpanGroup) -> Tensor:
-    """Return the group's pages by page and head. Shape: (N G, K, D)."""
-    where = group.pages
-    if isinstance(where, Tensor):
-        chosen = pages_PGKD.index_select(0, where)
-    else:
-        chosen = pages_PGKD.narrow(0, *where)
-    return _in_float32(chosen).flatten(0, 1)
+def _product(
+    left: Tensor, pages: Tensor, group: SpanGroup, *, is_transposed: bool = False
+) -> Tensor:
+    """Multiply by the pages of the group or their transposes, by page and head. Shape: (N G, rows, ...).
+
+    Pages are copied a few at a time: the product reads its right side in an order that is slow on
+    what is not in the cache, and pages of several sequences are no view.
+    """
+    num_pages, num_kv_heads = group.num_pages, group.num_kv_heads
+    step = max(1, _CACHED_FLOATS // pages.stride(0))
+    if group.run_start is not None and num_pages <= step:
+        run = _in_float32(pages.narrow(0, group.run_start, num_pages)).flatten(0, 1)
+        return torch.bmm(left, run.mT if is_transposed else run)
+    products = []
+    for start in range(0, num_pages, step):
+        some = _in_float32(pages.index_select(0, group.pages[start : start + step])).flatten(0, 1)
+        rows = slice(start * num_kv_heads, (start + step) * num_kv_heads)
+        products.append(torch.bmm(left[rows], some.mT if is_transposed else some))
+    return products[0] if len(products) == 1 else torch.cat(products)
 
 
 def _in_float32(tensor: Tensor) -> Tensor:
@@ -184,7 +198,7 @@ def _ones(length: int, device: torch.device) -> Tensor:
 
 
 def _tail_parts(
-    group: SpanGroup, tails: Tensor, weights: Tensor, values: Tensor
+    group: SpanGroup, tails: Tensor, weights: Tensor, values_PGKD: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return parts and norms of straddling trees' last two blocks. Shape: (2 S, ...).
 
@@ -194,7 +208,7 @@ def _tail_parts(
     by_page = weights.view(-1, num_kv_heads, *weights.shape[1:]).index_select(0, tails)
     joined = by_page.view(num_spans, -1, *by_page.shape[1:]).permute(0, 2, 3, 1, 4).flatten(3)
     of_blocks = (joined.unsqueeze(1) * group.members).flatten(0, 2)
-    tail_values = values.view(-1, num_kv_heads, *values.shape[1:]).index_select(0, tails)
+    tail_values = _in_float32(values_PGKD.index_select(0, group.pages[tails]))
     joined_values = (
         tail_values.view(num_spans, -1, *tail_values.shape[1:]).transpose(1, 2).flatten(2, 3)
     )

@@ -20,9 +20,6 @@ from serving.engine.pages import PAGE_TOKENS
 LEAST_PRODUCT_ROWS = 4
 """Matrix products of fewer rows take other kernels, with other rounding."""
 
-_MOST_HOLES_FRACTION = 0.25
-"""Pages of others among a group's own for which a view of all still is cheaper than a copy."""
-
 _TAIL_PAGES = 2
 
 
@@ -81,8 +78,8 @@ class SpanGroup:
         self.num_shared = num_heads // num_kv_heads
         least = -(-LEAST_PRODUCT_ROWS // self.num_shared)
         self.num_rows = max(least, pieces[0].num_padded_rows)
-        self.pages: tuple[int, int] | Tensor
-        """The pages on the axis: first and number where they lie close together, or each of them."""
+        self.pages: Tensor
+        """The pages on the axis. Shape: (N,)."""
         self._lay_out()
         row_S1 = np.array([[piece.start] for piece in pieces])
         last_S1 = np.array([[piece.num_rows - 1] for piece in pieces])
@@ -122,27 +119,16 @@ class SpanGroup:
         counts = [
             len(piece.pages) - first for piece, first in zip(self._pieces, firsts, strict=True)
         ]
-        owner = np.repeat(np.arange(self.num_spans), counts)
-        number = np.concatenate(
+        self._starts = np.concatenate(([0], np.cumsum(counts)))
+        self.pages = self._on_device(np.array(pages))
+        self._owner_N = np.repeat(np.arange(self.num_spans), counts)
+        self._number_N = np.concatenate(
             [np.arange(first, first + count) for first, count in zip(firsts, counts, strict=True)]
         )
-        self._starts = np.concatenate(([0], np.cumsum(counts)))
-        low, high = min(pages), max(pages) + 1
-        num_holes = high - low - len(pages)
-        is_close = num_holes <= _MOST_HOLES_FRACTION * len(pages) and len(set(pages)) == len(pages)
-        if is_close:
-            self.pages = low, high - low
-            self._place = np.array(pages) - low
-            self._owner_N = np.zeros(high - low, dtype=np.int64)
-            self._number_N = np.full(high - low, -1)
-            self._owner_N[self._place] = owner
-            self._number_N[self._place] = number
-        else:
-            self.pages = self._on_device(np.array(pages))
-            self._place = np.arange(len(pages))
-            self._owner_N, self._number_N = owner, number
-        self._owner = owner
-        self._has_holes = bool(is_close and num_holes)
+        self.num_pages = len(pages)
+        is_run = pages == list(range(pages[0], pages[0] + len(pages)))
+        self.run_start = pages[0] if is_run else None
+        """First page where the axis is a run of the pool's pages."""
 
     def _query_places(self) -> NDArray[np.int64]:
         num_heads = self.num_kv_heads * self.num_shared
@@ -155,23 +141,21 @@ class SpanGroup:
         """Say which pages' largest scores belong together; None where all do."""
         self.maxima: Tensor | None = None
         self.owner: Tensor | None = None
-        if self.num_spans == 1 and not self._has_holes:
+        if self.num_spans == 1:
             return
         counts = np.diff(self._starts)
         index_SB = self._starts[:-1, None] + np.minimum(
             np.arange(counts.max()), counts[:, None] - 1
         )
-        self.maxima = self._on_device(self._place[index_SB].reshape(-1))
+        self.maxima = self._on_device(index_SB.reshape(-1))
         self.owner = self._on_device(self._owner_N)
 
     def _set_masks(self) -> None:
         """Make the mask of the axis and, for straddling trees, of their tails."""
         key_NK = self._number_N[:, None] * PAGE_TOKENS + np.arange(PAGE_TOKENS)
-        is_open_NRK = np.broadcast_to(
-            (self._number_N >= 0)[:, None, None], (len(key_NK), self.num_rows, PAGE_TOKENS)
-        )
+        is_open_NRK = None
         if any(piece.parents is not None for piece in self._pieces):
-            is_open_NRK = is_open_NRK.copy()
+            is_open_NRK = np.ones((len(key_NK), self.num_rows, PAGE_TOKENS), dtype=bool)
             self._mark_trees(key_NK, is_open_NRK)
         position_SR = np.array(
             [
@@ -180,7 +164,9 @@ class SpanGroup:
             ]
         )
         distance_NRK = position_SR[self._owner_N][:, :, None] - key_NK[:, None, :]
-        visible_NRK = is_open_NRK & (distance_NRK >= 0)
+        visible_NRK = distance_NRK >= 0
+        if is_open_NRK is not None:
+            visible_NRK &= is_open_NRK
         if self._window is not None:
             visible_NRK &= distance_NRK < self._window
         mask_NRK = np.where(visible_NRK, np.float32(0), np.float32(-np.inf))
@@ -202,8 +188,7 @@ class SpanGroup:
     def _tail(self, span: int) -> NDArray[np.int64]:
         """Return where the pages behind a span's full past pages are on the axis."""
         first = self._pieces[span].past // PAGE_TOKENS - self._firsts[span]
-        tail: NDArray[np.int64] = self._place[self._starts[span] + first : self._starts[span + 1]]
-        return tail
+        return np.arange(self._starts[span] + first, self._starts[span + 1])
 
     def _mark_trees(self, key_NK: NDArray[np.int64], is_open_NRK: NDArray[np.bool_]) -> None:
         """Give tree rows the place of their depth, and open to each row its own ancestors only."""
@@ -226,29 +211,25 @@ class SpanGroup:
 
     def _set_sums(self) -> None:
         """Say in which order parts are summed, and to which span each belongs."""
-        order, owner = self._place, self._owner
-        if self.tails is not None:
-            parts, owners = [], []
-            for span in range(self.num_spans):
-                num_full = self._starts[span + 1] - self._starts[span] - len(self._tail(span))
-                start = self._starts[span]
-                first_tail = len(self._owner_N) + _TAIL_PAGES * span
-                parts += [
-                    self._place[start : start + num_full],
-                    np.arange(first_tail, first_tail + _TAIL_PAGES),
-                ]
-                owners += [span] * (num_full + _TAIL_PAGES)
-            order, owner = np.concatenate(parts), np.array(owners)
         self.order: Tensor | None = None
         """Parts in order of their blocks, where it is not the axis's."""
-        if self.tails is not None or not np.array_equal(order, np.arange(len(self._owner_N))):
-            self.order = self._on_device(order)
+        owner = self._owner_N
+        if self.tails is not None:
+            parts = []
+            for span, start in enumerate(self._starts[:-1]):
+                first_tail = len(self._owner_N) + _TAIL_PAGES * span
+                parts += [
+                    np.arange(start, self._tail(span)[0]),
+                    np.arange(first_tail, first_tail + _TAIL_PAGES),
+                ]
+            # As many parts as pages: each tail page's own part gives way to a block's.
+            self.order = self._on_device(np.concatenate(parts))
         num_sums = max(LEAST_PRODUCT_ROWS, self.num_spans)
         sums_MB = np.zeros((num_sums, len(owner)), dtype=np.float32)
         sums_MB[owner, np.arange(len(owner))] = 1
         self.sums: Tensor | None = None
         """1 where a part belongs to a span; None where each span has one. Shape: (>= S, B)."""
-        if self.order is not None or len(owner) > self.num_spans:
+        if len(owner) > self.num_spans:
             self.sums = self._on_device(sums_MB)
 
     def _on_device(self, array: NDArray[np.generic]) -> Tensor:
