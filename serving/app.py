@@ -129,7 +129,13 @@ class _Endpoint:
         return Response(content, media_type="text/plain; version=0.0.4")
 
     async def version(self) -> Response:
-        return JSONResponse({"version": version("motley"), "engine": "motley"})
+        return JSONResponse(
+            {
+                "version": version("motley"),
+                "engine": "motley",
+                "guarantee": self._runner.engine.guarantee,
+            }
+        )
 
     async def _generate(self, request: Request, body: GenerateBody) -> Response:
         prepared = self._service.prepare(body, request.state.request_id)

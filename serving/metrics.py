@@ -25,6 +25,18 @@ class EngineCollector(Collector):
         counters = self._engine.counters
         yield self._gauge("num_requests_running", "Requests with memory", self._engine.num_running)
         yield self._gauge("num_requests_waiting", "Requests in the queue", self._engine.num_waiting)
+        pages = self._engine.kv_pages
+        usage = pages.num_in_use / pages.num_pages
+        yield self._gauge("kv_cache_usage_perc", "KV pages in use, 1 is all", usage)
+        yield self._counter(
+            "prefix_cache_queries", "Tokens looked up among shared pages", pages.query_tokens
+        )
+        yield self._counter("prefix_cache_hits", "Tokens found there", pages.hit_tokens)
+        yield self._counter(
+            "num_preemptions",
+            "Requests that lost their memory to an older one",
+            self._engine.num_preemptions,
+        )
         yield self._counter("prompt_tokens", "Prompt tokens taken", counters.prompt_tokens)
         yield self._counter("generation_tokens", "Tokens generated", counters.generation_tokens)
         yield self._counter("spec_decode_num_drafts", "Drafting rounds", counters.drafts)
@@ -38,6 +50,19 @@ class EngineCollector(Collector):
             counters.failed_requests,
             prefix="motley",
         )
+        yield self._counter(
+            "drafts_without_room",
+            "Drafts not made because the draft's memory was full",
+            self._engine.num_drafts_without_room,
+            prefix="motley",
+        )
+        guarantee = GaugeMetricFamily(
+            "motley:guarantee_info",
+            "How exactly greedy output is the target's own, as the start-up test found",
+            labels=["model_name", "guarantee"],
+        )
+        guarantee.add_metric([self._model_name, self._engine.guarantee], 1)
+        yield guarantee
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])

@@ -14,8 +14,9 @@ from planner import listening
 from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
+from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
-from serving.engine.engine import Engine, EngineLimits
+from serving.engine.engine import UNTESTED_GUARANTEE, Engine, EngineLimits
 from serving.engine.invariance import check_model
 from serving.engine.kernels import Quantization
 from serving.engine.lean_llama import leanest
@@ -74,7 +75,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     Raises:
         ModelError: If one cannot be loaded or draft and target do not share a vocabulary.
     """
-    target = _load_target(config)
+    target, guarantee = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
     drafter = None
     if config.draft is not None:
@@ -93,6 +94,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         num_draft_tokens=config.draft_tokens,
         limits=limits,
         eos_ids=_eos_ids(target),
+        guarantee=guarantee,
     )
     logger.info(
         "loaded target=%s target_device=%s draft=%s draft_device=%s draft_tokens=%d "
@@ -103,13 +105,13 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         config.draft_device,
         config.draft_tokens if drafter else 0,
         engine.context_tokens,
-        "greedy output equals the target's own up to floating-point order",
+        guarantee,
     )
     return engine, tokenizer
 
 
-def _load_target(config: ServeConfig) -> FlatModel:
-    """Load the target with its linears packed, and find out what drafting may change."""
+def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
+    """Load the target with its linears packed; return it and what drafting may change, in words."""
     is_on_cpu = config.target_device.startswith("cpu")
     quantization: Quantization | None = None
     if config.target_quantization != "auto":
@@ -117,15 +119,15 @@ def _load_target(config: ServeConfig) -> FlatModel:
     elif is_on_cpu and config.dtype in ("auto", "float32"):
         quantization = "float32"
     target = _load(config.model, config.target_device, config.dtype, quantization)
+    guarantee = UNTESTED_GUARANTEE
     if quantization is not None:
-        check_model(
+        guarantee = check_model(
             target.model,
             most_rows=_MAX_PREFILL_ROWS + config.max_sequences * (config.draft_tokens + 1),
             intermediate_size=getattr(target.config, "intermediate_size", None),
-            # Its sums are taken in an order that follows the number of rows.
-            others={"attention": lambda: False},
-        )
-    return target
+            others={"attention": lambda: attention_is_row_invariant(target.config)},
+        ).name
+    return target, guarantee
 
 
 def _load(

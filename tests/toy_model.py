@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import torch
 
+from serving.engine.kv_cache import KVPool
 from serving.engine.rows import Rows
 
 
 class TableModel:
     """A model whose logits after a token are a row of a table: a first-order Markov chain.
 
-    It keeps its own record of the tokens in each cache, and so notices an engine that feeds a
-    wrong continuation after a roll-back.
+    It keeps its own record of the slots of each pool that were written, and so notices a cache that
+    claims tokens nobody computed, and an engine that lacks room for what it feeds.
     """
 
     context_tokens = 4096
@@ -21,22 +22,19 @@ class TableModel:
         """Take the table. Shape: (vocabulary, vocabulary)."""
         self._logits = logits
         self.vocabulary_size = logits.shape[-1]
-        self._seen: dict[int, list[int]] = {}
+        self._written: dict[KVPool, set[int]] = {}
 
     def forward(self, batch: Sequence[Rows]) -> torch.Tensor:
         """Return the table's rows for the wanted tokens."""
         wanted = []
         for rows in batch:
-            seen = self._seen.setdefault(id(rows.cache), [])
-            del seen[rows.cache.length :]
-            assert len(seen) == rows.cache.length, "the cache claims tokens it was never given"
-            seen.extend(rows.tokens)
+            cache, written = rows.cache, self._written.setdefault(rows.cache.pool, set())
+            past = {cache.slot(place) for place in range(cache.length)}
+            assert past <= written, "the cache claims tokens it was never given"
+            assert cache.num_reserved_rows >= len(rows.tokens), "rows need room"
+            written |= {cache.slot(cache.length + row) for row in range(len(rows.tokens))}
             wanted.extend(rows.tokens[-rows.num_logits :])
         return self._logits[torch.tensor(wanted)]
-
-    def forget(self) -> None:
-        """Drop the record, before caches of new requests reuse an old one's identity."""
-        self._seen.clear()
 
 
 def random_table(vocabulary_size: int, seed: int, scale: float = 1.5) -> torch.Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import TokenModel
 from serving.engine.rows import Rows
 
@@ -70,7 +70,7 @@ def measure_curve(
     """
     past = min(_CONTEXT_TOKENS, model.context_tokens // 2)
     counts = [count for count in row_counts if past + count <= model.context_tokens]
-    cache = SequenceCache(past + max(counts))
+    cache = SequenceCache(KVPool.for_tokens(past + max(counts)))
     model.forward([Rows([_TOKEN] * past, cache)])
     cache.commit(past)
     samples: dict[int, list[float]] = {count: [] for count in counts}

@@ -44,6 +44,8 @@ class Drafter:
         """
         self._model = model
         self._vocabulary_size = vocabulary_size
+        self.num_without_room = 0
+        """Drafts not made because the draft's pool was full."""
 
     @property
     def model(self) -> TokenModel:
@@ -54,10 +56,11 @@ class Drafter:
         """Return one draft for each scheduled sequence, empty where none was asked for.
 
         Each sequence's draft cache first catches up with its tokens. The drafts' own rows stay in
-        it until `settle` says which of them came true.
+        it until `settle` says which of them came true. A sequence for which the draft's pool has
+        no pages goes without a draft.
         """
         drafts = [Draft() for _ in step]
-        wanted = [0 if self._catches_up(part) else part.num_drafts for part in step]
+        wanted = [self._num_drafts(part) for part in step]
         for level in range(max(wanted, default=0)):
             active = [i for i, count in enumerate(wanted) if count > level]
             batch = [self._rows(step[i].sequence, drafts[i]) for i in active]
@@ -72,20 +75,29 @@ class Drafter:
         """Keep the draft cache's rows of the first `num_true` tokens and forget rejected ones."""
         cache = sequence.draft_cache
         cache.roll_back(min(cache.length, num_true))
+        cache.publish(sequence.tokens)
 
-    def _catches_up(self, part: Scheduled) -> bool:
-        """Whether the draft is far behind, and this step only feeds it a chunk of what it missed.
+    def _num_drafts(self, part: Scheduled) -> int:
+        """Return how many tokens to draft, having fed the draft what it is far behind.
 
         A long prompt then delays drafting for its own sequence, and no other sequence.
         """
         sequence, cache = part.sequence, part.sequence.draft_cache
+        if part.num_drafts == 0:
+            return 0
+        if not cache.pages:
+            cache.share_prefix(sequence.tokens)
         missed = len(sequence.tokens) - cache.length
-        if part.num_drafts == 0 or missed <= MOST_CATCH_UP_ROWS:
-            return False
+        if not cache.reserve(missed + part.num_drafts - 1):
+            self.num_without_room += 1
+            return 0
+        if missed <= MOST_CATCH_UP_ROWS:
+            return part.num_drafts
         chunk = sequence.tokens[cache.length : cache.length + MOST_CATCH_UP_ROWS]
         self._model.forward([Rows(chunk, cache)])
         cache.commit(len(chunk))
-        return True
+        cache.publish(sequence.tokens)
+        return 0
 
     def _fit(self, logits_NV: Tensor) -> Tensor:
         """Cut or fill the logits to the target's width; filled ids are never drafted."""

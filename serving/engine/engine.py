@@ -10,8 +10,9 @@ from torch import Tensor
 from serving.engine.acceptance import accept_greedy, accept_sampled
 from serving.engine.adapters import Adapter
 from serving.engine.drafter import Draft, Drafter, stack
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import TargetModel
+from serving.engine.pages import PAGE_TOKENS, PagePool
 from serving.engine.rows import Rows
 from serving.engine.sampling import Purpose, distribution
 from serving.engine.scheduler import Scheduled, Scheduler
@@ -27,8 +28,8 @@ from serving.errors import (
 logger = logging.getLogger(__name__)
 
 
-MIN_KV_TOKENS = 16
-"""Fewest tokens of KV memory an engine starts with."""
+UNTESTED_GUARANTEE = "up to floating-point order"
+"""What holds where no start-up test has shown more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Engine:
         num_draft_tokens: int,
         limits: EngineLimits,
         eos_ids: frozenset[int],
+        guarantee: str = UNTESTED_GUARANTEE,
     ) -> None:
         """Put the parts together.
 
@@ -86,6 +88,7 @@ class Engine:
             num_draft_tokens: Guesses of one round.
             limits: Memory and queue limits.
             eos_ids: Tokens that end a text.
+            guarantee: How exactly greedy output is the target's own, as the start-up test found.
 
         Raises:
             ModelError: If the KV memory holds next to nothing.
@@ -94,25 +97,30 @@ class Engine:
         self._drafter = drafter
         self._num_drafts = num_draft_tokens if drafter else 0
         self._eos_ids = eos_ids
+        self.guarantee = guarantee
         self._limits = limits
-        self._kv_tokens = limits.kv_bytes // target.kv_bytes_per_token
-        if self._kv_tokens < MIN_KV_TOKENS:
+        page_bytes = PAGE_TOKENS * target.kv_bytes_per_token
+        num_pages = limits.kv_bytes // page_bytes
+        if num_pages < 1:
             raise ModelError(
-                f"KV memory of {limits.kv_bytes} bytes holds {self._kv_tokens} tokens of this "
-                f"model; give at least {MIN_KV_TOKENS * target.kv_bytes_per_token}"
+                f"KV memory of {limits.kv_bytes} bytes holds no page of this model ({PAGE_TOKENS} "
+                f"tokens); give at least {page_bytes}"
             )
+        self._pool = KVPool(num_pages)
+        self._draft_pool = KVPool(num_pages if drafter else 0)
         self._scheduler = Scheduler(
-            kv_tokens=self._kv_tokens,
+            self._pool.pages,
             max_sequences=limits.max_sequences,
             max_prefill_rows=limits.max_prefill_rows,
         )
-        self._adapters: dict[str, Adapter] = {}
+        self._adapters: dict[str, tuple[int, Adapter]] = {}
+        self._num_loaded = 0
         self.counters = EngineCounters()
 
     @property
     def context_tokens(self) -> int:
         """Longest sequence a request may reach."""
-        longest = min(self._target.context_tokens, self._kv_tokens)
+        longest = min(self._target.context_tokens, self.kv_pages.num_tokens)
         return min(longest, self._drafter.model.context_tokens) if self._drafter else longest
 
     @property
@@ -129,6 +137,30 @@ class Engine:
     def num_waiting(self) -> int:
         """Sequences without memory yet."""
         return len(self._scheduler.waiting)
+
+    @property
+    def num_preemptions(self) -> int:
+        """Sequences that lost their memory to an older one, since start."""
+        return self._scheduler.num_preemptions
+
+    @property
+    def num_drafts_without_room(self) -> int:
+        """Drafts not made because the draft's memory was full, since start."""
+        return self._drafter.num_without_room if self._drafter else 0
+
+    @property
+    def kv_pages(self) -> PagePool:
+        """The target's pages, for reading counts."""
+        return self._pool.pages
+
+    def check_idle(self) -> None:
+        """Check that an engine without work holds no page.
+
+        Raises:
+            AssertionError: If a page is held or lost.
+        """
+        self._pool.pages.check_idle()
+        self._draft_pool.pages.check_idle()
 
     @property
     def has_work(self) -> bool:
@@ -152,7 +184,9 @@ class Engine:
                 f"adapter {name!r} is already loaded; unload it first or choose another name",
                 param="lora_name",
             )
-        self._adapters[name] = self._target.read_adapter(folder)
+        adapter = self._target.read_adapter(folder)
+        self._num_loaded += 1
+        self._adapters[name] = self._num_loaded, adapter
         logger.info("adapter loaded name=%s folder=%s", name, folder)
 
     def unload_adapter(self, name: str) -> None:
@@ -175,20 +209,14 @@ class Engine:
             NotFoundError: If its adapter is not loaded.
             OverloadedError: If the queue is full.
         """
-        capacity = self._check_length(request)
-        adapter = None
-        if request.adapter_name is not None:
-            adapter = self._adapters.get(request.adapter_name)
-            if adapter is None:
-                raise NotFoundError(
-                    f"no adapter {request.adapter_name!r} is loaded; loaded: {self.adapter_names}",
-                    param="model",
-                )
+        self._check_length(request)
+        adapter_id, adapter = self._find_adapter(request.adapter_name)
         num_admissible = max(0, self._limits.max_sequences - self.num_running)
         if self.num_waiting >= self._limits.max_waiting + num_admissible:
             raise OverloadedError(f"{self.num_waiting} requests are waiting already; retry later")
-        caches = SequenceCache(capacity), SequenceCache(capacity)
-        self._scheduler.add(Sequence(request, adapter, *caches))
+        target_cache = SequenceCache(self._pool, adapter_id)
+        draft_cache = SequenceCache(self._draft_pool)
+        self._scheduler.add(Sequence(request, adapter, target_cache, draft_cache))
         self.counters.prompt_tokens += len(request.prompt)
 
     def abort(self, request_id: str) -> None:
@@ -206,16 +234,26 @@ class Engine:
         ]
         return [output for output in outputs if output is not None]
 
-    def _check_length(self, request: GenerationRequest) -> int:
+    def _find_adapter(self, name: str | None) -> tuple[int, Adapter | None]:
+        """Return an adapter and its number, which no other ever has; the base model's is 0."""
+        if name is None:
+            return 0, None
+        found = self._adapters.get(name)
+        if found is None:
+            raise NotFoundError(
+                f"no adapter {name!r} is loaded; loaded: {self.adapter_names}", param="model"
+            )
+        return found
+
+    def _check_length(self, request: GenerationRequest) -> None:
         total = len(request.prompt) + request.params.max_tokens
         if total > self.context_tokens:
             raise ContextLengthError(
                 f"the prompt has {len(request.prompt)} tokens and max_tokens is "
                 f"{request.params.max_tokens}, together above the context of "
-                f"{self.context_tokens} (KV memory holds {self._kv_tokens}); shorten one of them",
+                f"{self.context_tokens} (KV memory holds {self.kv_pages.num_tokens}); shorten one of them",
                 param="max_tokens",
             )
-        return total
 
     def _verify(self, step: list[Scheduled], drafts: list[Draft]) -> list[Tensor]:
         """Run the target once over all rows; return each sequence's last logits."""
@@ -240,20 +278,24 @@ class Engine:
         num_before = len(sequence.tokens)
         sequence.target_cache.commit(part.num_rows + len(draft.tokens))
         if not completes_prompt:
+            sequence.target_cache.publish(sequence.tokens)
             return None
         # The largest is NaN where any is; a token ruled out by -inf is no fault.
         if not bool(logits_NV.amax(-1).isfinite().all()):
             return self._fail(sequence)
         accepted, following = self._choose(sequence, draft, logits_NV)
-        sequence.target_cache.roll_back(num_before + accepted)
-        if draft.tokens:
-            Drafter.settle(sequence, num_before + accepted)
         output = self._emit(sequence, [*draft.tokens[:accepted], following])
+        num_final = min(num_before + accepted, len(sequence.tokens))
+        sequence.target_cache.roll_back(num_final)
+        sequence.target_cache.publish(sequence.tokens)
         if draft.tokens:
+            Drafter.settle(sequence, num_final)
             self.counters.drafts += 1
             self.counters.draft_tokens += len(draft.tokens)
             # What stands behind an end of text was accepted and never emitted.
             self.counters.accepted_tokens += min(accepted, len(output.tokens))
+        if output.finish_reason:
+            self._scheduler.remove(sequence.request.request_id)
         return output
 
     def _fail(self, sequence: Sequence) -> GenerationOutput:
@@ -292,7 +334,6 @@ class Engine:
             elif sequence.num_remaining == 0:
                 finish_reason = "length"
             if finish_reason:
-                self._scheduler.remove(sequence.request.request_id)
                 break
         self.counters.generation_tokens += len(emitted)
         return GenerationOutput(sequence.request.request_id, tuple(emitted), finish_reason)

@@ -4,35 +4,41 @@ Registered with transformers' attention interface, so that any decoder that uses
 in the engine without model code of our own: its linears see one long row of tokens, and only this
 function knows where one sequence ends.
 
-Shape letters: T rows of the whole batch, H query heads, G key-value heads, N rows of one sequence,
-L tokens of one sequence so far, D head size.
+A row's result depends, bit for bit, on its own query and the keys and values of its own chain, and
+not on the rows computed with it: alone, in a chunk, in any tree. Sums over keys are taken within a
+page of 64 in one chain of multiply-adds, in which a masked key's zero changes nothing, and then
+page after page. This rests on how the matrix library computes: rows are padded to at least four,
+and no sum is longer than `_MOST_TERMS`. `tests/unit/serving/test_flat_attention.py` checks it.
+
+Shape letters: T rows of the whole batch, H query heads, G key-value heads, D head size; and those
+of `span_group`.
 """
 
-from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AttentionInterface
 
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.pages import PAGE_TOKENS
+from serving.engine.span_group import SpanGroup
+from serving.engine.spans import Spans
 
 NAME = "motley_flat"
 """Name of the attention implementation in transformers' registry."""
 
-
-_OTHER_KINDS = ("softcap", "s_aux", "position_bias", "alibi", "block_mask", "cu_seq_lens_q")
+_OTHER_KINDS = ("s_aux", "position_bias", "alibi", "block_mask", "cu_seq_lens_q")
 """Keywords by which models ask for more than plain attention."""
 
+_MOST_TERMS = 128
+"""Products up to this reduction length are single chains; from about 192 on they are blocked."""
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Rows `start` to `stop` of the flat batch continue the sequence that `cache` holds."""
+_CACHED_FLOATS = 1 << 17
+"""Numbers of one copy of pages: half a megabyte stays in a core's own cache."""
 
-    cache: SequenceCache
-    start: int
-    stop: int
+_NORM_COLUMNS = 16
+"""Columns of ones that sum the weights: whole vectors, as in the product with the values."""
 
 
 def flat_attention(
@@ -43,14 +49,15 @@ def flat_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    spans: list[Span],
+    spans: Spans,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each span, to its cached past and causally to its own rows.
+    """Attend within each span, to its cached past and to a row's own ancestors.
 
     Args:
-        module: The attention layer; its `layer_idx` selects the cache's buffers.
+        module: The attention layer; its `layer_idx` selects the pool's layer.
         query: Queries with positions applied. Shape: (1, H, T, D).
         key: New keys with positions applied. Shape: (1, G, T, D).
         value: New values. Shape: (1, G, T, D).
@@ -58,6 +65,7 @@ def flat_attention(
         scaling: Factor on the scores.
         spans: The sequences of the batch, covering all T rows in order.
         sliding_window: How many tokens a row sees, itself included; None is all.
+        softcap: Scores s become softcap * tanh(s / softcap); None leaves them.
         others: What transformers passes besides.
 
     Returns:
@@ -71,7 +79,14 @@ def flat_attention(
         raise ValueError(f"attention with {unmet[0]} is not supported")
     layer: int = module.layer_idx  # type: ignore[assignment]
     mixed = attend(
-        layer, query, key, value, scaling=scaling, spans=spans, sliding_window=sliding_window
+        layer,
+        query,
+        key,
+        value,
+        scaling=scaling,
+        spans=spans,
+        sliding_window=sliding_window,
+        softcap=softcap,
     )
     return mixed, None
 
@@ -83,38 +98,142 @@ def attend(
     value: Tensor,
     *,
     scaling: float,
-    spans: list[Span],
+    spans: Spans,
     sliding_window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Do what `flat_attention` says, for the layer of that index. Shape: (1, T, H, D)."""
-    outputs = []
-    for span in spans:
-        rows = slice(span.start, span.stop)
-        past = span.cache.length
-        keys_GLD, values_GLD = span.cache.write(layer, key[0, :, rows], value[0, :, rows])
-        outputs.append(
-            functional.scaled_dot_product_attention(
-                query[:, :, rows],
-                keys_GLD.unsqueeze(0),
-                values_GLD.unsqueeze(0),
-                attn_mask=_mask(span.stop - span.start, past, sliding_window, query.device),
-                scale=scaling,
-                enable_gqa=True,
-            )
-        )
-    mixed = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-    return mixed.transpose(1, 2)
+    num_heads, num_rows, size = query.shape[1:]
+    tables = spans.tables(num_heads, key.shape[1], sliding_window, query.device)
+    keys_PGKD, values_PGKD = spans.pool.layer(layer, key[0], value[0])
+    for pages, new in ((keys_PGKD, key), (values_PGKD, value)):
+        rows = new[0].transpose(0, 1).reshape(-1, new.shape[-1])
+        pages.view(-1, new.shape[-1]).index_copy_(0, tables.write, rows)
+    query_rows = query[0].transpose(0, 1).reshape(-1, size)
+    outputs = [
+        _attend_group(group, query_rows, keys_PGKD, values_PGKD, scaling, softcap)
+        for group in tables.groups
+    ]
+    mixed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    ordered = mixed.index_select(0, tables.read).view(1, num_rows, num_heads, -1)
+    return ordered if ordered.dtype == query.dtype else ordered.to(query.dtype)
 
 
-def _mask(num_rows: int, past: int, window: int | None, device: torch.device) -> Tensor | None:
-    """Return which of the L = past + N tokens each row sees, or None for all. Shape: (N, L)."""
-    length = past + num_rows
-    if num_rows == 1 and (window is None or length <= window):
-        return None
-    visible_NL = torch.ones(num_rows, length, dtype=torch.bool, device=device).tril(past)
-    if window is not None:
-        visible_NL = visible_NL.triu(past - window + 1)
-    return visible_NL
+def _attend_group(
+    group: SpanGroup,
+    query_rows: Tensor,
+    keys_PGKD: Tensor,
+    values_PGKD: Tensor,
+    scaling: float,
+    softcap: float | None,
+) -> Tensor:
+    """Return mixed values by span, head and row, in float32. Shape: (S G R J, D)."""
+    num_pages, num_kv_heads = group.num_pages, group.num_kv_heads
+    queries = _in_float32(query_rows.index_select(0, group.queries))
+    queries = queries.view(num_pages * num_kv_heads, -1, queries.shape[-1])
+    scores = _product(queries, keys_PGKD, group, is_transposed=True)
+    if softcap is not None:
+        scores.mul_(scaling / softcap).tanh_()
+    by_page = scores.view(-1, *group.mask_shape)
+    scores = torch.add(group.mask, by_page, alpha=scaling if softcap is None else softcap)
+    weights = _exponentials(scores, group).view(len(queries), -1, PAGE_TOKENS)
+    parts, norms = _product(weights, values_PGKD, group), _norms(weights)
+    parts, norms = parts.view(num_pages, -1), norms.view(num_pages, -1)
+    if group.tails is not None:
+        tail_parts, tail_norms = _tail_parts(group, group.tails, weights, values_PGKD)
+        parts, norms = torch.cat([parts, tail_parts]), torch.cat([norms, tail_norms])
+    mixed = _sum_in_order(group, parts).view(-1, values_PGKD.shape[-1])
+    return mixed / _sum_in_order(group, norms).view(-1, _NORM_COLUMNS)[:, :1]
+
+
+def _product(
+    left: Tensor, pages: Tensor, group: SpanGroup, *, is_transposed: bool = False
+) -> Tensor:
+    """Multiply by the pages of the group or their transposes, by page and head. Shape: (N G, rows, ...).
+
+    Pages are copied a few at a time: the product reads its right side in an order that is slow on
+    what is not in the cache, and pages of several sequences are no view.
+    """
+    num_pages, num_kv_heads = group.num_pages, group.num_kv_heads
+    step = max(1, _CACHED_FLOATS // pages.stride(0))
+    if group.run_start is not None and num_pages <= step:
+        run = _in_float32(pages.narrow(0, group.run_start, num_pages)).flatten(0, 1)
+        return torch.bmm(left, run.mT if is_transposed else run)
+    products = []
+    for start in range(0, num_pages, step):
+        some = _in_float32(pages.index_select(0, group.pages[start : start + step])).flatten(0, 1)
+        rows = slice(start * num_kv_heads, (start + step) * num_kv_heads)
+        products.append(torch.bmm(left[rows], some.mT if is_transposed else some))
+    return products[0] if len(products) == 1 else torch.cat(products)
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float32 else tensor.float()
+
+
+def _exponentials(scores: Tensor, group: SpanGroup) -> Tensor:
+    """Turn scores into weights that are at most 1 over all pages of a span; in place."""
+    num_queries = group.num_kv_heads * group.num_rows * group.num_shared
+    by_page = scores.view(-1, num_queries, PAGE_TOKENS)
+    if group.maxima is None:
+        largest = by_page.amax((0, 2), keepdim=True)
+    else:
+        assert group.owner is not None
+        of_pages = by_page.amax(2).index_select(0, group.maxima)
+        of_spans = of_pages.view(group.num_spans, -1, num_queries).amax(1)
+        largest = of_spans.index_select(0, group.owner).unsqueeze(2)
+    by_page.sub_(largest).exp_()
+    return scores
+
+
+def _norms(weights: Tensor) -> Tensor:
+    """Return the sum of each row's weights, in every column. Shape: (rows, 16)."""
+    length = weights.shape[-1]
+    return weights.view(-1, length) @ _ones(length, weights.device)
+
+
+@cache
+def _ones(length: int, device: torch.device) -> Tensor:
+    return torch.ones(length, _NORM_COLUMNS, device=device)
+
+
+def _tail_parts(
+    group: SpanGroup, tails: Tensor, weights: Tensor, values_PGKD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return parts and norms of straddling trees' last two blocks. Shape: (2 S, ...).
+
+    A row's block there is spread over both pages; their tokens stand in the order of the chain.
+    """
+    num_spans, num_kv_heads = group.num_spans, group.num_kv_heads
+    by_page = weights.view(-1, num_kv_heads, *weights.shape[1:]).index_select(0, tails)
+    joined = by_page.view(num_spans, -1, *by_page.shape[1:]).permute(0, 2, 3, 1, 4).flatten(3)
+    of_blocks = (joined.unsqueeze(1) * group.members).flatten(0, 2)
+    tail_values = _in_float32(values_PGKD.index_select(0, group.pages[tails]))
+    joined_values = (
+        tail_values.view(num_spans, -1, *tail_values.shape[1:]).transpose(1, 2).flatten(2, 3)
+    )
+    num_blocks = group.members.shape[1]
+    repeated = joined_values.unsqueeze(1).expand(-1, num_blocks, -1, -1, -1).flatten(0, 2)
+    parts = torch.bmm(of_blocks, repeated).view(num_spans * num_blocks, -1)
+    return parts, _norms(of_blocks).view(num_spans * num_blocks, -1)
+
+
+def _sum_in_order(group: SpanGroup, parts: Tensor) -> Tensor:
+    """Sum each span's parts one after the other. Shape: (S, ...).
+
+    A product with zeros and ones, whose terms are added in order and whose zeros change nothing.
+    """
+    if group.order is not None:
+        parts = parts.index_select(0, group.order)
+    if group.sums is None:
+        return parts
+    step = max(1, _MOST_TERMS - len(group.sums))
+    total = group.sums[:, :_MOST_TERMS] @ parts[:_MOST_TERMS]
+    for start in range(_MOST_TERMS, len(parts), step):
+        before = torch.eye(len(group.sums), device=parts.device)
+        chosen = torch.cat([before, group.sums[:, start : start + step]], dim=1)
+        total = chosen @ torch.cat([total, parts[start : start + step]])
+    return total[: group.num_spans]
 
 
 AttentionInterface.register(NAME, flat_attention)

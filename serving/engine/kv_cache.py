@@ -1,70 +1,218 @@
-"""Keys and values of one sequence on one device: append, roll back.
+"""Keys and values in pages: one pool for each model and device, one page table for each sequence.
 
-Shape letters: H key-value heads, C capacity in tokens, N new tokens, D head size.
+Shape letters: P pages, G key-value heads, S tokens of a page, D head size, N tokens.
 """
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
+from serving.engine.pages import NULL_PAGE, PAGE_TOKENS, PagePool, chain_keys
 
-class SequenceCache:
-    """Preallocated keys and values of one sequence for every layer of one model.
 
-    `length` counts the tokens whose keys and values are final. Rows written behind it are
-    provisional until `commit`; whatever lies behind `length` is garbage by definition, so rolling
-    back is a smaller `length`.
-    """
+class KVPool:
+    """Preallocated pages of keys and values for every layer of one model."""
 
-    def __init__(self, capacity_tokens: int) -> None:
-        """Reserve room for `capacity_tokens`; buffers are made at each layer's first write."""
-        self.capacity_tokens = capacity_tokens
-        self.length = 0
-        self._keys: dict[int, Tensor] = {}
-        self._values: dict[int, Tensor] = {}
+    def __init__(self, num_pages: int) -> None:
+        """Set the size; a layer's memory is taken at its first write."""
+        self.pages = PagePool(num_pages)
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._unclean: list[int] = []
 
-    def write(self, layer: int, keys_HND: Tensor, values_HND: Tensor) -> tuple[Tensor, Tensor]:
-        """Put new rows behind `length`; return all keys and values up to and with them.
-
-        Args:
-            layer: Index of the decoder layer.
-            keys_HND: Keys with positions applied. Shape: (H, N, D).
-            values_HND: Values. Shape: (H, N, D).
-
-        Returns:
-            Views of the layer's keys and values. Shape: (H, length + N, D) each.
-        """
-        if layer not in self._keys:
-            heads, _, size = keys_HND.shape
-            self._keys[layer] = keys_HND.new_empty(heads, self.capacity_tokens, size)
-            self._values[layer] = values_HND.new_empty(
-                heads, self.capacity_tokens, values_HND.shape[-1]
-            )
-        stop = self.length + keys_HND.shape[1]
-        assert stop <= self.capacity_tokens, "the scheduler reserves enough room"
-        self._keys[layer][:, self.length : stop] = keys_HND
-        self._values[layer][:, self.length : stop] = values_HND
-        return self._keys[layer][:, :stop], self._values[layer][:, :stop]
+    @classmethod
+    def for_tokens(cls, num_tokens: int) -> "KVPool":
+        """Return a pool in which one sequence of that length fits."""
+        return cls(pages_for(num_tokens))
 
     @property
     def num_layers(self) -> int:
         """Layers that have written so far."""
-        return len(self._keys)
+        return len(self._layers)
+
+    def take(self, num_pages: int) -> list[int] | None:
+        """Return pages of zeros, or None where there are not as many."""
+        if num_pages > self.pages.num_available:
+            return None
+        taken = [self.pages.take() for _ in range(num_pages)]
+        self._unclean += taken
+        return taken
+
+    @torch.inference_mode()
+    def clean(self) -> None:
+        """Fill newly taken pages with zeros, before a forward reads them.
+
+        What is masked gets the weight zero, and zero times a number that is not finite, which a
+        broken adapter may have left behind, is no zero.
+        """
+        if not self._unclean:
+            return
+        for layer in self._layers.values():
+            for tensor in layer:
+                tensor[self._unclean] = 0
+        self._unclean.clear()
+
+    def layer(self, number: int, key_GND: Tensor, value_GND: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all keys and values of a layer, made like the given ones where it has none.
+
+        Shape: (P, G, S, D) each; page 0 is the null page.
+        """
+        found = self._layers.get(number)
+        if found is None:
+            found = self._new_pages(key_GND), self._new_pages(value_GND)
+            self._layers[number] = found
+        return found
+
+    def _new_pages(self, like_GND: Tensor) -> Tensor:
+        heads, _, size = like_GND.shape
+        tensor = like_GND.new_empty(self.pages.num_pages + 1, heads, PAGE_TOKENS, size)
+        tensor[[NULL_PAGE, *self.pages.held_pages]] = 0
+        return tensor
+
+    @torch.inference_mode()
+    def move(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """Copy tokens' keys and values between slots; all are read before any is written.
+
+        A slot is page * 64 + place in the page.
+        """
+        if not sources:
+            return
+        for layer in self._layers.values():
+            for tensor in layer:
+                source = torch.tensor(sources, device=tensor.device)
+                destination = torch.tensor(destinations, device=tensor.device)
+                rows = tensor[source // PAGE_TOKENS, :, source % PAGE_TOKENS]
+                tensor[destination // PAGE_TOKENS, :, destination % PAGE_TOKENS] = rows
+
+    def read(self, pages: Sequence[int], length: int) -> list[tuple[Tensor, Tensor]]:
+        """Return copies of the first tokens in `pages` by layer. Shape: (G, N, D) each."""
+        index = list(pages)
+
+        def tokens(tensor: Tensor) -> Tensor:
+            return tensor[index].transpose(0, 1).flatten(1, 2)[:, :length].clone()
+
+        return [
+            (tokens(keys), tokens(values)) for _, (keys, values) in sorted(self._layers.items())
+        ]
+
+
+class SequenceCache:
+    """The pages of one sequence in a pool.
+
+    `length` counts the tokens whose keys and values are final. Rows written behind it are
+    provisional until `commit` or `commit_path`; whatever lies behind `length` is garbage by
+    definition, so rolling back is a smaller `length`.
+    """
+
+    def __init__(self, pool: KVPool, salt: int = 0) -> None:
+        """Start empty.
+
+        Args:
+            pool: Where the pages come from.
+            salt: What keys and values depend on besides tokens: the identity of the adapter.
+        """
+        self.pool = pool
+        self.length = 0
+        self.pages: list[int] = []
+        self._salt = salt
+        self._keys: list[bytes] = []
+        self._num_published = 0
+
+    def reserve(self, num_rows: int) -> bool:
+        """Make room for rows behind `length`; False, and nothing taken, where pages lack."""
+        taken = self.pool.take(self.num_missing_pages(num_rows))
+        if taken is None:
+            return False
+        self.pages += taken
+        return True
+
+    def num_missing_pages(self, num_rows: int) -> int:
+        """Return how many pages `reserve` would take."""
+        return max(0, pages_for(self.length + num_rows) - len(self.pages))
+
+    @property
+    def num_reserved_rows(self) -> int:
+        """Rows behind `length` for which there is room."""
+        return len(self.pages) * PAGE_TOKENS - self.length
+
+    def slot(self, place: int) -> int:
+        """Return the pool's slot of the token at `place`."""
+        return self.pages[place // PAGE_TOKENS] * PAGE_TOKENS + place % PAGE_TOKENS
 
     def commit(self, num_tokens: int) -> None:
         """Make the first `num_tokens` provisional rows final."""
+        assert num_tokens <= self.num_reserved_rows, "only written rows are committed"
         self.length += num_tokens
-        assert self.length <= self.capacity_tokens, "only written rows are committed"
+
+    def commit_path(self, rows: Sequence[int]) -> None:
+        """Make a path of a tree final: its rows move to where a chain would have written them.
+
+        Args:
+            rows: Indices of provisional rows from the root on, ascending.
+        """
+        moved = [(row, place) for place, row in enumerate(rows) if row != place]
+        self.pool.move(
+            [self.slot(self.length + row) for row, _ in moved],
+            [self.slot(self.length + place) for _, place in moved],
+        )
+        self.commit(len(rows))
 
     def roll_back(self, length: int) -> None:
-        """Forget everything behind the first `length` tokens."""
+        """Forget everything behind the first `length` tokens; the pages stay."""
         assert 0 <= length <= self.length, "a cache only rolls back"
+        assert length >= self._num_published * PAGE_TOKENS, "what others may share stays"
         self.length = length
 
+    def num_pages_to_admit(self, tokens: Sequence[int], num_rows: int) -> int:
+        """Return how much room an empty cache takes up for `tokens` and rows behind them."""
+        known = self._known_pages(tokens)
+        wanted = pages_for(len(tokens) + num_rows) - len(known)
+        return wanted + self.pool.pages.num_unused(known)
+
+    def share_prefix(self, tokens: Sequence[int]) -> None:
+        """Begin an empty cache with the longest known beginning of `tokens`.
+
+        At least the last token is left to compute, since its logits are wanted.
+        """
+        assert not self.pages, "only an empty cache begins with shared pages"
+        self.pages = self._known_pages(tokens)
+        for page in self.pages:
+            self.pool.pages.share(page)
+        self._num_published = len(self.pages)
+        self.length = self._num_published * PAGE_TOKENS
+        self.pool.pages.query_tokens += len(tokens)
+        self.pool.pages.hit_tokens += self.length
+
+    def publish(self, tokens: Sequence[int]) -> None:
+        """Let others share the pages that are full and final.
+
+        Args:
+            tokens: The sequence, of which the first `length` are cached; it only ever grows.
+        """
+        for index in range(self._num_published, self.length // PAGE_TOKENS):
+            self.pool.pages.publish(self.pages[index], self._chain(tokens, index + 1)[index])
+            self._num_published = index + 1
+
+    def release(self) -> None:
+        """Give all pages back."""
+        self.pool.pages.give_back(self.pages)
+        self.pages, self.length, self._num_published = [], 0, 0
+
     def snapshot(self) -> list[tuple[Tensor, Tensor]]:
-        """Return copies of the final keys and values by layer. Shape: (H, length, D) each."""
-        return [
-            (
-                self._keys[layer][:, : self.length].clone(),
-                self._values[layer][:, : self.length].clone(),
-            )
-            for layer in sorted(self._keys)
-        ]
+        """Return copies of the final keys and values by layer. Shape: (G, length, D) each."""
+        return self.pool.read(self.pages, self.length)
+
+    def _known_pages(self, tokens: Sequence[int]) -> list[int]:
+        num_full = (len(tokens) - 1) // PAGE_TOKENS
+        return self.pool.pages.known_pages(self._chain(tokens, num_full)[:num_full])
+
+    def _chain(self, tokens: Sequence[int], num_pages: int) -> list[bytes]:
+        """Return the keys of at least that many pages; each is computed once."""
+        if num_pages > len(self._keys):
+            self._keys = chain_keys(tokens[: num_pages * PAGE_TOKENS], self._salt, self._keys)
+        return self._keys
+
+
+def pages_for(num_tokens: int) -> int:
+    """Return how many pages hold so many tokens."""
+    return -(-num_tokens // PAGE_TOKENS)

@@ -21,9 +21,10 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from serving.engine.flat_attention import Span, attend
+from serving.engine.flat_attention import attend
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.rows import Rows, lay_flat
+from serving.engine.spans import Spans
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class LeanLlama:
         hidden_TE: Tensor,
         cos: Tensor,
         sin: Tensor,
-        spans: list[Span],
+        spans: Spans,
     ) -> Tensor:
         rows = hidden_TE.shape[0]
         mixed = functional.linear(self._normalise(hidden_TE), layer.query_key_value)

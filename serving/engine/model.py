@@ -24,7 +24,7 @@ from serving.engine.adapters import (
 )
 from serving.engine.flat_attention import NAME as FLAT_ATTENTION
 from serving.engine.kernels import Quantization
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.packing import replace_linears
 from serving.engine.rows import Rows, lay_flat
 from serving.errors import ModelError
@@ -138,8 +138,9 @@ class FlatModel:
         tokens = [index % self.vocabulary_size for index in range(3, 3 + _CHECK_TOKENS)]
         try:
             own_NV = self._own_logits(tokens)
-            whole_NV = self.forward([Rows(tokens, SequenceCache(_CHECK_TOKENS), len(tokens))])
-            cache = SequenceCache(_CHECK_TOKENS)
+            pool = KVPool(2)
+            whole_NV = self.forward([Rows(tokens, SequenceCache(pool), len(tokens))])
+            cache = SequenceCache(pool)
             half = _CHECK_TOKENS // 2
             first_NV = self.forward([Rows(tokens[:half], cache, half)])
             cache.commit(half)
@@ -147,9 +148,9 @@ class FlatModel:
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())[:120]
             raise ModelError(f"{name}: this engine cannot run it ({reason})") from error
-        if cache.num_layers != self.config.num_hidden_layers:
+        if pool.num_layers != self.config.num_hidden_layers:
             raise ModelError(
-                f"{name}: only {cache.num_layers} of its {self.config.num_hidden_layers} layers are "
+                f"{name}: only {pool.num_layers} of its {self.config.num_hidden_layers} layers are "
                 f"attention this engine can run ({self.config.model_type}); use another engine"
             )
         fraction = _CHECK_FRACTION if self.model.dtype == torch.float32 else _COARSE_CHECK_FRACTION
@@ -248,8 +249,6 @@ class FlatModel:
 def _refuse_unsupported(config: PretrainedConfig, name: str) -> None:
     if config.is_encoder_decoder:
         raise ModelError(f"{name}: is an encoder-decoder ({config.model_type}); name a decoder")
-    if getattr(config, "attn_logit_softcapping", None):
-        raise ModelError(f"{name}: caps attention scores, which this engine cannot do yet")
 
 
 def _refuse_incomplete(report: Mapping[str, Any], name: str) -> None:

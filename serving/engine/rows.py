@@ -4,21 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serving.engine.adapters import Adapter
-from serving.engine.flat_attention import Span
 from serving.engine.kv_cache import SequenceCache
+from serving.engine.spans import Span, Spans
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """New tokens of one sequence: they continue what `cache` holds.
 
-    `num_logits` counts the last rows whose logits are wanted.
+    `num_logits` counts the last rows whose logits are wanted. `parents` makes the rows a tree: the
+    index among these rows of each row's parent, which stands before it, or -1 for the last
+    committed token. None is a chain.
     """
 
     tokens: Sequence[int]
     cache: SequenceCache
     num_logits: int = 1
     adapter: Adapter | None = None
+    parents: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,10 @@ class FlatRows:
 
     tokens: list[int]
     positions: list[int]
-    """Place of each token in its own sequence."""
+    """Place of each token in its own sequence; in a tree, behind its own ancestors."""
     wanted: list[int]
     """Rows whose logits are wanted."""
-    spans: list[Span]
+    spans: Spans
     """Where each sequence's rows are."""
 
     @property
@@ -46,10 +49,11 @@ def lay_flat(batch: Sequence[Rows]) -> FlatRows:
     wanted: list[int] = []
     spans: list[Span] = []
     for rows in batch:
-        start, past = len(tokens), rows.cache.length
+        start = len(tokens)
         tokens.extend(rows.tokens)
         stop = len(tokens)
-        positions.extend(range(past, past + stop - start))
+        span = Span(rows.cache, start, stop, rows.parents)
+        positions.extend(span.positions)
         wanted.extend(range(stop - rows.num_logits, stop))
-        spans.append(Span(rows.cache, start, stop))
-    return FlatRows(tokens, positions, wanted, spans)
+        spans.append(span)
+    return FlatRows(tokens, positions, wanted, Spans(spans))

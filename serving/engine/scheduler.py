@@ -1,9 +1,13 @@
 """Who takes part in the next step, and with how many rows."""
 
+import logging
 from collections import deque
 from dataclasses import dataclass
 
+from serving.engine.pages import PagePool
 from serving.engine.sequence import Sequence
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +25,32 @@ class Scheduled:
 
 
 class Scheduler:
-    """Admits by KV memory in order of arrival; decodes first, then prefill chunks."""
+    """Shares out rows and pages, first come first served.
 
-    def __init__(self, *, kv_tokens: int, max_sequences: int, max_prefill_rows: int) -> None:
+    - Every running sequence that decodes has its row in every step, before any prompt: prompts
+      take at most a budget of rows, in order of arrival, so a long one delays prompts behind it
+      and no stream. Since the oldest prompt always has the whole budget, none starves.
+    - A waiting sequence is admitted when there are pages for its uncached tokens and the rows of
+      one step behind them, not for the worst case; none overtakes an older one.
+    - Where pages lack, drafts are cut first. Then the newest running sequence is preempted: its
+      pages are free, it waits in front of all others, and its tokens are computed anew when it is
+      admitted again. So the oldest always goes on, and alone it fits, which `add`'s caller checks.
+    """
+
+    def __init__(self, pages: PagePool, *, max_sequences: int, max_prefill_rows: int) -> None:
         """Set the limits.
 
         Args:
-            kv_tokens: Tokens the KV memory holds over all admitted sequences.
+            pages: The target's pages.
             max_sequences: Sequences that run at once.
             max_prefill_rows: Prompt rows of one step, so that a long prompt cannot stall others.
         """
-        self._kv_tokens = kv_tokens
+        self._pages = pages
         self._max_sequences = max_sequences
         self._max_prefill_rows = max_prefill_rows
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-
-    @property
-    def free_kv_tokens(self) -> int:
-        """KV room not promised to a running sequence, in tokens."""
-        return self._kv_tokens - sum(s.target_cache.capacity_tokens for s in self.running)
+        self.num_preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind those that wait."""
@@ -48,23 +58,87 @@ class Scheduler:
 
     def remove(self, request_id: str) -> None:
         """Forget a sequence wherever it is; its memory is free at once."""
-        running = [s for s in self.running if s.request.request_id != request_id]
-        if len(running) == len(self.running):
-            self.waiting = deque(s for s in self.waiting if s.request.request_id != request_id)
-        self.running = running
+        for sequence in [*self.running, *self.waiting]:
+            if sequence.request.request_id == request_id:
+                (self.running if sequence in self.running else self.waiting).remove(sequence)
+                sequence.release()
 
     def schedule(self, num_drafts: int) -> list[Scheduled]:
-        """Admit what fits and return the step's work.
+        """Reserve pages, admit what fits, and return the step's work, decodes first.
 
         Args:
-            num_drafts: Tokens to draft for each decoding sequence; fewer where its end is near.
+            num_drafts: Tokens to draft for each decoding sequence; fewer where its end is near or
+                pages lack.
         """
-        self._admit()
-        step = [
-            Scheduled(sequence, 1, max(0, min(num_drafts, sequence.num_remaining - 1)))
-            for sequence in self.running
-            if sequence.num_uncached == 1
-        ]
+        num_preempted = self.num_preemptions
+        step = self._schedule_decodes(num_drafts)
+        # Whoever was preempted just now would be preempted again.
+        if self.num_preemptions == num_preempted:
+            step += self._admit(num_drafts)
+        return step + self._schedule_prompts()
+
+    def _schedule_decodes(self, num_drafts: int) -> list[Scheduled]:
+        step = []
+        for sequence in list(self.running):
+            if sequence.num_uncached > 1 or sequence not in self.running:
+                continue
+            if self._make_room(sequence):
+                step.append(self._decode(sequence, num_drafts))
+        return step
+
+    @staticmethod
+    def _decode(sequence: Sequence, num_drafts: int) -> Scheduled:
+        """Give a sequence that has room for its row as many drafts as there is room for."""
+        cache = sequence.target_cache
+        wanted = max(0, min(num_drafts, sequence.num_remaining - 1))
+        if not cache.reserve(1 + wanted):
+            wanted = min(wanted, cache.num_reserved_rows - 1)
+        return Scheduled(sequence, 1, wanted)
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Reserve one row, preempting from the newest on; False where that is `sequence` itself."""
+        while not sequence.target_cache.reserve(1):
+            newest = self.running[-1]
+            self._preempt(newest)
+            if newest is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.waiting.appendleft(sequence)
+        self.num_preemptions += 1
+        logger.info(
+            "preempted request_id=%s cached_tokens=%d running=%d waiting=%d",
+            sequence.request.request_id,
+            sequence.target_cache.length,
+            len(self.running),
+            len(self.waiting),
+        )
+        sequence.release()
+
+    def _admit(self, num_drafts: int) -> list[Scheduled]:
+        """Admit from the front of the queue; return who need not compute a prompt first."""
+        step = []
+        while self.waiting and len(self.running) < self._max_sequences:
+            sequence = self.waiting[0]
+            cache, tokens = sequence.target_cache, sequence.tokens
+            num_rows = min(1 + num_drafts, sequence.num_remaining)
+            # What alone would fit is admitted to an empty engine, with fewer drafts.
+            num_rows = min(num_rows, self._pages.num_tokens - len(tokens))
+            if cache.num_pages_to_admit(tokens, num_rows) > self._pages.num_available:
+                break
+            cache.share_prefix(tokens)
+            has_room = cache.reserve(sequence.num_uncached + num_rows)
+            assert has_room, "the room was counted"
+            self.running.append(self.waiting.popleft())
+            if sequence.num_uncached == 1:
+                step.append(self._decode(sequence, num_drafts))
+        return step
+
+    def _schedule_prompts(self) -> list[Scheduled]:
+        """Share the budget of prompt rows; their pages were reserved when they were admitted."""
+        step = []
         budget = self._max_prefill_rows
         for sequence in self.running:
             if sequence.num_uncached > 1 and budget > 0:
@@ -72,9 +146,3 @@ class Scheduler:
                 budget -= num_rows
                 step.append(Scheduled(sequence, num_rows, 0))
         return step
-
-    def _admit(self) -> None:
-        while self.waiting and len(self.running) < self._max_sequences:
-            if self.waiting[0].target_cache.capacity_tokens > self.free_kv_tokens:
-                return
-            self.running.append(self.waiting.popleft())

@@ -61,6 +61,11 @@ class Sequence:
         """Tokens the target has not seen; 1 while decoding, more while prefilling."""
         return len(self.tokens) - self.target_cache.length
 
+    def release(self) -> None:
+        """Free the memory on both devices."""
+        self.target_cache.release()
+        self.draft_cache.release()
+
     def noise(self, offset: int, purpose: Purpose) -> float:
         """Return the draw for the token `offset` places behind the newest, 0 for the next one."""
         return uniform(self.request.seed, len(self.tokens) + offset, purpose)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.rows import Rows
@@ -132,7 +132,7 @@ def _stepper(model: TokenModel) -> Step:
     """Return a function that runs so many new rows behind a fixed past."""
     most = max(DRAFTED) + 1
     past = min(PAST_TOKENS, model.context_tokens - most)
-    cache = SequenceCache(past + most)
+    cache = SequenceCache(KVPool.for_tokens(past + most))
     model.forward([Rows([5] * past, cache)])
     cache.commit(past)
     return lambda rows: model.forward([Rows([7] * rows, cache, rows)]).argmax(-1).tolist()

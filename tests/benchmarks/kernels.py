@@ -24,7 +24,7 @@ from serving.engine.cost_curve import ROW_COUNTS
 from serving.engine.flat_attention import NAME as FLAT_ATTENTION
 from serving.engine.invariance import check_model
 from serving.engine.kernels import Float32Linear, Int8Linear, PackedLinear, Quantization, pack
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
 from serving.engine.packing import packed_linears
 from serving.engine.rows import Rows
@@ -157,7 +157,7 @@ def _measure(
 
 
 def _forward(model: FlatModel) -> Forward:
-    cache = SequenceCache(CONTEXT_TOKENS + max(ROW_COUNTS))
+    cache = SequenceCache(KVPool.for_tokens(CONTEXT_TOKENS + max(ROW_COUNTS)))
     model.forward([Rows([1] * CONTEXT_TOKENS, cache)])
     cache.commit(CONTEXT_TOKENS)
     return lambda count: model.forward([Rows([1] * count, cache, count)])

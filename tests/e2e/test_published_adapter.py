@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import motley
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
 from serving.engine.rows import Rows
 
@@ -43,7 +43,9 @@ def test_a_published_adapter_answers_as_plain_peft_does(adapter, tiny_family, st
     reference = PeftModel.from_pretrained(plain, adapter)
 
     model = FlatModel.load(str(base), device="cpu", dtype=torch.float32)
-    rows = Rows(tokens, SequenceCache(64), len(tokens), model.read_adapter(adapter))
+    rows = Rows(
+        tokens, SequenceCache(KVPool.for_tokens(64)), len(tokens), model.read_adapter(adapter)
+    )
     with torch.inference_mode():
         expected = reference(ids).logits[0]
     assert torch.allclose(model.forward([rows]), expected, atol=1e-4)

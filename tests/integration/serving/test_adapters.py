@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from planner.model_folder import weights_sha256
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
 from serving.engine.rows import Rows
 from serving.errors import AdapterError
@@ -37,7 +37,9 @@ def peft_logits(base: Path, adapter: Path, tokens: list[int]) -> torch.Tensor:
 
 
 def engine_logits(model: FlatModel, tokens: list[int], adapter) -> torch.Tensor:
-    return model.forward([Rows(tokens, SequenceCache(128), len(tokens), adapter)])
+    return model.forward(
+        [Rows(tokens, SequenceCache(KVPool.for_tokens(128)), len(tokens), adapter)]
+    )
 
 
 @pytest.fixture
@@ -71,8 +73,9 @@ def test_one_batch_holds_two_adapters_and_the_base(base, model, tmp_path, prompt
         model.read_adapter(make_adapter(base, tmp_path / "a", seed=1)),
         model.read_adapter(make_adapter(base, tmp_path / "b", seed=2)),
     ]
+    pool = KVPool(6)
     batch = [
-        Rows(tokens, SequenceCache(64), len(tokens), adapter)
+        Rows(tokens, SequenceCache(pool), len(tokens), adapter)
         for tokens, adapter in zip(prompts[:3], adapters, strict=True)
     ]
     separate = [engine_logits(model, *pair) for pair in zip(prompts[:3], adapters, strict=True)]

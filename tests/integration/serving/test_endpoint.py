@@ -352,7 +352,11 @@ async def test_an_answer_without_finite_logits_is_an_error(client, target, monke
     assert answer.status_code == 500
     assert "logits that are not finite" in answer.json()["error"]["message"]
     assert (await client.post("/v1/completions", json=completion())).status_code == 200
-    assert "motley:failed_requests_total" in (await client.get("/metrics")).text
+    text = (await client.get("/metrics")).text
+    assert "motley:failed_requests_total" in text
+    for name in ("prefix_cache_queries_total", "prefix_cache_hits_total", "num_preemptions_total"):
+        assert f"vllm:{name}{{" in text
+    assert "vllm:kv_cache_usage_perc{" in text
 
 
 @pytest.mark.parametrize("value", [1, "yes", "true"])

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from serving.engine.flat_attention import NAME
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.lean_llama import LeanLlama, is_supported, leanest
 from serving.engine.model import FlatModel
 from serving.engine.rows import Rows
@@ -41,7 +41,8 @@ def test_ragged_batches_with_a_past_give_the_same_logits(fields):
     model = random_llama(**fields)
     logits = []
     for runner in (FlatModel(model), LeanLlama(model)):
-        caches = [SequenceCache(32), SequenceCache(32)]
+        pool = KVPool(2)
+        caches = [SequenceCache(pool), SequenceCache(pool)]
         runner.forward([Rows([1, 2, 3], caches[0])])
         caches[0].commit(3)
         batch = [Rows([4, 5, 6, 7], caches[0], 2), Rows([8, 9], caches[1], 1)]

@@ -8,7 +8,7 @@ from serving.engine.cost_curve import measure_curve
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.invariance import check_model
-from serving.engine.kv_cache import SequenceCache
+from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.rows import Rows
 from serving.engine.sampling import SamplingParams
@@ -69,8 +69,10 @@ def test_greedy_tokens_are_the_same_with_and_without_the_draft(
 def test_packed_weights_stay_close_to_the_dense_model(packed_target, target, prompts):
     """Most of the likeliest tokens are the dense model's own."""
     tokens = prompts[0] + prompts[13] + prompts[27]
-    dense = target.forward([Rows(tokens, SequenceCache(128), len(tokens))])
-    packed = packed_target.forward([Rows(tokens, SequenceCache(128), len(tokens))])
+    dense = target.forward([Rows(tokens, SequenceCache(KVPool.for_tokens(128)), len(tokens))])
+    packed = packed_target.forward(
+        [Rows(tokens, SequenceCache(KVPool.for_tokens(128)), len(tokens))]
+    )
     agreeing = (dense.argmax(-1) == packed.argmax(-1)).float().mean()
     assert float(agreeing) >= 0.8
 

@@ -89,7 +89,7 @@ def test_a_chunked_prompt_gives_the_same_answer():
 
 def test_more_requests_than_room_all_finish_in_order_of_arrival():
     """Waiting requests are admitted as memory frees, first come first served."""
-    engine = make_engine(kv_tokens=25, max_sequences=2)
+    engine = make_engine(kv_tokens=64, max_sequences=2)
     for index in range(6):
         engine.add(request(str(index)))
     done: list[str] = []
@@ -115,7 +115,7 @@ def test_abort_frees_memory_at_once():
 
 def test_what_can_never_fit_is_refused_with_the_numbers():
     """Context and KV memory are checked when the request arrives."""
-    with pytest.raises(ContextLengthError, match=r"context of 1000 \(KV memory holds 1000"):
+    with pytest.raises(ContextLengthError, match=r"context of 960 \(KV memory holds 960"):
         make_engine().add(request(max_tokens=999))
     with pytest.raises(ContextLengthError, match="context of 4096"):
         make_engine(kv_tokens=10_000).add(request(max_tokens=4095))
