@@ -20,7 +20,8 @@ async def test_kill_one_of_two_replicas_under_load(
     async with (
         FakeReplica(**script) as doomed,
         FakeReplica(**script) as survivor,
-        open_router(doomed, survivor) as client,
+        # On a busy machine this one process takes its time to accept 200 connections.
+        open_router(doomed, survivor, timeouts={"connect_seconds": 60}) as client,
     ):
 
         async def request(index: int) -> str:
