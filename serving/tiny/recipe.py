@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from transformers import LlamaConfig
 
 from planner.config import StrictModel
+from serving.draft_training.recipe import HeadRecipe
 
 
 class ModelShape(StrictModel):
@@ -129,6 +130,17 @@ class Recipe(StrictModel):
     """Batches of training text on which the draft's start finds the target's main directions."""
     draft_hard_fraction: float = Field(default=0.3, ge=0, le=1)
     """Weight of the target's likeliest token in the draft's loss; the rest goes to its whole law."""
+    head: HeadRecipe = HeadRecipe(
+        seed=20,
+        sequence_tokens=1024,
+        batch_sequences=2,
+        num_steps=6000,
+        rate=3e-3,
+        token_weight=1.0,
+    )
+    """Shape and training of the draft head."""
+    head_stream_tokens: int = Field(default=900_000, gt=0)
+    """Tokens of the training text, from its start, that the head is trained on."""
 
     @model_validator(mode="after")
     def _draft_fits_the_target(self) -> Self:
