@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,12 +68,37 @@ def train_draft(
 ) -> None:
     """Train a Dovetail draft head for MODEL; interrupt and repeat at will."""
     configure_logging()
-    settings = _recipe(recipe, steps=steps, layers=layers)
-    cache_bytes = _bytes(cache_size)
-    folder = work or default_work_folder(model, output)
     for path in data:
         if not path.exists():
             raise ModelError(f"--data {path}: no such file or folder; check the path")
+    request = _Request(
+        model=model,
+        data=data,
+        output=output,
+        recipe=_recipe(recipe, steps=steps, layers=layers),
+        work=work or default_work_folder(model, output),
+        cache_bytes=_bytes(cache_size),
+        device=device,
+        threads=threads,
+    )
+    _show(_train(request), output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the command line asks for, checked."""
+
+    model: str
+    data: list[Path]
+    output: Path
+    recipe: "HeadRecipe"
+    work: Path
+    cache_bytes: int
+    device: str
+    threads: int | None
+
+
+def _train(request: _Request) -> "HeadCard":
     # Torch takes seconds to import, so it waits until the command line is known to be good.
     import torch
     from transformers.utils.logging import disable_progress_bar
@@ -81,20 +107,19 @@ def train_draft(
     from serving.draft_training.training import train_draft as train
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    if threads is not None:
-        torch.set_num_threads(threads)
-    target = FrozenTarget.load(model, device=device)
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    target = FrozenTarget.load(request.model, device=request.device)
     with progress_bar() as display:
-        card = train(
+        return train(
             target,
-            data,
-            settings,
-            work=folder,
-            output=output,
-            cache_bytes=cache_bytes,
+            request.data,
+            request.recipe,
+            work=request.work,
+            output=request.output,
+            cache_bytes=request.cache_bytes,
             report=StageBars(display),
         )
-    _show(card, output)
 
 
 class StageBars:

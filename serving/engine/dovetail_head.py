@@ -63,7 +63,8 @@ class GatedFusion(nn.Module):
         from_feature = self.feature(features)
         from_embedding = functional.silu(self.embedding(self.embedding_norm(embeddings)))
         gate = torch.sigmoid(self.gate(torch.cat((from_feature, from_embedding), dim=-1)))
-        return gate * from_feature + (1 - gate) * from_embedding
+        fused: Tensor = gate * from_feature + (1 - gate) * from_embedding
+        return fused
 
 
 class HeadLayer(nn.Module):
