@@ -32,15 +32,14 @@ def feature_loss(predicted: Tensor, true: Tensor, mask: Tensor) -> Tensor:
     return masked_mean(by_row, mask)
 
 
-def token_loss(predicted_logits: Tensor, true_logits: Tensor, mask: Tensor) -> Tensor:
+def token_loss(predicted_logits: Tensor, true_probs: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over wanted rows of the cross-entropy from the target's law to the head's.
 
     Args:
         predicted_logits: The frozen head on predicted features. Shape: (B, N, V).
-        true_logits: The frozen head on true features. Shape: (B, N, V).
+        true_probs: What the frozen head says on true features. Shape: (B, N, V).
         mask: As of `feature_loss`. Shape: (B, N).
     """
-    true_probs = true_logits.float().softmax(-1)
     by_row = -(true_probs * predicted_logits.float().log_softmax(-1)).sum(-1)
     return masked_mean(by_row, mask)
 

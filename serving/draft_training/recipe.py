@@ -40,6 +40,13 @@ class HeadRecipe(StrictModel):
     """Weight of the tokens' cross-entropy in the loss."""
     num_depths: int = Field(default=1, ge=1, le=8)
     """Depths a chain is unrolled to in training, on the head's own features; Dovetail has 1."""
+    deep_fraction: float = Field(default=1.0, ge=0, le=1)
+    """Share of the steps, at the end, that unroll chains so deep; those before have depth 1."""
+
+    def depths_at(self, step: int) -> int:
+        """Return the depths of the chains of `step`, counted from 0."""
+        first_deep = self.num_steps - round(self.num_steps * self.deep_fraction)
+        return self.num_depths if step >= first_deep else 1
 
     def rate_fraction(self, step: int) -> float:
         """Return the share of the full learning rate at `step`, counted from 0."""

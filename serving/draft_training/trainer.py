@@ -74,6 +74,7 @@ def loss_of(
     batch: Batch,
     recipe: HeadRecipe,
     *,
+    num_depths: int,
     generator: torch.Generator,
 ) -> Tensor:
     """Return the loss of one batch, a mean over depths.
@@ -83,16 +84,16 @@ def loss_of(
     """
     inputs = batch.features[:, :-1]
     noise = feature_noise(tuple(inputs.shape), width=recipe.noise_width, generator=generator)
-    true_logits = functional.linear(batch.features, ends.output_head)
+    true_probs = functional.linear(batch.features, ends.output_head).float().softmax(-1)
     embeddings = functional.embedding(batch.ids[:, 1:], ends.embedding)
     chains = head.unroll(inputs + noise.to(inputs.device), embeddings)
     losses = []
-    for depth in range(1, min(recipe.num_depths, inputs.shape[1]) + 1):
+    for depth in range(1, min(num_depths, inputs.shape[1]) + 1):
         predicted = next(chains)
         mask = batch.mask[:, depth:]
         logits = functional.linear(predicted, ends.output_head)
         by_feature = feature_loss(predicted, batch.features[:, depth:], mask)
-        by_token = token_loss(logits, true_logits[:, depth:], mask)
+        by_token = token_loss(logits, true_probs[:, depth:], mask)
         losses.append(recipe.feature_weight * by_feature + recipe.token_weight * by_token)
     return torch.stack(losses).mean()
 
@@ -121,7 +122,14 @@ def train_head(
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         batch = batch_at(cache, step, recipe, device)
         with autocast(device):
-            loss = loss_of(head, ends, batch, recipe, generator=generator)
+            loss = loss_of(
+                head,
+                ends,
+                batch,
+                recipe,
+                num_depths=recipe.depths_at(step),
+                generator=generator,
+            )
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_value_(head.parameters(), recipe.gradient_limit)

@@ -2,8 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -59,15 +59,6 @@ class HeadCard(StrictModel):
     """Share of them accepted at that depth, while feeding back the head's own features."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caches:
-    """Features of the text trained on and of the text judged by."""
-
-    training: FeatureCache
-    held_out: FeatureCache
-    text_sha256: str
-
-
 def train_draft(
     target: FrozenTarget,
     data: Iterable[Path],
@@ -86,9 +77,9 @@ def train_draft(
     """
     refuse_foreign(output)
     split = read_split(data, target.tokenizer, sequence_tokens=_longest(target, recipe))
-    caches = cache_features(target, split, work=work, cache_bytes=cache_bytes, report=report)
-    head, seconds = fit(target, caches, recipe, work=work, report=report)
-    card = make_card(head, target, caches, recipe, seconds=seconds)
+    head, _, card = learn_and_judge(
+        target, split, recipe, work=work, cache_bytes=cache_bytes, report=report
+    )
     save_head(head, output, texts={"card.json": card.model_dump_json(indent=1) + "\n"})
     return card
 
@@ -99,28 +90,83 @@ def _longest(target: FrozenTarget, recipe: HeadRecipe) -> int:
 
 
 def cache_features(
-    target: FrozenTarget, split: Split, *, work: Path, cache_bytes: int, report: Reporter
-) -> Caches:
-    """Compute the target's features of both parts of the text, or find them in `work`."""
-    rooms = {"training": 1 - HELD_OUT_SHARE, "held-out": HELD_OUT_SHARE}
-    parts = {"training": split.training, "held-out": split.held_out}
-    caches = {}
-    for name, sequences in parts.items():
-        caches[name] = FeatureCache(work / f"features-{name}")
-        facts = CacheFacts(target_sha256=target.sha256, text_sha256=_digest(sequences))
-        caches[name].fill(
-            sequences,
-            target.coarse_features if name == "training" else target.features,
-            facts=facts,
-            feature_size=target.embedding.shape[1],
-            most_bytes=int(cache_bytes * rooms[name]),
-            progress=lambda done, total, name=name: report(f"features, {name}", done, total),  # type: ignore[misc]
-        )
-    return Caches(caches["training"], caches["held-out"], _digest(split.training))
+    target: FrozenTarget,
+    sequences: list[TokenSequence],
+    *,
+    folder: Path,
+    most_bytes: int,
+    is_exact: bool,
+    report: Callable[[int, int], None],
+) -> FeatureCache:
+    """Compute the target's features of a text, or find them in `folder`.
+
+    Text to train on does with coarse features; text to judge by asks for exact ones.
+    """
+    cache = FeatureCache(folder)
+    cache.fill(
+        sequences,
+        target.features if is_exact else target.coarse_features,
+        facts=CacheFacts(target_sha256=target.sha256, text_sha256=text_digest(sequences)),
+        feature_size=target.embedding.shape[1],
+        most_bytes=most_bytes,
+        progress=report,
+    )
+    return cache
+
+
+def learn_and_judge(
+    target: FrozenTarget,
+    split: Split,
+    recipe: HeadRecipe,
+    *,
+    work: Path,
+    cache_bytes: int,
+    report: Reporter,
+) -> tuple[DovetailHead, FeatureCache, HeadCard]:
+    """Train a head on one part of the text and judge it on the other; resumes from `work`.
+
+    Returns:
+        The head with the weights as they ship, the features of the held-out text, and the card.
+    """
+    training = cache_features(
+        target,
+        split.training,
+        folder=work / "features-training",
+        most_bytes=int(cache_bytes * (1 - HELD_OUT_SHARE)),
+        is_exact=False,
+        report=partial(report, "features to train on"),
+    )
+    head, seconds = fit(target, training, recipe, work=work, report=report)
+    held_out = cache_features(
+        target,
+        split.held_out,
+        folder=work / "features-held-out",
+        most_bytes=int(cache_bytes * HELD_OUT_SHARE),
+        is_exact=True,
+        report=partial(report, "features to judge by"),
+    )
+    head = rounded(head)
+    acceptance = judge(head, target, held_out)
+    tokens = training.num_tokens
+    card = HeadCard(
+        recipe=recipe,
+        target_sha256=target.sha256,
+        text_sha256=text_digest(split.training),
+        num_parameters=sum(parameter.numel() for parameter in head.parameters()),
+        num_cached_tokens=tokens,
+        num_training_tokens=round(
+            recipe.num_steps * recipe.batch_sequences * tokens / len(training)
+        ),
+        training_seconds=round(seconds, 1),
+        num_threads=torch.get_num_threads(),
+        num_judged=acceptance.num_reached,
+        acceptance_fractions=tuple(round(share, 4) for share in acceptance.fractions),
+    )
+    return head, held_out, card
 
 
 def fit(
-    target: FrozenTarget, caches: Caches, recipe: HeadRecipe, *, work: Path, report: Reporter
+    target: FrozenTarget, cache: FeatureCache, recipe: HeadRecipe, *, work: Path, report: Reporter
 ) -> tuple[DovetailHead, float]:
     """Train a fresh head, or go on where `work` stands; return it and the seconds it took."""
     torch.manual_seed(recipe.seed)
@@ -128,38 +174,12 @@ def fit(
     seconds = train_head(
         head,
         FrozenEnds(target.embedding, target.output_head),
-        caches.training,
+        cache,
         recipe,
         checkpoint=work / "head.pt",
         progress=lambda done, total, loss: report("head", done, total, loss),
     )
     return head, seconds
-
-
-def make_card(
-    head: DovetailHead,
-    target: FrozenTarget,
-    caches: Caches,
-    recipe: HeadRecipe,
-    *,
-    seconds: float,
-) -> HeadCard:
-    """Judge the head, rounded as it ships, on the held-out text and return its card."""
-    acceptance = judge(rounded(head), target, caches.held_out)
-    tokens = caches.training.num_tokens
-    per_step = recipe.batch_sequences * tokens / len(caches.training)
-    return HeadCard(
-        recipe=recipe,
-        target_sha256=target.sha256,
-        text_sha256=caches.text_sha256,
-        num_parameters=sum(parameter.numel() for parameter in head.parameters()),
-        num_cached_tokens=tokens,
-        num_training_tokens=round(recipe.num_steps * per_step),
-        training_seconds=round(seconds, 1),
-        num_threads=torch.get_num_threads(),
-        num_judged=acceptance.num_reached,
-        acceptance_fractions=tuple(round(share, 4) for share in acceptance.fractions),
-    )
 
 
 def judge(head: DovetailHead, target: FrozenTarget, cache: FeatureCache) -> Acceptance:
@@ -187,7 +207,8 @@ def rounded(head: DovetailHead) -> DovetailHead:
     return copy.to(next(head.parameters()).device)
 
 
-def _digest(sequences: list[TokenSequence]) -> str:
+def text_digest(sequences: list[TokenSequence]) -> str:
+    """Return the SHA-256 over the sequences' lengths, ids and masks."""
     digest = hashlib.sha256()
     for sequence in sequences:
         digest.update(len(sequence.ids).to_bytes(8, "little"))

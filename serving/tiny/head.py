@@ -8,7 +8,7 @@ import numpy as np
 
 from serving.draft_training.data import Split, TokenSequence, cut
 from serving.draft_training.frozen import FrozenTarget
-from serving.draft_training.training import Reporter, cache_features, fit, make_card, rounded
+from serving.draft_training.training import Reporter, learn_and_judge
 from serving.engine.head_folder import refuse_foreign, save_head
 from serving.tiny.bigram import TokenIds
 from serving.tiny.head_card import TinyHeadCard, render_head_readme
@@ -43,10 +43,10 @@ def make_head(
     refuse_foreign(family / HEAD)
     target = FrozenTarget.load(str(family / "target"), device="cpu")
     split = head_text(text, recipe)
-    caches = cache_features(target, split, work=work, cache_bytes=CACHE_BYTES, report=report)
-    head, seconds = fit(target, caches, recipe.head, work=work, report=report)
-    training = make_card(head, target, caches, recipe.head, seconds=seconds)
-    comparison = compare_drafts(rounded(head), target, family / "draft", held_out=caches.held_out)
+    head, held_out, training = learn_and_judge(
+        target, split, recipe.head, work=work, cache_bytes=CACHE_BYTES, report=report
+    )
+    comparison = compare_drafts(head, target, family / "draft", held_out=held_out)
     card = TinyHeadCard(training=training, comparison=comparison)
     texts = {
         "card.json": card.model_dump_json(indent=1) + "\n",

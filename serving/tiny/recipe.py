@@ -134,12 +134,14 @@ class Recipe(StrictModel):
         seed=20,
         sequence_tokens=1024,
         batch_sequences=2,
-        num_steps=6000,
-        rate=3e-3,
+        num_steps=3000,
+        rate=5e-3,
         token_weight=1.0,
+        num_depths=2,
+        deep_fraction=0.3,
     )
     """Shape and training of the draft head."""
-    head_stream_tokens: int = Field(default=900_000, gt=0)
+    head_stream_tokens: int = Field(default=786_432, gt=0)
     """Tokens of the training text, from its start, that the head is trained on."""
 
     @model_validator(mode="after")

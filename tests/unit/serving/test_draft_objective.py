@@ -25,10 +25,10 @@ def test_feature_loss_is_smooth_l1_by_hand():
 
 def test_token_loss_is_cross_entropy_by_hand():
     """Against a law of (3/4, 1/4), a head that finds both alike pays log 2."""
-    true = torch.tensor([[[math.log(3.0), 0.0]]])
+    true = torch.tensor([[[0.75, 0.25]]])
     loss = token_loss(torch.zeros(1, 1, 2), true, torch.ones(1, 1))
     assert loss.item() == pytest.approx(math.log(2))
-    own = token_loss(true, true, torch.ones(1, 1)).item()
+    own = token_loss(torch.log(true), true, torch.ones(1, 1)).item()
     assert own == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
 
 
@@ -52,6 +52,13 @@ def test_rate_rises_then_falls_to_zero():
     recipe = HeadRecipe(num_steps=100, warmup_fraction=0.1)
     fractions = [recipe.rate_fraction(step) for step in (0, 4, 9, 55, 100)]
     assert fractions == pytest.approx([0.1, 0.5, 1.0, 0.5, 0.0])
+
+
+def test_chains_grow_deep_at_the_end():
+    """The last share of the steps unrolls chains; by default every step does."""
+    recipe = HeadRecipe(num_steps=100, num_depths=3, deep_fraction=0.25)
+    assert [recipe.depths_at(step) for step in (0, 74, 75, 99)] == [1, 1, 3, 3]
+    assert HeadRecipe(num_depths=3).depths_at(0) == 3
 
 
 def test_chains_are_followed_while_they_are_the_text():
