@@ -26,8 +26,10 @@ class HeadRecipe(StrictModel):
     """Sequences of one step."""
     num_steps: int = Field(default=20_000, gt=0)
     """Optimiser steps."""
-    warmup_fraction: float = Field(default=0.02, ge=0, le=1)
-    """Share of the steps over which the rate rises from zero; then it falls to zero linearly."""
+    warmup_steps: int = Field(default=400, ge=1)
+    """Steps over which the rate rises from zero."""
+    decay_fraction: float = Field(default=1.0, ge=0, le=1)
+    """Share of the steps, at the end, over which it falls to zero linearly; all is Dovetail's."""
     rate: float = Field(default=3e-5, gt=0)
     """Highest learning rate of AdamW."""
     gradient_limit: float = Field(default=0.5, gt=0)
@@ -50,7 +52,13 @@ class HeadRecipe(StrictModel):
 
     def rate_fraction(self, step: int) -> float:
         """Return the share of the full learning rate at `step`, counted from 0."""
-        warmup = max(round(self.num_steps * self.warmup_fraction), 1)
-        rising = (step + 1) / warmup
-        falling = (self.num_steps - step) / max(self.num_steps - warmup, 1)
+        rising = (step + 1) / self.warmup_steps
+        decay_steps = max(round(self.num_steps * self.decay_fraction), 1)
+        falling = (self.num_steps - step) / decay_steps
         return min(rising, falling, 1.0)
+
+    @property
+    def plain_steps(self) -> int:
+        """Steps, from the first, that would be the same under a longer schedule."""
+        ending = max(self.decay_fraction, self.deep_fraction if self.num_depths > 1 else 0.0)
+        return self.num_steps - round(self.num_steps * ending)

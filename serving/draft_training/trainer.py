@@ -109,6 +109,9 @@ def train_head(
 ) -> float:
     """Train `head` in place, from `checkpoint` where there is one; return the seconds of all runs.
 
+    A checkpoint may be continued to another number of steps as long as neither schedule has begun
+    to lower the rate or to deepen the chains.
+
     Raises:
         DocumentError: If the checkpoint is of another recipe.
     """
@@ -174,8 +177,9 @@ def _restore(
         return 0, 0.0
     state = torch.load(path, weights_only=True)
     made = HeadRecipe.model_validate_json(state["recipe"])
+    is_plain = state["step"] <= min(made.plain_steps, recipe.plain_steps)
     for name, value in recipe:
-        if getattr(made, name) != value:
+        if getattr(made, name) != value and not (name == "num_steps" and is_plain):
             raise DocumentError(
                 path,
                 f"was trained with {name} {getattr(made, name)}, not {value}; repeat that value, "

@@ -135,6 +135,8 @@ class Recipe(StrictModel):
         sequence_tokens=1024,
         batch_sequences=2,
         num_steps=3000,
+        warmup_steps=50,
+        decay_fraction=0.4,
         rate=5e-3,
         token_weight=1.0,
         num_depths=2,

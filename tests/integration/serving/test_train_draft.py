@@ -21,7 +21,13 @@ from serving.engine.head_folder import load_head
 from serving.errors import ModelError
 
 RECIPE = HeadRecipe(
-    sequence_tokens=32, batch_sequences=2, num_steps=6, rate=1e-2, token_weight=1.0, num_depths=2
+    sequence_tokens=32,
+    batch_sequences=2,
+    num_steps=6,
+    warmup_steps=2,
+    rate=1e-2,
+    token_weight=1.0,
+    num_depths=2,
 )
 TEMPLATE = "{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{% endfor %}"
 

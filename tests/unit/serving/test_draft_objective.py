@@ -48,10 +48,11 @@ def test_noise_is_uniform_and_narrower_on_longer_sequences(length, half):
 
 
 def test_rate_rises_then_falls_to_zero():
-    """Linear warm-up, linear decay."""
-    recipe = HeadRecipe(num_steps=100, warmup_fraction=0.1)
-    fractions = [recipe.rate_fraction(step) for step in (0, 4, 9, 55, 100)]
-    assert fractions == pytest.approx([0.1, 0.5, 1.0, 0.5, 0.0])
+    """Linear warm-up, full rate, linear decay over the last share of the steps."""
+    recipe = HeadRecipe(num_steps=100, warmup_steps=10, decay_fraction=0.4)
+    fractions = [recipe.rate_fraction(step) for step in (0, 4, 9, 60, 80, 100)]
+    assert fractions == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.0])
+    assert recipe.plain_steps == 60
 
 
 def test_chains_grow_deep_at_the_end():
