@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -176,7 +177,11 @@ def _restore(
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
-    made = HeadRecipe.model_validate_json(state["recipe"])
+    try:
+        made = HeadRecipe.model_validate_json(state["recipe"])
+    except ValidationError:
+        problem = "is of another version of this program; name another --work folder"
+        raise DocumentError(path, problem) from None
     is_plain = state["step"] <= min(made.plain_steps, recipe.plain_steps)
     for name, value in recipe:
         if getattr(made, name) != value and not (name == "num_steps" and is_plain):

@@ -133,14 +133,14 @@ class Recipe(StrictModel):
     head: HeadRecipe = HeadRecipe(
         seed=20,
         sequence_tokens=1024,
-        batch_sequences=2,
+        batch_sequences=1,
         num_steps=3000,
-        warmup_steps=50,
-        decay_fraction=0.4,
-        rate=5e-3,
+        warmup_steps=60,
+        decay_fraction=0.5,
+        rate=4e-3,
         token_weight=1.0,
         num_depths=2,
-        deep_fraction=0.3,
+        deep_fraction=0.25,
     )
     """Shape and training of the draft head."""
     head_stream_tokens: int = Field(default=786_432, gt=0)
