@@ -77,7 +77,7 @@ def train_draft(
     """
     refuse_foreign(output)
     split = read_split(data, target.tokenizer, sequence_tokens=_longest(target, recipe))
-    head, _, card = learn_and_judge(
+    head, card = learn_and_judge(
         target, split, recipe, work=work, cache_bytes=cache_bytes, report=report
     )
     save_head(head, output, texts={"card.json": card.model_dump_json(indent=1) + "\n"})
@@ -122,11 +122,11 @@ def learn_and_judge(
     work: Path,
     cache_bytes: int,
     report: Reporter,
-) -> tuple[DovetailHead, FeatureCache, HeadCard]:
+) -> tuple[DovetailHead, HeadCard]:
     """Train a head on one part of the text and judge it on the other; resumes from `work`.
 
     Returns:
-        The head with the weights as they ship, the features of the held-out text, and the card.
+        The head with the weights as they ship, and its card.
     """
     training = cache_features(
         target,
@@ -162,7 +162,7 @@ def learn_and_judge(
         num_judged=acceptance.num_reached,
         acceptance_fractions=tuple(round(share, 4) for share in acceptance.fractions),
     )
-    return head, held_out, card
+    return head, card
 
 
 def fit(

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from serving.draft_training.data import Split, TokenSequence, cut
 from serving.draft_training.frozen import FrozenTarget
@@ -43,22 +44,23 @@ def make_head(
     refuse_foreign(family / HEAD)
     target = FrozenTarget.load(str(family / "target"), device="cpu")
     split = head_text(text, recipe)
-    head, held_out, training = learn_and_judge(
+    head, training = learn_and_judge(
         target, split, recipe.head, work=work, cache_bytes=CACHE_BYTES, report=report
     )
-    comparison = compare_drafts(head, target, family / "draft", held_out=held_out)
+    texts = [torch.from_numpy(piece.ids.astype(np.int64)) for piece in split.held_out]
+    comparison = compare_drafts(head, target, family / "draft", texts=texts)
     card = TinyHeadCard(training=training, comparison=comparison)
-    texts = {
+    files = {
         "card.json": card.model_dump_json(indent=1) + "\n",
         "README.md": render_head_readme(card),
     }
-    save_head(head, family / HEAD, texts=texts)
+    save_head(head, family / HEAD, texts=files)
 
 
 def head_text(text: TokenizedText, recipe: Recipe) -> Split:
-    """Return the family's training text and held-out files, cut to the head's sequences."""
+    """Return the family's training text, cut to the head's sequences, and held-out files' heads."""
     length = recipe.head.sequence_tokens
-    held_out = text.documents(text.corpus.held_out)
+    held_out = (ids[: recipe.context_tokens] for ids in text.documents(text.corpus.held_out))
     stream = text.training_stream(recipe)[: recipe.head_stream_tokens]
     return Split(
         training=list(_pieces([stream], length)),

@@ -108,8 +108,8 @@ features + {token_weight:g} x cross-entropy of the tokens, chains unrolled to de
 ## Acceptance by depth
 
 Share of guesses accepted at a depth, of the chains that reached it, each chain feeding back its own
-features: on the family's held-out files ({text_tokens:,} tokens, a chain behind each), and on what the
-target writes greedily behind the first 64 tokens of those files ({continuation_tokens:,} tokens), which
+features: on the first 1,024 tokens of the family's held-out files ({text_tokens:,} tokens, a chain
+behind each), and on what the target writes greedily behind the first 64 tokens of those files ({continuation_tokens:,} tokens), which
 is the acceptance of greedy decoding.
 
 {acceptance}

@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from serving.draft_training.acceptance import DEPTHS, Acceptance, follow, head_acceptance
-from serving.draft_training.features import FeatureCache
 from serving.draft_training.frozen import FrozenTarget
 from serving.engine.dovetail_head import DovetailHead
 from serving.engine.kv_cache import SequenceCache
@@ -44,7 +43,7 @@ Round = Callable[[int], object]
 
 
 def compare_drafts(
-    head: DovetailHead, target: FrozenTarget, small_folder: Path, *, held_out: FeatureCache
+    head: DovetailHead, target: FrozenTarget, small_folder: Path, *, texts: list[Tensor]
 ) -> DraftComparison:
     """Judge and time both drafts for one target, one after the other on the same texts.
 
@@ -52,14 +51,13 @@ def compare_drafts(
         head: As it ships.
         target: The target.
         small_folder: Folder of the small model.
-        held_out: Held-out text with the target's features.
+        texts: Held-out texts, the end-of-text id first. Shape: (n,) each.
     """
     small = load_model(small_folder)
-    examples = [held_out[number] for number in range(len(held_out))]
-    texts = [(example.ids, example.features.float()) for example in examples]
-    written = continuations(target, [ids for ids, _ in texts])
+    read = [(ids, target.features(ids)) for ids in texts]
+    written = continuations(target, texts)
     starts = torch.cat((torch.zeros(PREFIX_TOKENS - 1), torch.ones(NEW_TOKENS + 1)))
-    on_text = _both(head, small, target, texts, mask=None)
+    on_text = _both(head, small, target, read, mask=None)
     on_written = _both(head, small, target, written, mask=starts)
     target_seconds, rounds = time_drafts(head, target, small_folder)
     figures = [
@@ -72,7 +70,7 @@ def compare_drafts(
     ]
     capability = torch.backends.cpu.get_cpu_capability()
     return DraftComparison(
-        num_text_tokens=sum(len(ids) for ids, _ in texts),
+        num_text_tokens=sum(len(ids) - 1 for ids in texts),
         num_continuation_tokens=NEW_TOKENS * len(written),
         target_step_seconds=target_seconds,
         head=figures[0],
@@ -128,14 +126,8 @@ def model_acceptance(
 
 @torch.inference_mode()
 def continuations(target: FrozenTarget, texts: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Return beginnings of documents, each with the target's greedy text behind it and features.
-
-    Beginnings are told by the end-of-text id in front.
-    """
-    begin = target.tokenizer.bos_token_id
-    prefixes = [
-        ids[:PREFIX_TOKENS] for ids in texts if ids[0] == begin and len(ids) > PREFIX_TOKENS
-    ]
+    """Return beginnings of texts, each with the target's greedy text behind it and features."""
+    prefixes = [ids[:PREFIX_TOKENS] for ids in texts if len(ids) >= PREFIX_TOKENS]
     ids_Bn = torch.stack(prefixes)
     cache = None
     step_Bn = ids_Bn
