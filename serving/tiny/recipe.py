@@ -134,7 +134,7 @@ class Recipe(StrictModel):
         seed=20,
         sequence_tokens=1024,
         batch_sequences=1,
-        num_steps=3000,
+        num_steps=3500,
         warmup_steps=60,
         decay_fraction=0.5,
         rate=4e-3,
