@@ -23,6 +23,10 @@ MOST_TABLE_BYTES = 64 * 2**20
 """Largest look-up table of what depends on the token alone; beyond it that is computed a step."""
 
 
+MOST_DEPTH = 64
+"""Deepest tree; the last rounds of a sequence may draft past the end of the context."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeadRows:
     """New rows of one sequence: row i is a token and the feature of the token before it.
@@ -141,7 +145,8 @@ class LeanHead:
     def _forward(self, batch: Sequence[HeadRows]) -> Tensor:
         tokens = [token for rows in batch for token in rows.tokens]
         positions = [position for rows in batch for position in _positions(rows)]
-        features = [rows.features_NE for rows in batch]
+        # Features come from the target's device and in its type; where both are ours this is free.
+        features = [rows.features_NE.to(self.device, self.dtype) for rows in batch]
         masks = [_mask(rows, self.device) for rows in batch]
         hidden_TW = self._fused(features[0] if len(batch) == 1 else torch.cat(features), tokens)
         cosine, sine = self._rotations[torch.tensor(positions, device=self.device)].unbind(1)
@@ -263,7 +268,7 @@ def _rotation_table(head: DovetailHead) -> Tensor:
     """
     config = head.config
     device = head.fusion.feature.weight.device
-    cosine, sine = rotations(config, config.context_tokens, device)
+    cosine, sine = rotations(config, config.context_tokens + MOST_DEPTH, device)
     half = config.head_size // 2
     signed = torch.cat((-sine[:, :half], sine[:, half:]), dim=-1)
     return torch.stack((cosine, signed), dim=1).unsqueeze(2)

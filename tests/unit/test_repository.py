@@ -121,6 +121,7 @@ def test_the_wheel_holds_the_five_names_and_their_data(tmp_path):
         "planner/demo/configs/fleet/melange-example.yaml",
         "serving/models/tiny/target/model.safetensors",
         "serving/models/tiny/draft/model.safetensors",
+        "serving/models/tiny/head/model.safetensors",
         "planner/catalogues/gpus.yaml",
         "planner/catalogues/models.yaml",
         "planner/catalogues/prices.yaml",

@@ -211,3 +211,14 @@ def test_frozen_ends_are_shared_where_they_can_be():
     assert drafting._output_head.data_ptr() == output_head.data_ptr()
     assert drafting._embedding.data_ptr() == embedding.data_ptr()
     assert drafting.cache_bytes_per_token == 2 * 2 * 2 * 6 * 4
+
+
+def test_drafts_may_stand_behind_the_end_of_the_context():
+    """The last round of a full sequence drafts like any other."""
+    drafting = lean(small_head(context_tokens=8))
+    tokens, features = text(8)
+    cache = drafting.new_cache(12)
+    output = drafting.prefill([HeadRows(tokens, features, cache)])
+    for depth in (1, 2, 3):
+        output = drafting.step([HeadRows([depth], output.features_TE, cache, (depth,))])
+    assert torch.isfinite(output.log_probs_TV).all()
