@@ -4,9 +4,8 @@ A step of a small head costs its operations rather than their size: queries, key
 from one product, gate and up from another, norms' weights are folded into the products behind them,
 and where the vocabulary is small everything that depends on the token alone is looked up.
 
-Shape letters: S sequences, N rows of one sequence, T rows of the batch, R tree rows of one sequence
-so far, L rows in the cache, E the target's hidden size, V vocabulary, W the head's width,
-H query heads, G key-value heads, D head size.
+Shape letters: S sequences, N rows of one sequence, T rows of the batch, L rows in the cache, E the
+target's hidden size, V vocabulary, W the head's width, H query heads, G key-value heads, D head size.
 """
 
 from collections.abc import Sequence
@@ -18,42 +17,12 @@ from torch.nn import functional
 
 from serving.engine.dovetail_head import DovetailHead, HeadLayer, rotations
 from serving.engine.head_cache import HeadCache
+from serving.engine.head_rows import HeadOutput, HeadRows, mask, positions
 
 MOST_TABLE_BYTES = 64 * 2**20
 """Largest look-up table of what depends on the token alone; beyond it that is computed a step."""
-
-
 MOST_DEPTH = 64
 """Deepest tree; the last rounds of a sequence may draft past the end of the context."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeadRows:
-    """New rows of one sequence: row i is a token and the feature of the token before it.
-
-    For verified rows `depths` and `visible_NR` stay None: each stands behind the one before it. For
-    tree rows `depths` gives each row's distance from the verified rows, 1 for children of the root,
-    and `visible_NR` says which of the tree's rows so far, the new ones last, each row attends to;
-    None is all of them, right for a chain fed one row at a time.
-    """
-
-    tokens: Sequence[int]
-    features_NE: Tensor
-    cache: HeadCache
-    depths: Sequence[int] | None = None
-    visible_NR: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HeadOutput:
-    """What the head says behind each row asked about.
-
-    `features_TE` are its predicted features, to go with every child's token in the next step;
-    `log_probs_TV` the log-probabilities of the token behind the row's own.
-    """
-
-    features_TE: Tensor
-    log_probs_TV: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +113,12 @@ class LeanHead:
 
     def _forward(self, batch: Sequence[HeadRows]) -> Tensor:
         tokens = [token for rows in batch for token in rows.tokens]
-        positions = [position for rows in batch for position in _positions(rows)]
+        places = [place for rows in batch for place in positions(rows)]
         # Features come from the target's device and in its type; where both are ours this is free.
         features = [rows.features_NE.to(self.device, self.dtype) for rows in batch]
-        masks = [_mask(rows, self.device) for rows in batch]
+        masks = [mask(rows, self.device) for rows in batch]
         hidden_TW = self._fused(features[0] if len(batch) == 1 else torch.cat(features), tokens)
-        cosine, sine = self._rotations[torch.tensor(positions, device=self.device)].unbind(1)
+        cosine, sine = self._rotations[torch.tensor(places, device=self.device)].unbind(1)
         for number, layer in enumerate(self._layers):
             rows_TW = self._normalise(hidden_TW) if number else hidden_TW
             mixed = functional.linear(rows_TW, layer.query_key_value)
@@ -239,26 +208,6 @@ class LeanHead:
         )
         part = functional.silu(functional.linear(normal, self._embedding_weight))
         return torch.cat((part, functional.linear(part, self._gate_weight)), dim=-1)
-
-
-def _positions(rows: HeadRows) -> Sequence[int]:
-    start = rows.cache.first_position + rows.cache.length
-    if rows.depths is None:
-        return range(start, start + len(rows.tokens))
-    return [start + depth - 1 for depth in rows.depths]
-
-
-def _mask(rows: HeadRows, device: torch.device) -> Tensor | None:
-    """Return which of the cache's rows, the new ones last, each row sees; None: all. (N, L)."""
-    num_rows, past = len(rows.tokens), rows.cache.length
-    if rows.depths is None:
-        if num_rows == 1:
-            return None
-        visible = torch.ones(num_rows, past + num_rows, dtype=torch.bool, device=device)
-        return visible.tril(past)
-    if rows.visible_NR is None:
-        return None
-    return functional.pad(rows.visible_NR, (past, 0), value=True)
 
 
 def _rotation_table(head: DovetailHead) -> Tensor:

@@ -17,8 +17,9 @@ from transformers import LlamaForCausalLM
 from serving.draft_training.acceptance import DEPTHS, Acceptance, follow, head_acceptance
 from serving.draft_training.frozen import FrozenTarget
 from serving.engine.dovetail_head import DovetailHead
+from serving.engine.head_rows import HeadRows
 from serving.engine.kv_cache import SequenceCache
-from serving.engine.lean_head import HeadRows, LeanHead
+from serving.engine.lean_head import LeanHead
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.rows import Rows

@@ -84,7 +84,7 @@ def test_the_packages_are_ours():
         "import planner.fleet.plan, planner.fleet.fleet_plan, planner.cli",
         "import planner.speculation, planner.drafting.box, planner.drafting.speculate_report",
         "import router.cli, router.config, router.server",
-        "import serving.cli, serving.config, serving.tiny.cli",
+        "import serving.cli, serving.config, serving.tiny.cli, serving.draft_training.cli",
         "import finetune.cli, finetune.config",
         "import planner.demo.cli",
     ],

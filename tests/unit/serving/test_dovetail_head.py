@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from serving.engine.dovetail_head import DovetailHead, GatedFusion
 from serving.engine.head_config import HeadConfig
-from serving.engine.lean_head import HeadRows, LeanHead
+from serving.engine.head_rows import HeadRows
+from serving.engine.lean_head import LeanHead
 
 FEATURE_SIZE, VOCABULARY = 12, 40
 
