@@ -118,7 +118,7 @@ class LeanHead:
         features = [rows.features_NE.to(self.device, self.dtype) for rows in batch]
         masks = [mask(rows, self.device) for rows in batch]
         hidden_TW = self._fused(features[0] if len(batch) == 1 else torch.cat(features), tokens)
-        cosine, sine = self._rotations[torch.tensor(places, device=self.device)].unbind(1)
+        cosine, sine = self._rows_of(self._rotations, places).unbind(1)
         for number, layer in enumerate(self._layers):
             rows_TW = self._normalise(hidden_TW) if number else hidden_TW
             mixed = functional.linear(rows_TW, layer.query_key_value)
@@ -137,15 +137,20 @@ class LeanHead:
 
     def _fused(self, features_TE: Tensor, tokens: list[int]) -> Tensor:
         """Return the gating fusion; see `GatedFusion` for the formula. Shape: (T, W)."""
-        index = torch.tensor(tokens, device=self.device)
         if self._token_table is None:
-            token_side = self._token_side(self._embedding[index])
+            token_side = self._token_side(self._rows_of(self._embedding, tokens))
         else:
-            token_side = self._token_table[index]
+            token_side = self._rows_of(self._token_table, tokens)
         width = self.config.width
         feature_side = functional.linear(features_TE, self._feature_weight)
         gate = torch.sigmoid(feature_side[:, width:] + token_side[:, width:])
         return torch.lerp(token_side[:, :width], feature_side[:, :width], gate)
+
+    def _rows_of(self, table: Tensor, index: list[int]) -> Tensor:
+        """Return rows of a table; a single one is a view, which spares two operations."""
+        if len(index) == 1:
+            return table[index[0] : index[0] + 1]
+        return table[torch.tensor(index, device=self.device)]
 
     def _attend(
         self,
@@ -164,18 +169,10 @@ class LeanHead:
                 rotated[start:stop, num_heads:].transpose(0, 1),
                 heads_THD[start:stop, self._num_rotated :].transpose(0, 1),
             )
-            outputs.append(
-                functional.scaled_dot_product_attention(
-                    rotated[start:stop, :num_heads].transpose(0, 1).unsqueeze(0),
-                    keys_GLD.unsqueeze(0),
-                    values_GLD.unsqueeze(0),
-                    attn_mask=mask_NL,
-                    enable_gqa=True,
-                )
-            )
+            queries_NHD = rotated[start:stop, :num_heads]
+            outputs.append(_attended(queries_NHD, keys_GLD, values_GLD, mask_NL))
             start = stop
-        mixed = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-        return mixed.transpose(1, 2).reshape(start, -1)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _read(self, hidden_TW: Tensor) -> HeadOutput:
         """Return features and log-probabilities; there is no norm before the target's head."""
@@ -208,6 +205,23 @@ class LeanHead:
         )
         part = functional.silu(functional.linear(normal, self._embedding_weight))
         return torch.cat((part, functional.linear(part, self._gate_weight)), dim=-1)
+
+
+def _attended(
+    queries_NHD: Tensor, keys_GLD: Tensor, values_GLD: Tensor, mask_NL: Tensor | None
+) -> Tensor:
+    """Attend from one sequence's rows. Shape: (N, H * D), heads side by side."""
+    rows, heads, size = queries_NHD.shape
+    keys, values = keys_GLD.unsqueeze(0), values_GLD.unsqueeze(0)
+    if rows == 1 and mask_NL is None:
+        # Heads that share keys are rows of one query, so that no key is copied.
+        queries = queries_NHD.view(1, len(keys_GLD), -1, size)
+        mixed = functional.scaled_dot_product_attention(queries, keys, values)
+        return mixed.reshape(1, heads * size)
+    mixed = functional.scaled_dot_product_attention(
+        queries_NHD.transpose(0, 1).unsqueeze(0), keys, values, attn_mask=mask_NL, enable_gqa=True
+    )
+    return mixed.transpose(1, 2).reshape(rows, -1)
 
 
 def _rotation_table(head: DovetailHead) -> Tensor:

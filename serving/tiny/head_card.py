@@ -1,30 +1,31 @@
 """What the family's head is measured to bring, beside the small model: card and README."""
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from planner.config import StrictModel
 from serving.draft_training.training import HeadCard
 
 
+class RoundFigures(StrictModel):
+    """Rounds of one length, as decoding runs them."""
+
+    accepted: float = Field(ge=0)
+    """Mean accepted tokens of a round."""
+    seconds: float = Field(gt=0)
+    """Median processor time of a round's drafting."""
+
+
 class DraftFigures(StrictModel):
-    """One way of drafting: how deep its chains hold, and what a round of them costs."""
+    """One way of drafting: how deep its chains hold, and what a round of them brings and costs."""
 
     text_fractions: tuple[float, ...]
     """Accepted at each depth of the chains that reached it, on held-out text."""
-    continuation_fractions: tuple[float, ...]
+    greedy_fractions: tuple[float, ...]
     """The same where the target itself wrote the text, greedily, behind held-out prefixes."""
-    seconds_by_draft_tokens: dict[int, float]
-    """Processor time of all draft steps of a round, by the tokens it drafts."""
-
-    def accepted(self, draft_tokens: int) -> float:
-        """Return the expected accepted tokens of a greedy round of so many drafted ones."""
-        total, reached = 0.0, 1.0
-        for fraction in self.continuation_fractions[:draft_tokens]:
-            reached *= fraction
-            total += reached
-        return total
+    greedy_rounds: dict[int, RoundFigures]
+    """Rounds along some of those texts, by the tokens they draft."""
+    drawn_rounds: dict[int, RoundFigures]
+    """The same along texts that the target drew at temperature 0.8."""
 
 
 class DraftComparison(StrictModel):
@@ -32,7 +33,7 @@ class DraftComparison(StrictModel):
 
     num_text_tokens: int = Field(gt=0)
     """Held-out tokens judged on."""
-    num_continuation_tokens: int = Field(gt=0)
+    num_greedy_tokens: int = Field(gt=0)
     """Tokens the target wrote greedily."""
     target_step_seconds: float = Field(gt=0)
     """Processor time of one target step at one row."""
@@ -43,18 +44,13 @@ class DraftComparison(StrictModel):
     hardware: str
     """Where it was measured: processor, threads, number format."""
 
-    @model_validator(mode="after")
-    def _same_rounds(self) -> Self:
-        ours, theirs = self.head.seconds_by_draft_tokens, self.small_model.seconds_by_draft_tokens
-        if set(ours) != set(theirs):
-            raise ValueError(
-                f"head has rounds of {sorted(ours)}, small_model of {sorted(theirs)}; measure again"
-            )
-        return self
+    def per_cost(self, figures: RoundFigures) -> float:
+        """Return accepted tokens for drafting that costs as much as one target step at one row."""
+        return figures.accepted / self.cost(figures)
 
-    def cost(self, figures: DraftFigures, draft_tokens: int) -> float:
+    def cost(self, figures: RoundFigures) -> float:
         """Return what the drafting of a round costs in target steps at one row."""
-        return figures.seconds_by_draft_tokens[draft_tokens] / self.target_step_seconds
+        return figures.seconds / self.target_step_seconds
 
 
 class TinyHeadCard(StrictModel):
@@ -83,9 +79,10 @@ def render_head_readme(card: TinyHeadCard) -> str:
         depths=recipe.num_depths,
         sha=training.target_sha256[:12],
         text_tokens=comparison.num_text_tokens,
-        continuation_tokens=comparison.num_continuation_tokens,
+        greedy_tokens=comparison.num_greedy_tokens,
         acceptance=acceptance_table(comparison),
-        costs=cost_table(comparison),
+        greedy_costs=cost_table(comparison, is_greedy=True),
+        drawn_costs=cost_table(comparison, is_greedy=False),
         hardware=comparison.hardware,
     )
 
@@ -109,20 +106,26 @@ features + {token_weight:g} x cross-entropy of the tokens, chains unrolled to de
 
 Share of guesses accepted at a depth, of the chains that reached it, each chain feeding back its own
 features: on the first 1,024 tokens of the family's held-out files ({text_tokens:,} tokens, a chain
-behind each), and on what the target writes greedily behind the first 64 tokens of those files ({continuation_tokens:,} tokens), which
+behind each), and on what the target writes greedily behind the first 64 tokens of those files ({greedy_tokens:,} tokens), which
 is the acceptance of greedy decoding.
 
 {acceptance}
 
 ## Cost
 
-A round of k drafted tokens, in target steps at one row: the head first takes in three verified rows
-with true features, the small model two, then each drafts on row by row. Accepted is the expected number of accepted tokens in greedy
-decoding.
+The target's own texts decoded again in rounds of k drafted tokens, a target step before each: mean
+accepted tokens of a round, processor time of its drafting in target steps at one row, and the one
+over the other.
 
-{costs}
+Greedy text:
 
-Measured on {hardware}, processor time, 128 tokens of past.
+{greedy_costs}
+
+Text drawn at temperature 0.8:
+
+{drawn_costs}
+
+Measured on {hardware}.
 
 ## Rebuild
 
@@ -141,24 +144,25 @@ def acceptance_table(comparison: DraftComparison) -> str:
     columns = (
         head.text_fractions,
         small.text_fractions,
-        head.continuation_fractions,
-        small.continuation_fractions,
+        head.greedy_fractions,
+        small.greedy_fractions,
     )
     for depth, row in enumerate(zip(*columns, strict=True), start=1):
         lines.append(f"| {depth} | " + " | ".join(f"{share:.3f}" for share in row) + " |")
     return "\n".join(lines)
 
 
-def cost_table(comparison: DraftComparison) -> str:
+def cost_table(comparison: DraftComparison, *, is_greedy: bool) -> str:
     """Return accepted tokens and cost of rounds of both drafts as a Markdown table."""
-    lines = [
-        "| k | head: accepted | cost | accepted / cost | small: accepted | cost | accepted / cost |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|")
-    for count in sorted(comparison.head.seconds_by_draft_tokens):
-        cells = []
-        for figures in (comparison.head, comparison.small_model):
-            accepted, cost = figures.accepted(count), comparison.cost(figures, count)
-            cells.append(f"{accepted:.2f} | {cost:.3f} | {accepted / cost:.1f}")
+    columns = [f"{name}: accepted | cost | accepted / cost" for name in ("head", "small")]
+    lines = [f"| k | {' | '.join(columns)} |", "|---|---|---|---|---|---|---|"]
+    both = (comparison.head, comparison.small_model)
+    rounds = [part.greedy_rounds if is_greedy else part.drawn_rounds for part in both]
+    for count in sorted(rounds[0]):
+        cells = [
+            f"{part[count].accepted:.2f} | {comparison.cost(part[count]):.3f} | "
+            f"{comparison.per_cost(part[count]):.1f}"
+            for part in rounds
+        ]
         lines.append(f"| {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.rows import Rows
 from serving.tiny.export import load_model
-from serving.tiny.head_card import DraftComparison, DraftFigures
+from serving.tiny.head_card import DraftComparison, DraftFigures, RoundFigures
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +33,18 @@ PREFIX_TOKENS = 64
 NEW_TOKENS = 128
 """Tokens of one continuation."""
 PAST_TOKENS = 128
-"""Verified rows behind which rounds are timed."""
+"""Tokens behind which the target's steps run."""
 ROUNDS = (1, 2, 3, 4, 5)
 """Drafted tokens of the rounds that are timed."""
-REPEATS = 60
-"""How often each round is timed; the median counts."""
+TIMED_TEXTS = 6
+"""Texts that are decoded again to time rounds."""
+STEPS = 50
+"""Target steps at one row that are timed; the median counts."""
+TEMPERATURE = 0.8
+"""Of the drawn texts."""
 
-Round = Callable[[int], object]
-"""Drafts so many tokens."""
+Draft = Callable[[int, int], list[int]]
+"""Takes how many tokens of a text are known, and how many to guess behind them."""
 
 
 def compare_drafts(
@@ -56,23 +60,26 @@ def compare_drafts(
     """
     small = load_model(small_folder)
     read = [(ids, target.features(ids)) for ids in texts]
-    written = continuations(target, texts)
+    greedy = continuations(target, texts, temperature=0.0)
+    drawn = continuations(target, texts, temperature=TEMPERATURE)
     starts = torch.cat((torch.zeros(PREFIX_TOKENS - 1), torch.ones(NEW_TOKENS + 1)))
     on_text = _both(head, small, target, read, mask=None)
-    on_written = _both(head, small, target, written, mask=starts)
-    target_seconds, rounds = time_drafts(head, target, small_folder)
+    on_greedy = _both(head, small, target, greedy, mask=starts)
+    target_seconds, greedy_rounds = time_rounds(head, target, small_folder, greedy)
+    _, drawn_rounds = time_rounds(head, target, small_folder, drawn)
     figures = [
         DraftFigures(
             text_fractions=_rounded(on_text[index]),
-            continuation_fractions=_rounded(on_written[index]),
-            seconds_by_draft_tokens=rounds[index],
+            greedy_fractions=_rounded(on_greedy[index]),
+            greedy_rounds=greedy_rounds[index],
+            drawn_rounds=drawn_rounds[index],
         )
         for index in range(2)
     ]
     capability = torch.backends.cpu.get_cpu_capability()
     return DraftComparison(
         num_text_tokens=sum(len(ids) - 1 for ids in texts),
-        num_continuation_tokens=NEW_TOKENS * len(written),
+        num_greedy_tokens=NEW_TOKENS * len(greedy),
         target_step_seconds=target_seconds,
         head=figures[0],
         small_model=figures[1],
@@ -126,88 +133,167 @@ def model_acceptance(
 
 
 @torch.inference_mode()
-def continuations(target: FrozenTarget, texts: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Return beginnings of texts, each with the target's greedy text behind it and features."""
-    prefixes = [ids[:PREFIX_TOKENS] for ids in texts if len(ids) >= PREFIX_TOKENS]
-    ids_Bn = torch.stack(prefixes)
+def continuations(
+    target: FrozenTarget, texts: list[Tensor], *, temperature: float
+) -> list[tuple[Tensor, Tensor]]:
+    """Return beginnings of texts, each with the target's own text behind it, and features.
+
+    Args:
+        target: The target.
+        texts: Those shorter than `PREFIX_TOKENS` are left out.
+        temperature: 0 is greedy; else tokens are drawn, seeded.
+    """
+    ids_Bn = torch.stack([ids[:PREFIX_TOKENS] for ids in texts if len(ids) >= PREFIX_TOKENS])
+    generator = torch.Generator().manual_seed(0)
     cache = None
     step_Bn = ids_Bn
     for _ in range(NEW_TOKENS):
         output = target.model(input_ids=step_Bn, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
-        step_Bn = output.logits[:, -1:].argmax(-1)
+        logits = output.logits[:, -1]
+        if temperature:
+            probs = torch.softmax(logits / temperature, dim=-1)
+            step_Bn = torch.multinomial(probs, 1, generator=generator)
+        else:
+            step_Bn = logits.argmax(-1, keepdim=True)
         ids_Bn = torch.cat((ids_Bn, step_Bn), dim=1)
     return [(ids, target.features(ids)) for ids in ids_Bn]
 
 
-def time_drafts(
+class _HeadChain:
+    """Chains of the head along a text; true features come in as rounds verify tokens."""
+
+    def __init__(self, lean: LeanHead, ids: list[int], features: Tensor) -> None:
+        self._lean, self._ids, self._features = lean, ids, features
+        self._cache = lean.new_cache(len(ids) + max(ROUNDS))
+
+    def draft(self, known: int, count: int) -> list[int]:
+        """Return guesses behind the first `known` tokens of the text."""
+        fed = self._cache.length
+        tokens, features = self._ids[fed + 1 : known], self._features[fed : known - 1]
+        output = self._lean.prefill([HeadRows(tokens, features, self._cache)])
+        guesses = output.log_probs_TV.argmax(-1).tolist()
+        for depth in range(1, count):
+            rows = HeadRows(guesses[-1:], output.features_TE, self._cache, depths=(depth,))
+            output = self._lean.step([rows])
+            guesses += output.log_probs_TV.argmax(-1).tolist()
+        return guesses
+
+
+class _ModelChain:
+    """Chains of a small model along a text; rejected rows are rolled back."""
+
+    def __init__(self, model: TokenModel, ids: list[int]) -> None:
+        self._model, self._ids = model, ids
+        self._cache = SequenceCache(len(ids) + max(ROUNDS))
+        self._guesses: list[int] = []
+        self._known = 0
+
+    def draft(self, known: int, count: int) -> list[int]:
+        """Return guesses behind the first `known` tokens of the text."""
+        self._cache.roll_back(min(self._cache.length, self._kept(known)))
+        guesses: list[int] = []
+        for _ in range(count):
+            tokens = (self._ids[:known] + guesses)[self._cache.length :]
+            guesses += self._model.forward([Rows(tokens, self._cache)]).argmax(-1).tolist()
+            self._cache.commit(len(tokens))
+        self._guesses = guesses
+        self._known = known
+        return guesses
+
+    def _kept(self, known: int) -> int:
+        """Return how many cached tokens came true."""
+        if not self._guesses:
+            return 0
+        kept = self._known
+        while kept < known and self._guesses[kept - self._known : kept - self._known + 1] == [
+            self._ids[kept]
+        ]:
+            kept += 1
+        return kept
+
+
+def time_rounds(
     head: DovetailHead,
     target: FrozenTarget,
     small_folder: Path,
+    texts: list[tuple[Tensor, Tensor]],
     *,
     clock: Callable[[], float] = time.process_time,
-) -> tuple[float, tuple[dict[int, float], dict[int, float]]]:
-    """Return seconds of a target step at one row, and of rounds of head and small model by length.
+) -> tuple[float, tuple[dict[int, RoundFigures], dict[int, RoundFigures]]]:
+    """Decode texts of the target again, in rounds of each length, with head and small model.
 
-    Processor time of one thread, so that a busy machine changes little. Every kind of round runs in
-    each repetition, each behind a target step, as in decoding.
+    A guess is accepted where it is the text's token. Between rounds the target takes in what the
+    round drafted, so that drafts find the processor's caches as in decoding. Processor time of one
+    thread, so that a busy machine changes little.
+
+    Returns:
+        Seconds of a target step at one row, and rounds of head and small model by drafted tokens.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    folder = str(target.model.config.name_or_path)
     try:
-        step = _model_rounds(_load(folder))
-        drafts = (_head_rounds(head, target), _model_rounds(leanest(_load(str(small_folder)))))
-        target_seconds: list[float] = []
-        seconds: tuple[dict[int, list[float]], dict[int, list[float]]] = ({}, {})
-        for _ in range(REPEATS):
-            for count in ROUNDS:
-                for draft, times in zip(drafts, seconds, strict=True):
-                    start = clock()
-                    step(1)
-                    middle = clock()
-                    draft(count)
-                    target_seconds.append(middle - start)
-                    times.setdefault(count, []).append(clock() - middle)
+        step = _steps(_load(str(target.model.config.name_or_path)))
+        small = leanest(_load(str(small_folder)))
+        lean = LeanHead(head, embedding=target.embedding, output_head=target.output_head)
+        single = sorted(_seconds(lambda: step(1), clock) for _ in range(STEPS))
+        rounds: tuple[dict[int, RoundFigures], dict[int, RoundFigures]] = ({}, {})
+        for count in ROUNDS:
+            runs: tuple[list[tuple[int, float]], list[tuple[int, float]]] = ([], [])
+            for ids, features in texts[:TIMED_TEXTS]:
+                words = ids.tolist()
+                drafts: tuple[Draft, Draft] = (
+                    _HeadChain(lean, words, features).draft,
+                    _ModelChain(small, words).draft,
+                )
+                for draft, seen in zip(drafts, runs, strict=True):
+                    seen += _along(draft, words, count, step=step, clock=clock)
+            for seen, figures in zip(runs, rounds, strict=True):
+                figures[count] = RoundFigures(
+                    accepted=round(statistics.mean(accepted for accepted, _ in seen), 3),
+                    seconds=round(statistics.median(seconds for _, seconds in seen), 6),
+                )
     finally:
         torch.set_num_threads(threads)
-    medians = [{k: round(statistics.median(v), 6) for k, v in times.items()} for times in seconds]
-    return round(statistics.median(target_seconds), 6), (medians[0], medians[1])
+    return round(statistics.median(single), 6), rounds
 
 
-def _model_rounds(model: TokenModel) -> Round:
-    """Return rounds of a model: two rows first where it drafts more than one token, then one each."""
-    cache = SequenceCache(PAST_TOKENS + 2 + max(ROUNDS))
+def _along(
+    draft: Draft,
+    ids: list[int],
+    count: int,
+    *,
+    step: Callable[[int], object],
+    clock: Callable[[], float],
+) -> list[tuple[int, float]]:
+    """Return accepted tokens and seconds of drafting of each round along one text."""
+    known = PREFIX_TOKENS
+    draft(known - 1, 1)  # the prompt is no round
+    rounds = []
+    while known + count <= len(ids):
+        step(count + 1)
+        start = clock()
+        guesses = draft(known, count)
+        seconds = clock() - start
+        pairs = zip(guesses, ids[known : known + count], strict=True)
+        accepted = next((i for i, (guess, true) in enumerate(pairs) if guess != true), count)
+        rounds.append((accepted, seconds))
+        known += accepted + 1
+    return rounds
+
+
+def _steps(model: TokenModel) -> Callable[[int], object]:
+    """Return a function that runs so many rows through the target behind a fixed past."""
+    cache = SequenceCache(PAST_TOKENS + 1 + max(ROUNDS))
     model.forward([Rows([5] * PAST_TOKENS, cache)])
     cache.commit(PAST_TOKENS)
-
-    def draft(count: int) -> None:
-        tokens = [5, 7] if count > 1 else [7]
-        for _ in range(count):
-            model.forward([Rows(tokens, cache)]).argmax(-1).tolist()
-            cache.commit(len(tokens))
-            tokens = [7]
-        cache.roll_back(PAST_TOKENS)
-
-    return draft
+    return lambda rows: model.forward([Rows([7] * rows, cache, rows)]).argmax(-1).tolist()
 
 
-def _head_rounds(head: DovetailHead, target: FrozenTarget) -> Round:
-    """Return rounds of a head: three verified rows first, then one row each."""
-    lean = LeanHead(head, embedding=target.embedding, output_head=target.output_head)
-    cache = lean.new_cache(PAST_TOKENS + 3 + max(ROUNDS))
-    true_NE = torch.randn(PAST_TOKENS, head.config.feature_size)
-    lean.prefill([HeadRows([5] * PAST_TOKENS, true_NE, cache)])
-
-    def draft(count: int) -> None:
-        output = lean.prefill([HeadRows([5, 6, 7], true_NE[:3], cache)])
-        for depth in range(1, count):
-            (token,) = output.log_probs_TV.argmax(-1).tolist()
-            output = lean.step([HeadRows([token], output.features_TE, cache, depths=(depth,))])
-        output.log_probs_TV.argmax(-1).tolist()
-        cache.roll_back(PAST_TOKENS)
-
-    return draft
+def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    work()
+    return clock() - start
 
 
 def _load(folder: str) -> FlatModel:

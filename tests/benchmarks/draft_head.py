@@ -29,6 +29,7 @@ def run() -> dict[str, object]:
         for file in files
     ]
     comparison = compare_drafts(head, target, FAMILY / "draft", texts=texts)
-    for table in (acceptance_table(comparison), cost_table(comparison)):
+    costs = [cost_table(comparison, is_greedy=is_greedy) for is_greedy in (True, False)]
+    for table in (acceptance_table(comparison), *costs):
         Console().print(Markdown(table))
     return comparison.model_dump()

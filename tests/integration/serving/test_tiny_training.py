@@ -225,7 +225,7 @@ def test_head_stage_trains_a_head_for_the_family(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last stage writes a head that fits the target beside it, with card and README."""
-    monkeypatch.setattr(head_measure, "REPEATS", 1)
+    monkeypatch.setattr(head_measure, "TIMED_TEXTS", 1)
     head = HeadRecipe(num_steps=2, batch_sequences=1, sequence_tokens=64)
     recipe = RECIPE.model_copy(update={"context_tokens": 256, "head": head})
     family = tmp_path / "family"
