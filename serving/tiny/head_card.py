@@ -77,6 +77,7 @@ def render_head_readme(card: TinyHeadCard) -> str:
         feature_weight=recipe.feature_weight,
         token_weight=recipe.token_weight,
         depths=recipe.num_depths,
+        deep=recipe.deep_fraction,
         sha=training.target_sha256[:12],
         text_tokens=comparison.num_text_tokens,
         greedy_tokens=comparison.num_greedy_tokens,
@@ -98,16 +99,16 @@ token, then {layers}; the target's embedding and head are used as they are and n
 {parameters:,} weights in bfloat16. It fits the target whose weights have the digest `{sha}…` and no
 other. `config.json` has its shape, `card.json` its recipe and all figures below.
 
-Trained in {steps:,} steps on {seen:.1f} M tokens ({cached:.1f} M different ones) of the family's
-training text, {minutes:.0f} minutes on {threads} CPU thread(s); loss {feature_weight:g} x SmoothL1 of the
-features + {token_weight:g} x cross-entropy of the tokens, chains unrolled to depth {depths}.
+Trained in {steps:,} steps on {seen:.1f} M tokens ({cached:.1f} M different ones) of the family's training
+text, {minutes:.0f} minutes at {threads} CPU thread; loss {feature_weight:g} x SmoothL1 of the features + {token_weight:g} x
+cross-entropy of the tokens; the last {deep:.0%} of the steps unroll chains to depth {depths}.
 
 ## Acceptance by depth
 
 Share of guesses accepted at a depth, of the chains that reached it, each chain feeding back its own
-features: on the first 1,024 tokens of the family's held-out files ({text_tokens:,} tokens, a chain
-behind each), and on what the target writes greedily behind the first 64 tokens of those files ({greedy_tokens:,} tokens), which
-is the acceptance of greedy decoding.
+features. *Text*: the first 1,024 tokens of the family's held-out files ({text_tokens:,} tokens, a chain
+behind each). *Greedy*: what the target writes greedily behind the first 64 tokens of those files
+({greedy_tokens:,} tokens), which is the acceptance of greedy decoding.
 
 {acceptance}
 
@@ -132,7 +133,7 @@ Measured on {hardware}.
     motley serve train-tiny --stage head --output FOLDER
 
 trains the head for the target in FOLDER, the family's folder, and measures it and the small model
-anew. It resumes where it was interrupted.
+anew; it resumes where it was interrupted. `make bench NAME=draft-head` measures without training.
 """
 
 
