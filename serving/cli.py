@@ -19,11 +19,17 @@ def run(arguments: list[str]) -> None:
 
         train_tiny(arguments[1:])
         return
+    if arguments and arguments[0] == "train-draft":
+        from serving.draft_training.cli import run as train_draft
+
+        train_draft(arguments[1:])
+        return
     run_app(app, arguments, name="motley serve")
 
 
 @app.command(
-    epilog="`motley serve train-tiny --help` is about making the small models that ship with Motley."
+    epilog="`motley serve train-draft --help` is about training a draft head for a model, `motley "
+    "serve train-tiny --help` about making the small models that ship with Motley."
 )
 def serve(
     model: Annotated[str, typer.Argument(help="Local folder or hub id of the model to serve.")],

@@ -94,7 +94,7 @@ class FamilyCard(StrictModel):
     training_files: list[TrainingFile]
     """Files trained on, sorted by path."""
     shipped_files: list[ShippedFile]
-    """Every file of the family folder but README.md and card.json."""
+    """Every file of the family folder but README.md, card.json and `head`, which has its own."""
 
     @property
     def num_held_out_tokens(self) -> int:

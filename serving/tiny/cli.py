@@ -9,13 +9,14 @@ from rich.progress import Progress, TaskID
 
 from planner.console import configure_logging, progress_bar, run_app
 from planner.console import output as console
+from serving.draft_training.cli import StageBars
 
 if TYPE_CHECKING:
     from serving.tiny.recipe import Recipe
 
 app = typer.Typer(add_completion=False)
 
-StageName = Literal["all", "target", "draft", "card"]
+StageName = Literal["all", "target", "draft", "card", "head"]
 
 
 def run(arguments: list[str]) -> None:
@@ -52,7 +53,10 @@ def train_tiny(
     ] = None,
     stage: Annotated[
         StageName,
-        typer.Option(help="Do one part of the work; target and draft leave the output alone."),
+        typer.Option(
+            help="Do one part of the work; target and draft leave the output alone, head trains "
+            "the head of the target that is there."
+        ),
     ] = "all",
 ) -> None:
     """Train the tiny model family on this Python's standard library; interrupt and repeat at will."""
@@ -78,7 +82,10 @@ def train_tiny(
             stage=Stage(stage),
             progress=TrainingBars(display),
             measure=measure_step_costs,
+            report_head=StageBars(display),
         )
+    if stage == "head":
+        console().print(f"wrote {output / 'head'}; its figures are in its README.md")
     if stage in ("all", "card"):
         console().print(f"wrote {output}; its figures are in {output / 'README.md'}")
 

@@ -11,10 +11,12 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from planner.errors import DocumentError
+from serving.draft_training.training import Reporter
 from serving.tiny.batches import Batches
 from serving.tiny.corpus import Corpus
 from serving.tiny.costs import Measure
 from serving.tiny.distill import distillation
+from serving.tiny.head import make_head
 from serving.tiny.recipe import ModelShape, Recipe
 from serving.tiny.release import FamilySources, refuse_foreign, write_family
 from serving.tiny.shrink import start_draft
@@ -33,6 +35,7 @@ class Stage(StrEnum):
     TARGET = "target"
     DRAFT = "draft"
     CARD = "card"
+    HEAD = "head"
 
 
 def make_family(
@@ -44,6 +47,7 @@ def make_family(
     stage: Stage,
     progress: FamilyProgress,
     measure: Measure | None,
+    report_head: Reporter | None = None,
 ) -> None:
     """Train the family and write it, with its card, to the folder `output`.
 
@@ -57,8 +61,10 @@ def make_family(
         stage: What to do; `all` does everything that is not done yet.
         progress: Told of every training step.
         measure: Measures step costs for the card; None leaves them out.
+        report_head: Told how the head's training goes; None leaves out the head.
 
     Raises:
+        ModelError: If the stage is `head` and `output` holds no target.
         DocumentError: If `work` belongs to another recipe, an earlier stage is not finished, or
             `output` holds files of no family.
     """
@@ -79,6 +85,8 @@ def make_family(
             python_version=platform.python_version(),
         )
         write_family(sources, output=output, measure=measure)
+    if report_head is not None and stage in (Stage.ALL, Stage.HEAD):
+        make_head(text, recipe, family=output, work=work.path / "head", report=report_head)
 
 
 def train_target(

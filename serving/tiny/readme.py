@@ -41,7 +41,8 @@ pipeline_tag: text-generation
 Two small language models of the Llama architecture, made from one kind of text: the source code of
 Python {python}'s standard library. `target/` answers; `draft/` guesses ahead for speculative
 decoding. Both share one byte-level BPE tokenizer and a chat template. {megabytes} MB in all; weights
-in bfloat16.
+in bfloat16. Where there is a `head/`, it is a Dovetail head: a second way of guessing ahead for this
+target, with a README of its own.
 
 {origin}
 
@@ -67,8 +68,8 @@ the training list as a whole has the digest `{digest}`.
 
     {command}
 
-trains tokenizer, target and draft on the running Python's standard library and writes this folder
-anew. It resumes where it was interrupted. With the same Python and recipe the held-out loss lands
+trains tokenizer, target, draft and head on the running Python's standard library and writes this
+folder anew. It resumes where it was interrupted. With the same Python and recipe the held-out loss lands
 within 2 % of the one above; the weights need not be the same bit for bit, because sums in floating
 point depend on the processor and its threads.
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 from transformers import LlamaConfig
 
 from planner.config import StrictModel
+from serving.draft_training.recipe import HeadRecipe
 
 
 class ModelShape(StrictModel):
@@ -129,6 +130,21 @@ class Recipe(StrictModel):
     """Batches of training text on which the draft's start finds the target's main directions."""
     draft_hard_fraction: float = Field(default=0.3, ge=0, le=1)
     """Weight of the target's likeliest token in the draft's loss; the rest goes to its whole law."""
+    head: HeadRecipe = HeadRecipe(
+        seed=20,
+        sequence_tokens=1024,
+        batch_sequences=1,
+        num_steps=3500,
+        warmup_steps=60,
+        decay_fraction=0.5,
+        rate=4e-3,
+        token_weight=1.0,
+        num_depths=2,
+        deep_fraction=0.25,
+    )
+    """Shape and training of the draft head."""
+    head_stream_tokens: int = Field(default=786_432, gt=0)
+    """Tokens of the training text, from its start, that the head is trained on."""
 
     @model_validator(mode="after")
     def _draft_fits_the_target(self) -> Self:

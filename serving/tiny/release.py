@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 CARD = "card.json"
 README = "README.md"
-FAMILY_ENTRIES = frozenset({"target", "draft", CARD, README})
+FAMILY_ENTRIES = frozenset({"target", "draft", "head", CARD, README})
 """What a family folder holds, and all that a new one may replace."""
 
 

@@ -147,7 +147,7 @@ def _relevant(work: WorkRecipe, role: Role) -> dict[str, object]:
     """Return what a checkpoint of `role` depends on, by dotted name."""
     flat: dict[str, object] = {"training text": work.training_sha256}
     for name, value in work.recipe.model_dump().items():
-        if role == "target" and name.startswith("draft"):
+        if name.startswith("head") or (role == "target" and name.startswith("draft")):
             continue
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}

@@ -9,11 +9,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from planner.documents import read_document
 from planner.errors import DocumentError
+from planner.model_folder import weights_sha256
+from serving.draft_training.recipe import HeadRecipe
+from serving.engine.head_folder import load_head
+from serving.tiny import head_measure
 from serving.tiny.card import FamilyCard
 from serving.tiny.cli import default_work_folder
 from serving.tiny.corpus import Corpus, SourceFile, split
 from serving.tiny.costs import StepCosts
 from serving.tiny.family import Stage, make_family
+from serving.tiny.head_card import TinyHeadCard, render_head_readme
 from serving.tiny.measure import DRAFTED, measure_step_costs
 from serving.tiny.readme import render_readme
 from serving.tiny.recipe import ModelShape, Recipe, Schedule
@@ -214,3 +219,29 @@ def test_work_folder_honours_the_users_cache(
     """Checkpoints go below XDG_CACHE_HOME where it is set."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_work_folder() == tmp_path / "motley" / "train-tiny"
+
+
+def test_head_stage_trains_a_head_for_the_family(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last stage writes a head that fits the target beside it, with card and README."""
+    monkeypatch.setattr(head_measure, "TIMED_TEXTS", 1)
+    head = HeadRecipe(num_steps=2, batch_sequences=1, sequence_tokens=64)
+    recipe = RECIPE.model_copy(update={"context_tokens": 256, "head": head})
+    family = tmp_path / "family"
+    make_family(
+        recipe,
+        corpus=corpus,
+        work=WorkFolder(tmp_path / "work"),
+        output=family,
+        stage=Stage.ALL,
+        progress=lambda *_: None,
+        measure=measure,
+        report_head=lambda *_: None,
+    )
+    digest = weights_sha256(family / "target")
+    assert load_head(family / "head", target_sha256=digest).config.feature_size == 16
+    made_card = read_document(family / "head" / "card.json", TinyHeadCard)
+    assert (family / "head" / "README.md").read_text() == render_head_readme(made_card)
+    listed = {file.path for file in read_document(family / "card.json", FamilyCard).shipped_files}
+    assert not any(path.startswith("head/") for path in listed)

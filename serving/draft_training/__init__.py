@@ -1,0 +1,1 @@
+"""Trains a Dovetail head for a target: `motley serve train-draft`."""
