@@ -46,7 +46,7 @@ class EngineCollector(Collector):
         )
         yield self._counter(
             "failed_requests",
-            "Requests ended because their logits were not finite",
+            "Requests ended because no token could be chosen",
             counters.failed_requests,
             prefix="motley",
         )

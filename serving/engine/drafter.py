@@ -1,18 +1,17 @@
 """Drafting with a small model on its own device: chains of guesses, one forward a depth.
 
-Shape letters: K drafted tokens of one sequence, V vocabulary.
+Shape letters: N rows, V vocabulary.
 """
-
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from serving.engine.acceptance import draw
+from serving.engine.draft_tree import DraftTree
 from serving.engine.model import TokenModel
 from serving.engine.rows import Rows
-from serving.engine.sampling import Purpose, distribution
+from serving.engine.sampling import Purpose, distribution, greedy_ids
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
 
@@ -20,15 +19,35 @@ MOST_CATCH_UP_ROWS = 512
 """Known tokens a sequence feeds to the draft in one step."""
 
 
-@dataclass(slots=True)
-class Draft:
-    """Guessed next tokens of one sequence, and the distributions they were drawn from.
+class _Chain:
+    """A growing draft of one sequence; greedy guesses are chosen, sampled ones drawn."""
 
-    `probs_KV` stays empty for greedy requests, whose guesses are no draws.
-    """
+    def __init__(self, sequence: Sequence) -> None:
+        self._sequence = sequence
+        self._tokens: list[int] = []
+        self._probs: list[Tensor] = []
 
-    tokens: list[int] = field(default_factory=list)
-    probs_KV: list[Tensor] = field(default_factory=list)
+    def rows(self) -> Rows:
+        """Return what the draft has not seen."""
+        cache = self._sequence.draft_cache
+        return Rows((self._sequence.tokens + self._tokens)[cache.length :], cache)
+
+    def extend(self, logits_1V: Tensor) -> None:
+        """Guess the next token from the draft's logits behind the last."""
+        sequence, params = self._sequence, self._sequence.request.params
+        histories = sequence.histories([self._tokens])
+        if params.is_greedy:
+            self._tokens += greedy_ids(logits_1V, params, histories)
+            return
+        probs_V = distribution(logits_1V, params, histories)[0].cpu()
+        noise = sequence.noise(len(self._tokens), Purpose.DRAFT)
+        self._tokens.append(draw(probs_V, noise))
+        self._probs.append(probs_V)
+
+    def tree(self) -> DraftTree:
+        """Return what was guessed."""
+        is_greedy = self._sequence.request.params.is_greedy
+        return DraftTree.chain(self._tokens, None if is_greedy else self._probs)
 
 
 class Drafter:
@@ -52,23 +71,24 @@ class Drafter:
         """The drafting model."""
         return self._model
 
-    def propose(self, step: list[Scheduled]) -> list[Draft]:
+    def propose(self, step: list[Scheduled]) -> list[DraftTree]:
         """Return one draft for each scheduled sequence, empty where none was asked for.
 
         Each sequence's draft cache first catches up with its tokens. The drafts' own rows stay in
         it until `settle` says which of them came true. A sequence for which the draft's pool has
         no pages goes without a draft.
         """
-        drafts = [Draft() for _ in step]
+        chains = [_Chain(part.sequence) for part in step]
         wanted = [self._num_drafts(part) for part in step]
         for level in range(max(wanted, default=0)):
-            active = [i for i, count in enumerate(wanted) if count > level]
-            batch = [self._rows(step[i].sequence, drafts[i]) for i in active]
+            active = [chains[i] for i, count in enumerate(wanted) if count > level]
+            batch = [chain.rows() for chain in active]
             logits_NV = self._fit(self._model.forward(batch))
             for rows in batch:
                 rows.cache.commit(len(rows.tokens))
-            self._extend([(step[i].sequence, drafts[i]) for i in active], logits_NV)
-        return drafts
+            for row, chain in enumerate(active):
+                chain.extend(logits_NV[row : row + 1])
+        return [chain.tree() for chain in chains]
 
     @staticmethod
     def settle(sequence: Sequence, num_true: int) -> None:
@@ -106,26 +126,3 @@ class Drafter:
             return logits_NV
         missing = max(width - logits_NV.shape[-1], 0)
         return functional.pad(logits_NV[:, :width], (0, missing), value=-torch.inf)
-
-    def _rows(self, sequence: Sequence, draft: Draft) -> Rows:
-        known = sequence.tokens + draft.tokens
-        return Rows(known[sequence.draft_cache.length :], sequence.draft_cache)
-
-    def _extend(self, drafts: list[tuple[Sequence, Draft]], logits_NV: Tensor) -> None:
-        greedy_ids = logits_NV.argmax(-1).tolist()
-        for row, (sequence, draft) in enumerate(drafts):
-            params = sequence.request.params
-            if params.is_greedy:
-                draft.tokens.append(greedy_ids[row])
-                continue
-            probs_V = distribution(logits_NV[row : row + 1], params)[0].cpu()
-            noise = sequence.noise(len(draft.tokens), Purpose.DRAFT)
-            draft.tokens.append(draw(probs_V, noise))
-            draft.probs_KV.append(probs_V)
-
-
-def stack(draft: Draft, vocabulary_size: int) -> Tensor:
-    """Return a draft's distributions as one tensor. Shape: (K, V)."""
-    if not draft.probs_KV:
-        return torch.empty(0, vocabulary_size)
-    return torch.stack(draft.probs_KV)
