@@ -15,12 +15,12 @@ from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
 from serving.engine.attention_check import attention_is_row_invariant
-from serving.engine.drafter import Drafter
 from serving.engine.engine import UNTESTED_GUARANTEE, Engine, EngineLimits
 from serving.engine.invariance import check_model
 from serving.engine.kernels import Quantization
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
+from serving.engine.model_drafter import ChainDrafter
 from serving.errors import AddressError, ModelError
 from serving.runner import EngineRunner
 
@@ -81,7 +81,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     if config.draft is not None:
         draft = _load(config.draft, config.draft_device, config.dtype)
         _check_pair(config, tokenizer)
-        drafter = Drafter(leanest(draft), vocabulary_size=target.config.vocab_size)
+        drafter = ChainDrafter(leanest(draft), vocabulary_size=target.config.vocab_size)
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
         max_sequences=config.max_sequences,

@@ -1,7 +1,7 @@
 """The engine: one step drafts for every decoding sequence and verifies all of them at once."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -57,8 +57,20 @@ class EngineCounters:
     drafts: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    accepted_per_position: list[int] = field(default_factory=list)
+    """Drafted tokens accepted by their depth in the draft, the first behind the known text."""
     failed_requests: int = 0
     """Requests that ended because no token could be chosen."""
+
+    def count_draft(self, num_drafted: int, num_accepted: int) -> None:
+        """Add a drafting round; of a tree, the accepted tokens are one path."""
+        self.drafts += 1
+        self.draft_tokens += num_drafted
+        self.accepted_tokens += num_accepted
+        positions = self.accepted_per_position
+        positions += [0] * (num_accepted - len(positions))
+        for position in range(num_accepted):
+            positions[position] += 1
 
     @property
     def acceptance_length(self) -> float:
@@ -67,7 +79,7 @@ class EngineCounters:
 
 
 class Engine:
-    """Continuous batching with chain drafting over a target and an optional drafter.
+    """Continuous batching over a target, with drafts of whichever drafter it is given.
 
     Not thread-safe: one thread owns it.
     """
@@ -87,7 +99,7 @@ class Engine:
         Args:
             target: The model that is served.
             drafter: Guesses ahead; None decodes one token a step.
-            num_draft_tokens: Guesses of one round.
+            num_draft_tokens: Guesses of one round and sequence, nodes of its tree.
             limits: Memory and queue limits.
             eos_ids: Tokens that end a text.
             guarantee: How exactly greedy output is the target's own, as the start-up test found.
@@ -123,7 +135,8 @@ class Engine:
     def context_tokens(self) -> int:
         """Longest sequence a request may reach."""
         longest = min(self._target.context_tokens, self.kv_pages.num_tokens)
-        return min(longest, self._drafter.model.context_tokens) if self._drafter else longest
+        drafted = self._drafter.context_tokens if self._drafter else None
+        return longest if drafted is None else min(longest, drafted)
 
     @property
     def vocabulary_size(self) -> int:
@@ -309,11 +322,9 @@ class Engine:
             [*range(part.num_rows), *(part.num_rows + node for node in kept)]
         )
         sequence.target_cache.publish(sequence.tokens)
-        if tree.tokens:
-            Drafter.settle(sequence, sequence.target_cache.length)
-            self.counters.drafts += 1
-            self.counters.draft_tokens += len(tree)
-            self.counters.accepted_tokens += len(kept)
+        if self._drafter and tree.tokens:
+            self._drafter.settle(sequence)
+            self.counters.count_draft(len(tree), len(kept))
         if output.finish_reason:
             self._scheduler.remove(sequence.request.request_id)
         return output

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from serving.engine.adapters import Adapter
 from serving.engine.kv_cache import SequenceCache
+from serving.engine.ngram import NgramIndex
 from serving.engine.processors import RowHistories, TokenHistory
 from serving.engine.sampling import Purpose, SamplingParams, uniform
 
@@ -47,6 +48,8 @@ class Sequence:
     tokens: list[int] = field(init=False)
     history: TokenHistory | None = field(init=False, default=None)
     """Kept where the request's processors read it."""
+    ngrams: NgramIndex = field(default_factory=NgramIndex)
+    """Filled by the drafter that reads it."""
     arrival_seconds: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:

@@ -10,8 +10,8 @@ import torch
 
 from serving.answers import AnswerService
 from serving.app import MAX_BODY_BYTES, build_app
-from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model_drafter import ChainDrafter
 from serving.runner import EngineRunner
 
 
@@ -19,7 +19,7 @@ from serving.runner import EngineRunner
 async def runner(target, draft) -> AsyncIterator[EngineRunner]:
     limits = EngineLimits(kv_bytes=1 << 28, max_sequences=4, max_waiting=2)
     engine = Engine(
-        target, Drafter(draft), num_draft_tokens=3, limits=limits, eos_ids=frozenset({0, 3})
+        target, ChainDrafter(draft), num_draft_tokens=3, limits=limits, eos_ids=frozenset({0, 3})
     )
     runner = EngineRunner(engine)
     runner.start()

@@ -2,8 +2,8 @@ import pytest
 import torch
 from toy_model import TableModel, random_table
 
-from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model_drafter import ChainDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 from serving.errors import ContextLengthError, NotFoundError, OverloadedError, RequestError
@@ -14,7 +14,7 @@ VOCABULARY = 8
 def make_engine(*, eos=(), kv_tokens=1000, max_sequences=4, max_waiting=10, rows=512) -> Engine:
     return Engine(
         TableModel(random_table(VOCABULARY, seed=3)),
-        Drafter(TableModel(random_table(VOCABULARY, seed=4))),
+        ChainDrafter(TableModel(random_table(VOCABULARY, seed=4))),
         num_draft_tokens=3,
         limits=EngineLimits(
             kv_bytes=kv_tokens,
@@ -154,7 +154,7 @@ def test_logits_that_are_not_finite_end_their_request_alone(bad, temperature):
     table[range(VOCABULARY), [1, 2, 3, 0, 5, 6, 7, 7]] = 0.0  # each row allows one token
     table[6] = bad
     limits = EngineLimits(kv_bytes=1000, max_sequences=4, max_waiting=4)
-    drafter = Drafter(TableModel(random_table(VOCABULARY, seed=4)))
+    drafter = ChainDrafter(TableModel(random_table(VOCABULARY, seed=4)))
     engine = Engine(
         TableModel(table), drafter, num_draft_tokens=3, limits=limits, eos_ids=frozenset()
     )
@@ -186,7 +186,7 @@ def test_a_draft_into_logits_that_are_not_finite_fails_nothing():
     for temperature in (0.0, 1.0):
         engine = Engine(
             TableModel(table),
-            Drafter(TableModel(misleading)),
+            ChainDrafter(TableModel(misleading)),
             num_draft_tokens=3,
             limits=EngineLimits(kv_bytes=1000, max_sequences=1, max_waiting=1),
             eos_ids=frozenset(),
