@@ -234,6 +234,8 @@ async def test_metrics_count_drafting(client):
     text = (await client.get("/metrics")).text
     assert 'vllm:generation_tokens_total{model_name="tiny"} 12.0' in text
     assert 'vllm:spec_decode_num_drafts_total{model_name="tiny"}' in text
+    name = 'vllm:spec_decode_num_accepted_tokens_per_pos_total{model_name="tiny",position="0"}'
+    assert name in text
 
 
 async def test_an_adapter_answers_under_its_own_name(client, tiny_family, tmp_path):
