@@ -11,6 +11,32 @@ from serving.errors import ModelError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+_DrafterOption = Annotated[
+    str | None,
+    typer.Option(help="model (default with --draft), ngram (the text's own past) or none."),
+]
+_DraftTokensOption = Annotated[
+    int, typer.Option(min=1, max=64, help="Guesses a round, one behind the other.")
+]
+_DraftTreeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BEAMxNODES",
+        help="Trees instead of chains: how many continuations to follow at each of --draft-tokens "
+        "depths, and how many guesses to verify; for example 4x16.",
+    ),
+]
+_ChosenDraftsOption = Annotated[
+    bool,
+    typer.Option(
+        "--chosen-drafts",
+        help="Never draw guesses: a seed's text is the same however many were made.",
+    ),
+]
+_NoDraftOption = Annotated[
+    bool, typer.Option("--no-draft", help="Ignore --draft; as --drafter none.")
+]
+
 
 def run(arguments: list[str]) -> None:
     """Run `motley serve`; a reserved first word names another command of this package."""
@@ -38,8 +64,11 @@ def serve(
     ] = None,
     target_device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     draft_device: Annotated[str, typer.Option(help="Where the draft runs.")] = "cpu",
-    draft_tokens: Annotated[int, typer.Option(min=1, max=64, help="Guesses a round.")] = 4,
-    no_draft: Annotated[bool, typer.Option("--no-draft", help="Ignore --draft.")] = False,
+    drafter: _DrafterOption = None,
+    draft_tokens: _DraftTokensOption = 4,
+    draft_tree: _DraftTreeOption = None,
+    chosen_drafts: _ChosenDraftsOption = False,
+    no_draft: _NoDraftOption = False,
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on CPU), float32, bfloat16 or float16.")
     ] = "auto",
@@ -67,10 +96,13 @@ def serve(
     configure_logging(verbose=verbose)
     config = _config(
         model=model,
-        draft=None if no_draft else draft,
+        draft=draft,
+        drafter="none" if no_draft else drafter,
         target_device=target_device,
         draft_device=draft_device,
         draft_tokens=draft_tokens,
+        draft_tree=_tree_shape(draft_tree),
+        chosen_drafts=chosen_drafts,
         dtype=dtype,
         target_quantization=target_quantization,
         served_model_name=served_model_name or _default_name(model),
@@ -99,9 +131,19 @@ def _config(**fields: object) -> ServeConfig:
             f"--kv-memory {fields['kv_bytes']!r} is no size; write for example 2GiB"
         ) from None
     try:
-        return ServeConfig.model_validate(fields | {"kv_bytes": int(kv_bytes)})
+        given = {name: value for name, value in fields.items() if value is not None}
+        return ServeConfig.model_validate(given | {"kv_bytes": int(kv_bytes)})
     except ValidationError as error:
         raise typer.BadParameter(describe(error)) from None
+
+
+def _tree_shape(word: str | None) -> dict[str, int] | None:
+    if word is None:
+        return None
+    beam, _, nodes = word.partition("x")
+    if not (beam.isdecimal() and nodes.isdecimal()):
+        raise typer.BadParameter(f"--draft-tree {word!r} is not BEAMxNODES; write for example 4x16")
+    return {"beam_width": int(beam), "num_nodes": int(nodes)}
 
 
 def _default_name(model: str) -> str:

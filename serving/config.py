@@ -6,6 +6,18 @@ from pydantic import Field, model_validator
 
 from planner.config import StrictModel
 
+MOST_DRAFT_NODES = 63
+"""Nodes of a tree: with its root's place as many rows as attention takes in a tree."""
+
+
+class DraftTreeShape(StrictModel):
+    """How wide and how large dynamic draft trees grow."""
+
+    beam_width: int = Field(ge=1)
+    """Nodes that are looked behind at each depth, and children offered of each."""
+    num_nodes: int = Field(ge=1, le=MOST_DRAFT_NODES)
+    """Likeliest nodes of all depths that the target verifies."""
+
 
 class ServeConfig(StrictModel):
     """A model, its draft, where each runs, and the limits."""
@@ -18,8 +30,18 @@ class ServeConfig(StrictModel):
     """Device of the target, in torch's notation."""
     draft_device: str = "cpu"
     """Device of the draft, in torch's notation."""
+    drafter: Literal["model", "ngram", "none"] = Field(
+        default_factory=lambda fields: "none" if fields.get("draft") is None else "model"
+    )
+    """What guesses ahead: the draft model, the sequence's own text, or nothing; by default the
+    draft model where there is one."""
     draft_tokens: int = Field(default=4, ge=1, le=64)
-    """Tokens drafted in one round."""
+    """Tokens drafted in one round, one behind the other; with a tree, its depth."""
+    draft_tree: DraftTreeShape | None = None
+    """Trees of the draft model instead of chains; None drafts chains."""
+    chosen_drafts: bool = False
+    """Draft the likeliest token for sampled requests too, as trees and n-grams do: fewer are
+    accepted than of drawn ones, and a seeded text never depends on how many were drafted."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights of target and draft; auto is float32 on a CPU and bfloat16 elsewhere."""
     target_quantization: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
@@ -39,6 +61,32 @@ class ServeConfig(StrictModel):
     """Requests that run at once."""
     max_waiting: int = Field(default=256, ge=0)
     """Requests that wait; one more is refused with status 429."""
+
+    @property
+    def num_draft_nodes(self) -> int:
+        """Guesses of one round and sequence that the target verifies."""
+        if self.drafter == "none":
+            return 0
+        return self.draft_tokens if self.draft_tree is None else self.draft_tree.num_nodes
+
+    @model_validator(mode="after")
+    def _draft_with_what_there_is(self) -> Self:
+        if self.drafter == "model" and self.draft is None:
+            raise ValueError("drafter model needs a draft; name one, or choose ngram or none")
+        if self.drafter == "ngram" and self.draft is not None:
+            raise ValueError(f"drafter ngram does not use draft {self.draft}; drop one of the two")
+        if self.draft_tree is None or self.drafter == "none":
+            return self
+        if self.drafter != "model":
+            raise ValueError(f"draft_tree is for drafter model, not {self.drafter}; drop one")
+        num_rows = self.draft_tree.beam_width * (self.draft_tokens - 1)
+        if num_rows > MOST_DRAFT_NODES + 1:
+            raise ValueError(
+                f"draft_tree of beam {self.draft_tree.beam_width} and draft_tokens "
+                f"{self.draft_tokens} makes {num_rows} rows of the draft, above "
+                f"{MOST_DRAFT_NODES + 1}; narrow the beam or draft fewer tokens ahead"
+            )
+        return self
 
     @model_validator(mode="after")
     def _quantize_float32_on_a_cpu(self) -> Self:

@@ -44,9 +44,17 @@ class EngineCollector(Collector):
         yield self._counter(
             "spec_decode_num_accepted_tokens", "Drafted tokens accepted", counters.accepted_tokens
         )
+        positions = CounterMetricFamily(
+            "vllm:spec_decode_num_accepted_tokens_per_pos",
+            "Drafted tokens accepted, by depth in the draft from 0 on",
+            labels=["model_name", "position"],
+        )
+        for position, count in enumerate(counters.accepted_per_position):
+            positions.add_metric([self._model_name, str(position)], count)
+        yield positions
         yield self._counter(
             "failed_requests",
-            "Requests ended because their logits were not finite",
+            "Requests ended because no token could be chosen",
             counters.failed_requests,
             prefix="motley",
         )

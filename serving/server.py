@@ -21,6 +21,9 @@ from serving.engine.invariance import check_model
 from serving.engine.kernels import Quantization
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
+from serving.engine.model_drafter import ChainDrafter
+from serving.engine.ngram_drafter import NgramDrafter
+from serving.engine.tree_drafter import TreeDrafter
 from serving.errors import AddressError, ModelError
 from serving.runner import EngineRunner
 
@@ -77,11 +80,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     """
     target, guarantee = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
-    drafter = None
-    if config.draft is not None:
-        draft = _load(config.draft, config.draft_device, config.dtype)
-        _check_pair(config, tokenizer)
-        drafter = Drafter(leanest(draft), vocabulary_size=target.config.vocab_size)
+    drafter = _make_drafter(config, tokenizer, target.vocabulary_size)
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
         max_sequences=config.max_sequences,
@@ -91,23 +90,44 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     engine = Engine(
         target,
         drafter,
-        num_draft_tokens=config.draft_tokens,
+        num_draft_tokens=config.num_draft_nodes,
         limits=limits,
         eos_ids=_eos_ids(target),
         guarantee=guarantee,
     )
     logger.info(
-        "loaded target=%s target_device=%s draft=%s draft_device=%s draft_tokens=%d "
+        "loaded target=%s target_device=%s drafter=%s draft=%s draft_device=%s draft_tokens=%d "
         "context_tokens=%d guarantee=%s",
         config.model,
         config.target_device,
+        config.drafter,
         config.draft,
         config.draft_device,
-        config.draft_tokens if drafter else 0,
+        config.num_draft_nodes,
         engine.context_tokens,
         guarantee,
     )
     return engine, tokenizer
+
+
+def _make_drafter(
+    config: ServeConfig, tokenizer: PreTrainedTokenizerBase, vocabulary_size: int
+) -> Drafter | None:
+    if config.drafter == "none":
+        return None
+    if config.drafter == "ngram":
+        return NgramDrafter()
+    assert config.draft is not None, "checked with the configuration"
+    draft = leanest(_load(config.draft, config.draft_device, config.dtype))
+    _check_pair(config, tokenizer)
+    if config.draft_tree is None:
+        return ChainDrafter(draft, vocabulary_size=vocabulary_size, draws=not config.chosen_drafts)
+    return TreeDrafter(
+        draft,
+        beam_width=config.draft_tree.beam_width,
+        depth=config.draft_tokens,
+        vocabulary_size=vocabulary_size,
+    )
 
 
 def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
@@ -123,7 +143,7 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
     if quantization is not None:
         guarantee = check_model(
             target.model,
-            most_rows=_MAX_PREFILL_ROWS + config.max_sequences * (config.draft_tokens + 1),
+            most_rows=_MAX_PREFILL_ROWS + config.max_sequences * (config.num_draft_nodes + 1),
             intermediate_size=getattr(target.config, "intermediate_size", None),
             others={"attention": lambda: attention_is_row_invariant(target.config)},
         ).name

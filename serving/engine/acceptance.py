@@ -13,7 +13,7 @@ Rule 2 keeps a chosen child with probability p(x), as trying it with p(x) and re
 and the token does not depend on what was guessed: with chosen children only, a seeded request emits
 what it emits without drafting.
 
-Shape letters: N nodes, K nodes of a chain, V vocabulary.
+Shape letters: N nodes, V vocabulary.
 
 Source: Leviathan et al. 2023, algorithm 1, and Chen et al. 2023, for a drawn child; Miao et al.
 2024, SpecInfer, algorithm 2, for several, here with q as each was drawn from it.
@@ -156,43 +156,6 @@ def draw(weights_V: Tensor, uniform: float) -> int:
     index = int(cumulative_V.searchsorted(uniform * cumulative_V[-1], side="right"))
     assert index < len(weights_V), "weights are finite and not all zero"
     return index
-
-
-def accept_greedy(target_ids: list[int], draft_ids: list[int]) -> tuple[int, int]:
-    """Return how many of a chain's tokens `verify_greedy` keeps, and the token behind them.
-
-    Args:
-        target_ids: Greedy choice after the context and after each drafted token. Length: K + 1.
-        draft_ids: Drafted tokens. Length: K.
-    """
-    verdict = verify_greedy(DraftTree.chain(draft_ids), target_ids)
-    return len(verdict.nodes), verdict.token
-
-
-def accept_sampled(
-    target_probs_KV: Tensor,
-    draft_probs_KV: Tensor,
-    draft_ids: list[int],
-    *,
-    accept_uniforms: list[float],
-    emit_uniforms: list[float],
-) -> tuple[int, int]:
-    """Return how many of a chain's tokens `verify_sampled` keeps, and the token behind them.
-
-    Args:
-        target_probs_KV: p after every processor, one row more than drafted. Shape: (K + 1, V).
-        draft_probs_KV: q, from which each drafted token was actually drawn. Shape: (K, V).
-        draft_ids: Drafted tokens. Length: K.
-        accept_uniforms: Independent draws from [0, 1), one for each drafted token.
-        emit_uniforms: Independent draws from [0, 1), one for each possible emission. Length: K + 1.
-    """
-
-    def noise(offset: int, purpose: Purpose, index: int = 0) -> float:
-        return (accept_uniforms if purpose is Purpose.ACCEPT else emit_uniforms)[offset]
-
-    tree = DraftTree.chain(draft_ids, list(draft_probs_KV))
-    verdict = verify_sampled(tree, target_probs_KV, noise)
-    return len(verdict.nodes), verdict.token
 
 
 def _walk(tree: DraftTree, choose: Callable[[int, int], tuple[int | None, int]]) -> Verdict:

@@ -1,20 +1,22 @@
 """The engine: one step drafts for every decoding sequence and verifies all of them at once."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from serving.engine.acceptance import accept_greedy, accept_sampled
+from serving.engine.acceptance import Verdict, verify_greedy, verify_sampled
 from serving.engine.adapters import Adapter
-from serving.engine.drafter import Draft, Drafter, stack
+from serving.engine.draft_tree import DraftTree
+from serving.engine.drafter import Drafter
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import TargetModel
 from serving.engine.pages import PAGE_TOKENS, PagePool
+from serving.engine.processors import processed
 from serving.engine.rows import Rows
-from serving.engine.sampling import Purpose, distribution
+from serving.engine.sampling import probabilities
 from serving.engine.scheduler import Scheduled, Scheduler
 from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
 from serving.errors import (
@@ -55,8 +57,20 @@ class EngineCounters:
     drafts: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    accepted_per_position: list[int] = field(default_factory=list)
+    """Drafted tokens accepted by their depth in the draft, the first behind the known text."""
     failed_requests: int = 0
-    """Requests that ended because their logits were not finite."""
+    """Requests that ended because no token could be chosen."""
+
+    def count_draft(self, num_drafted: int, num_accepted: int) -> None:
+        """Add a drafting round; of a tree, the accepted tokens are one path."""
+        self.drafts += 1
+        self.draft_tokens += num_drafted
+        self.accepted_tokens += num_accepted
+        positions = self.accepted_per_position
+        positions += [0] * (num_accepted - len(positions))
+        for position in range(num_accepted):
+            positions[position] += 1
 
     @property
     def acceptance_length(self) -> float:
@@ -65,7 +79,7 @@ class EngineCounters:
 
 
 class Engine:
-    """Continuous batching with chain drafting over a target and an optional drafter.
+    """Continuous batching over a target, with drafts of whichever drafter it is given.
 
     Not thread-safe: one thread owns it.
     """
@@ -85,7 +99,7 @@ class Engine:
         Args:
             target: The model that is served.
             drafter: Guesses ahead; None decodes one token a step.
-            num_draft_tokens: Guesses of one round.
+            num_draft_tokens: Guesses of one round and sequence, nodes of its tree.
             limits: Memory and queue limits.
             eos_ids: Tokens that end a text.
             guarantee: How exactly greedy output is the target's own, as the start-up test found.
@@ -121,7 +135,8 @@ class Engine:
     def context_tokens(self) -> int:
         """Longest sequence a request may reach."""
         longest = min(self._target.context_tokens, self.kv_pages.num_tokens)
-        return min(longest, self._drafter.model.context_tokens) if self._drafter else longest
+        drafted = self._drafter.context_tokens if self._drafter else None
+        return longest if drafted is None else min(longest, drafted)
 
     @property
     def vocabulary_size(self) -> int:
@@ -208,15 +223,23 @@ class Engine:
             ContextLengthError: If it can never fit the context or the KV memory.
             NotFoundError: If its adapter is not loaded.
             OverloadedError: If the queue is full.
+            RequestError: If it names token ids that the model does not have.
         """
         self._check_length(request)
+        try:
+            request.params.check_ids(self.vocabulary_size)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
         adapter_id, adapter = self._find_adapter(request.adapter_name)
         num_admissible = max(0, self._limits.max_sequences - self.num_running)
         if self.num_waiting >= self._limits.max_waiting + num_admissible:
             raise OverloadedError(f"{self.num_waiting} requests are waiting already; retry later")
         target_cache = SequenceCache(self._pool, adapter_id)
         draft_cache = SequenceCache(self._draft_pool)
-        self._scheduler.add(Sequence(request, adapter, target_cache, draft_cache))
+        end_ids = frozenset(request.params.stop_token_ids)
+        if not request.params.ignore_eos:
+            end_ids |= self._eos_ids
+        self._scheduler.add(Sequence(request, adapter, target_cache, draft_cache, end_ids))
         self.counters.prompt_tokens += len(request.prompt)
 
     def abort(self, request_id: str) -> None:
@@ -226,11 +249,11 @@ class Engine:
     def step(self) -> list[GenerationOutput]:
         """Draft, verify, accept: advance every scheduled sequence and return what is new."""
         step = self._scheduler.schedule(self._num_drafts)
-        drafts = self._drafter.propose(step) if self._drafter else [Draft() for _ in step]
-        logits = self._verify(step, drafts)
+        trees = self._drafter.propose(step) if self._drafter else [DraftTree() for _ in step]
+        logits = self._verify(step, trees)
         outputs = [
-            self._accept(part, draft, logits_NV)
-            for part, draft, logits_NV in zip(step, drafts, logits, strict=True)
+            self._accept(part, tree, logits_NV)
+            for part, tree, logits_NV in zip(step, trees, logits, strict=True)
         ]
         return [output for output in outputs if output is not None]
 
@@ -255,45 +278,53 @@ class Engine:
                 param="max_tokens",
             )
 
-    def _verify(self, step: list[Scheduled], drafts: list[Draft]) -> list[Tensor]:
+    def _verify(self, step: list[Scheduled], trees: list[DraftTree]) -> list[Tensor]:
         """Run the target once over all rows; return each sequence's last logits."""
         if not step:
             return []
-        batch = []
-        for part, draft in zip(step, drafts, strict=True):
-            sequence = part.sequence
-            start = sequence.target_cache.length
-            known = sequence.tokens[start : start + part.num_rows]
-            num_logits = len(draft.tokens) + 1
-            batch.append(
-                Rows(known + draft.tokens, sequence.target_cache, num_logits, sequence.adapter)
-            )
+        batch = [self._rows(part, tree) for part, tree in zip(step, trees, strict=True)]
         logits_NV = self._target.forward(batch)
         return list(torch.split(logits_NV, [rows.num_logits for rows in batch]))
 
-    def _accept(self, part: Scheduled, draft: Draft, logits_NV: Tensor) -> GenerationOutput | None:
-        """Commit what stays, roll back the rest, and return the emitted tokens."""
+    @staticmethod
+    def _rows(part: Scheduled, tree: DraftTree) -> Rows:
+        """Put a tree behind the known tokens, the last of which is its root's place."""
+        sequence, count = part.sequence, part.num_rows
+        start = sequence.target_cache.length
+        known = sequence.tokens[start : start + count]
+        parents = None
+        if tree.tokens:
+            parents = [*range(-1, count - 1), *(count + parent for parent in tree.parents)]
+        return Rows(
+            [*known, *tree.tokens],
+            sequence.target_cache,
+            len(tree) + 1,
+            sequence.adapter,
+            parents,
+        )
+
+    def _accept(
+        self, part: Scheduled, tree: DraftTree, logits_NV: Tensor
+    ) -> GenerationOutput | None:
+        """Commit what stays, forget the rest, and return the emitted tokens."""
         sequence = part.sequence
-        completes_prompt = part.completes_prompt
-        num_before = len(sequence.tokens)
-        sequence.target_cache.commit(part.num_rows + len(draft.tokens))
-        if not completes_prompt:
+        if not part.completes_prompt:
+            sequence.target_cache.commit(part.num_rows)
             sequence.target_cache.publish(sequence.tokens)
             return None
-        # The largest is NaN where any is; a token ruled out by -inf is no fault.
-        if not bool(logits_NV.amax(-1).isfinite().all()):
+        verdict = self._choose(sequence, tree, logits_NV)
+        if verdict is None:
             return self._fail(sequence)
-        accepted, following = self._choose(sequence, draft, logits_NV)
-        output = self._emit(sequence, [*draft.tokens[:accepted], following])
-        num_final = min(num_before + accepted, len(sequence.tokens))
-        sequence.target_cache.roll_back(num_final)
+        output = self._emit(sequence, [*(tree.tokens[i] for i in verdict.nodes), verdict.token])
+        # What stands behind an end of text was accepted and never emitted.
+        kept = verdict.nodes[: len(output.tokens)]
+        sequence.target_cache.commit_path(
+            [*range(part.num_rows), *(part.num_rows + node for node in kept)]
+        )
         sequence.target_cache.publish(sequence.tokens)
-        if draft.tokens:
-            Drafter.settle(sequence, num_final)
-            self.counters.drafts += 1
-            self.counters.draft_tokens += len(draft.tokens)
-            # What stands behind an end of text was accepted and never emitted.
-            self.counters.accepted_tokens += min(accepted, len(output.tokens))
+        if self._drafter and tree.tokens:
+            self._drafter.settle(sequence)
+            self.counters.count_draft(len(tree), len(kept))
         if output.finish_reason:
             self._scheduler.remove(sequence.request.request_id)
         return output
@@ -304,36 +335,39 @@ class Engine:
         self._scheduler.remove(request.request_id)
         self.counters.failed_requests += 1
         model = f"adapter {request.adapter_name!r}" if request.adapter_name else "the model"
-        error = f"{model} computed logits that are not finite; check its weights"
+        error = (
+            f"{model} computed logits that are not finite for any token the request allows; check "
+            "its weights, then the request's bans"
+        )
         logger.error("request failed request_id=%s error=%s", request.request_id, error)
         return GenerationOutput(request.request_id, (), error=error)
 
     @staticmethod
-    def _choose(sequence: Sequence, draft: Draft, logits_NV: Tensor) -> tuple[int, int]:
+    def _choose(sequence: Sequence, tree: DraftTree, logits_NV: Tensor) -> Verdict | None:
+        """Return which nodes stay; None where a row that decides leaves no token to choose."""
         params = sequence.request.params
+        logits_NV = processed(logits_NV, params, sequence.histories(tree.row_paths))
+        # The largest is NaN where any is; a token ruled out by -inf is no fault.
+        sound_N = logits_NV.amax(-1).isfinite().cpu()
         if params.is_greedy:
-            return accept_greedy(logits_NV.argmax(-1).tolist(), draft.tokens)
-        target_probs_NV = distribution(logits_NV, params).cpu()
-        count = len(draft.tokens)
-        return accept_sampled(
-            target_probs_NV,
-            stack(draft, target_probs_NV.shape[-1]),
-            draft.tokens,
-            accept_uniforms=[sequence.noise(i, Purpose.ACCEPT) for i in range(count)],
-            emit_uniforms=[sequence.noise(i, Purpose.EMIT) for i in range(count + 1)],
-        )
+            verdict = verify_greedy(tree, logits_NV.argmax(-1).tolist())
+        else:
+            # Rows of no distribution become one, and fail the request only where they are reached.
+            logits_NV = logits_NV.where(sound_N[:, None].to(logits_NV.device), 0.0)
+            verdict = verify_sampled(tree, probabilities(logits_NV, params).cpu(), sequence.noise)
+        reached = [0, *(node + 1 for node in verdict.nodes)]
+        return verdict if bool(sound_N[reached].all()) else None
 
     def _emit(self, sequence: Sequence, tokens: list[int]) -> GenerationOutput:
         emitted: list[int] = []
         finish_reason = None
-        for token in tokens:
+        for token in tokens[: sequence.num_remaining]:
             emitted.append(token)
-            sequence.tokens.append(token)
-            if token in self._eos_ids and not sequence.request.params.ignore_eos:
+            if token in sequence.end_ids:
                 finish_reason = "stop"
-            elif sequence.num_remaining == 0:
-                finish_reason = "length"
-            if finish_reason:
                 break
+        sequence.extend(emitted)
+        if finish_reason is None and sequence.num_remaining == 0:
+            finish_reason = "length"
         self.counters.generation_tokens += len(emitted)
         return GenerationOutput(sequence.request.request_id, tuple(emitted), finish_reason)

@@ -22,6 +22,7 @@ __all__ = [
     "TokenLogprobs",
     "distribution",
     "greedy_ids",
+    "probabilities",
     "raw_logprobs",
     "uniform",
 ]
@@ -60,7 +61,11 @@ def distribution(
 
     One function for target and draft, so that what the draft draws is what the target tests.
     """
-    logits_NV = processed(logits_NV, params, histories)
+    return probabilities(processed(logits_NV, params, histories), params)
+
+
+def probabilities(logits_NV: Tensor, params: SamplingParams) -> Tensor:
+    """Return the probabilities of `processed` logits: what `distribution` does behind them."""
     if params.is_greedy:
         return functional.one_hot(logits_NV.argmax(-1), logits_NV.shape[-1]).float()
     if params.temperature != 1:

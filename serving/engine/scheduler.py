@@ -19,6 +19,11 @@ class Scheduled:
     num_drafts: int
 
     @property
+    def most_depth(self) -> int:
+        """Places behind the newest token that a draft may reach: its round emits one more."""
+        return self.sequence.num_remaining - 1
+
+    @property
     def completes_prompt(self) -> bool:
         """Whether the step reaches the newest token, so that the next one can be chosen."""
         return self.num_rows == self.sequence.num_uncached
@@ -67,8 +72,7 @@ class Scheduler:
         """Reserve pages, admit what fits, and return the step's work, decodes first.
 
         Args:
-            num_drafts: Tokens to draft for each decoding sequence; fewer where its end is near or
-                pages lack.
+            num_drafts: Tokens to draft for each decoding sequence; fewer where pages lack.
         """
         num_preempted = self.num_preemptions
         step = self._schedule_decodes(num_drafts)
@@ -90,7 +94,7 @@ class Scheduler:
     def _decode(sequence: Sequence, num_drafts: int) -> Scheduled:
         """Give a sequence that has room for its row as many drafts as there is room for."""
         cache = sequence.target_cache
-        wanted = max(0, min(num_drafts, sequence.num_remaining - 1))
+        wanted = num_drafts if sequence.num_remaining > 1 else 0
         if not cache.reserve(1 + wanted):
             wanted = min(wanted, cache.num_reserved_rows - 1)
         return Scheduled(sequence, 1, wanted)

@@ -1,10 +1,13 @@
 """A request inside the engine: its tokens, its caches, how far it is."""
 
 import time
+from collections import abc
 from dataclasses import dataclass, field
 
 from serving.engine.adapters import Adapter
 from serving.engine.kv_cache import SequenceCache
+from serving.engine.ngram import NgramIndex
+from serving.engine.processors import RowHistories, TokenHistory
 from serving.engine.sampling import Purpose, SamplingParams, uniform
 
 
@@ -40,11 +43,19 @@ class Sequence:
     adapter: Adapter | None
     target_cache: SequenceCache
     draft_cache: SequenceCache
+    end_ids: frozenset[int]
+    """Tokens that end this text."""
     tokens: list[int] = field(init=False)
+    history: TokenHistory | None = field(init=False, default=None)
+    """Kept where the request's processors read it."""
+    ngrams: NgramIndex = field(default_factory=NgramIndex)
+    """Filled by the drafter that reads it."""
     arrival_seconds: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+        if self.request.params.reads_history:
+            self.history = TokenHistory(self.tokens, end_ids=self.end_ids)
 
     @property
     def num_generated(self) -> int:
@@ -61,11 +72,22 @@ class Sequence:
         """Tokens the target has not seen; 1 while decoding, more while prefilling."""
         return len(self.tokens) - self.target_cache.length
 
+    def extend(self, tokens: abc.Iterable[int]) -> None:
+        """Take in generated tokens."""
+        num_before = len(self.tokens)
+        self.tokens.extend(tokens)
+        if self.history is not None:
+            self.history.extend(self.tokens[num_before:])
+
+    def histories(self, paths: abc.Sequence[abc.Sequence[int]]) -> RowHistories | None:
+        """Return what stands before rows behind drafted `paths`; None where nothing reads it."""
+        return None if self.history is None else RowHistories(self.history, paths)
+
     def release(self) -> None:
         """Free the memory on both devices."""
         self.target_cache.release()
         self.draft_cache.release()
 
-    def noise(self, offset: int, purpose: Purpose) -> float:
+    def noise(self, offset: int, purpose: Purpose, index: int = 0) -> float:
         """Return the draw for the token `offset` places behind the newest, 0 for the next one."""
-        return uniform(self.request.seed, len(self.tokens) + offset, purpose)
+        return uniform(self.request.seed, len(self.tokens) + offset, purpose, index)

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineCounters, EngineLimits
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
+from serving.engine.model_drafter import ChainDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 from serving.tiny.corpus import read_sources, split, standard_library
@@ -43,7 +43,7 @@ def run() -> list[dict[str, float]]:
     """Measure every setting and print the table."""
     torch.set_num_threads(1)
     target = _load("target")
-    drafter = Drafter(leanest(_load("draft")))
+    drafter = ChainDrafter(leanest(_load("draft")))
     prompts = _prompts()
     rows = []
     for temperature in TEMPERATURES:
@@ -79,7 +79,7 @@ def _prompts() -> list[list[int]]:
 
 def _generate(
     target: FlatModel,
-    drafter: Drafter | None,
+    drafter: ChainDrafter | None,
     prompts: list[list[int]],
     *,
     draft_tokens: int,

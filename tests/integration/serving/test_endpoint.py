@@ -10,8 +10,8 @@ import torch
 
 from serving.answers import AnswerService
 from serving.app import MAX_BODY_BYTES, build_app
-from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model_drafter import ChainDrafter
 from serving.runner import EngineRunner
 
 
@@ -19,7 +19,7 @@ from serving.runner import EngineRunner
 async def runner(target, draft) -> AsyncIterator[EngineRunner]:
     limits = EngineLimits(kv_bytes=1 << 28, max_sequences=4, max_waiting=2)
     engine = Engine(
-        target, Drafter(draft), num_draft_tokens=3, limits=limits, eos_ids=frozenset({0, 3})
+        target, ChainDrafter(draft), num_draft_tokens=3, limits=limits, eos_ids=frozenset({0, 3})
     )
     runner = EngineRunner(engine)
     runner.start()
@@ -234,6 +234,8 @@ async def test_metrics_count_drafting(client):
     text = (await client.get("/metrics")).text
     assert 'vllm:generation_tokens_total{model_name="tiny"} 12.0' in text
     assert 'vllm:spec_decode_num_drafts_total{model_name="tiny"}' in text
+    name = 'vllm:spec_decode_num_accepted_tokens_per_pos_total{model_name="tiny",position="0"}'
+    assert name in text
 
 
 async def test_an_adapter_answers_under_its_own_name(client, tiny_family, tmp_path):

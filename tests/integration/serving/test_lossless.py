@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
+from serving.engine.model_drafter import ChainDrafter
 from serving.engine.rows import Rows
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
@@ -28,7 +28,7 @@ def generate(
 ) -> tuple[list[tuple[int, ...]], Engine]:
     engine = Engine(
         target,
-        Drafter(draft) if draft else None,
+        ChainDrafter(draft) if draft else None,
         num_draft_tokens=num_draft_tokens,
         limits=EngineLimits(kv_bytes=1 << 28, max_sequences=max_sequences, max_waiting=1000),
         eos_ids=frozenset(),

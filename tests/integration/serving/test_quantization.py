@@ -9,10 +9,12 @@ from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.invariance import check_model
 from serving.engine.kv_cache import KVPool, SequenceCache
-from serving.engine.model import FlatModel, TokenModel
+from serving.engine.model import FlatModel
+from serving.engine.model_drafter import ChainDrafter
 from serving.engine.rows import Rows
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
+from serving.engine.tree_drafter import TreeDrafter
 
 NEW_TOKENS = 24
 KINDS = ["float32", "bfloat16", "int8", "int4"]
@@ -31,12 +33,17 @@ def packed_target(request, tiny_family) -> FlatModel:
 
 
 def generate(
-    target: FlatModel, draft: TokenModel | None, prompts: list[list[int]], *, max_sequences: int
+    target: FlatModel,
+    drafter: Drafter | None,
+    prompts: list[list[int]],
+    *,
+    max_sequences: int,
+    num_draft_tokens: int = 4,
 ) -> tuple[list[tuple[int, ...]], Engine]:
     engine = Engine(
         target,
-        Drafter(draft) if draft else None,
-        num_draft_tokens=4,
+        drafter,
+        num_draft_tokens=num_draft_tokens,
         limits=EngineLimits(kv_bytes=1 << 28, max_sequences=max_sequences, max_waiting=1000),
         eos_ids=frozenset(),
     )
@@ -52,12 +59,16 @@ def generate(
 
 
 def test_greedy_tokens_are_the_same_with_and_without_the_draft(packed_target, draft, prompts):
-    """With every type of weight: alone, drafted, and drafted in batches of eight."""
+    """With every type of weight: alone, drafted, and in batches of eight as chains and trees."""
     plain, _ = generate(packed_target, None, prompts[:20], max_sequences=1)
-    drafted, engine = generate(packed_target, draft, prompts[:20], max_sequences=1)
-    batched, _ = generate(packed_target, draft, prompts[:20], max_sequences=8)
+    chain = ChainDrafter(draft)
+    drafted, engine = generate(packed_target, chain, prompts[:20], max_sequences=1)
+    batched, _ = generate(packed_target, chain, prompts[:20], max_sequences=8)
+    tree = TreeDrafter(draft, beam_width=4, depth=4)
+    branched, _ = generate(packed_target, tree, prompts[:20], max_sequences=8, num_draft_tokens=14)
     assert drafted == plain
     assert batched == plain
+    assert branched == plain
     assert engine.counters.accepted_tokens > 0
 
 

@@ -3,7 +3,26 @@ import math
 import pytest
 import torch
 
-from serving.engine.acceptance import accept_greedy, accept_sampled, draw
+from serving.engine.acceptance import draw, verify_greedy, verify_sampled
+from serving.engine.draft_tree import DraftTree
+from serving.engine.sampling import Purpose
+
+
+def accept_greedy(target_ids, draft_ids) -> tuple[int, int]:
+    """Verify a chain; return how many of its tokens stay, and the token behind them."""
+    verdict = verify_greedy(DraftTree.chain(draft_ids), target_ids)
+    return len(verdict.nodes), verdict.token
+
+
+def accept_sampled(target_probs, draft_probs, draft_ids, *, accept_uniforms, emit_uniforms):
+    """Verify a drawn chain with the given draws; return as `accept_greedy`."""
+
+    def noise(offset: int, purpose: Purpose, index: int = 0) -> float:
+        return (accept_uniforms if purpose is Purpose.ACCEPT else emit_uniforms)[offset]
+
+    tree = DraftTree.chain(draft_ids, list(draft_probs))
+    verdict = verify_sampled(tree, target_probs, noise)
+    return len(verdict.nodes), verdict.token
 
 
 @pytest.mark.parametrize(

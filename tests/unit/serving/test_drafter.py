@@ -1,9 +1,9 @@
 import torch
 from toy_model import TableModel, random_table
 
-import serving.engine.drafter as drafter_module
-from serving.engine.drafter import Drafter
+import serving.engine.model_drafter as drafter_module
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model_drafter import ChainDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 
@@ -11,7 +11,7 @@ TARGET = random_table(6, seed=1)
 LIMITS = EngineLimits(kv_bytes=1000, max_sequences=4, max_waiting=10)
 
 
-def generate(drafter: Drafter | None, *, temperature: float, prompt=(1, 2)) -> tuple[int, ...]:
+def generate(drafter: ChainDrafter | None, *, temperature: float, prompt=(1, 2)) -> tuple[int, ...]:
     engine = Engine(
         TableModel(TARGET), drafter, num_draft_tokens=3, limits=LIMITS, eos_ids=frozenset()
     )
@@ -29,7 +29,7 @@ def test_a_draft_of_another_embedding_width_still_drafts():
     plain = generate(None, temperature=0)
     wide = torch.cat([random_table(6, seed=2), torch.full((6, 3), 9.0)], dim=1)
     for table in (wide, TARGET[:, :5]):
-        drafter = Drafter(TableModel(table), vocabulary_size=6)
+        drafter = ChainDrafter(TableModel(table), vocabulary_size=6)
         assert generate(drafter, temperature=0) == plain
         assert all(token < 6 for token in generate(drafter, temperature=1.0))
 
@@ -45,6 +45,6 @@ def test_a_long_prompt_reaches_the_draft_in_chunks(monkeypatch):
             return super().forward(batch)
 
     prompt = [index % 6 for index in range(50)]
-    drafted = generate(Drafter(Recording(TARGET)), temperature=0, prompt=prompt)
+    drafted = generate(ChainDrafter(Recording(TARGET)), temperature=0, prompt=prompt)
     assert drafted == generate(None, temperature=0, prompt=prompt)
     assert max(rows) <= 8

@@ -2,11 +2,11 @@ import pytest
 import torch
 from toy_model import TableModel, random_table
 
-from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model_drafter import ChainDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
-from serving.errors import ContextLengthError, NotFoundError, OverloadedError
+from serving.errors import ContextLengthError, NotFoundError, OverloadedError, RequestError
 
 VOCABULARY = 8
 
@@ -14,7 +14,7 @@ VOCABULARY = 8
 def make_engine(*, eos=(), kv_tokens=1000, max_sequences=4, max_waiting=10, rows=512) -> Engine:
     return Engine(
         TableModel(random_table(VOCABULARY, seed=3)),
-        Drafter(TableModel(random_table(VOCABULARY, seed=4))),
+        ChainDrafter(TableModel(random_table(VOCABULARY, seed=4))),
         num_draft_tokens=3,
         limits=EngineLimits(
             kv_bytes=kv_tokens,
@@ -154,7 +154,7 @@ def test_logits_that_are_not_finite_end_their_request_alone(bad, temperature):
     table[range(VOCABULARY), [1, 2, 3, 0, 5, 6, 7, 7]] = 0.0  # each row allows one token
     table[6] = bad
     limits = EngineLimits(kv_bytes=1000, max_sequences=4, max_waiting=4)
-    drafter = Drafter(TableModel(random_table(VOCABULARY, seed=4)))
+    drafter = ChainDrafter(TableModel(random_table(VOCABULARY, seed=4)))
     engine = Engine(
         TableModel(table), drafter, num_draft_tokens=3, limits=limits, eos_ids=frozenset()
     )
@@ -174,3 +174,83 @@ def test_logits_that_are_not_finite_end_their_request_alone(bad, temperature):
     assert errors.keys() == {"broken"}
     assert "the model computed logits that are not finite" in errors["broken"]
     assert engine.counters.failed_requests == 1
+
+
+def test_a_draft_into_logits_that_are_not_finite_fails_nothing():
+    """Only rows that decide what is emitted can fail a request, not where a wrong guess led."""
+    table = torch.full((VOCABULARY, VOCABULARY), -torch.inf)
+    table[range(VOCABULARY), [1, 0, 0, 0, 0, 0, 0, 0]] = 0.0
+    table[5] = float("nan")
+    misleading = torch.full((VOCABULARY, VOCABULARY), -9.0)
+    misleading[:, 5] = 9.0
+    for temperature in (0.0, 1.0):
+        engine = Engine(
+            TableModel(table),
+            ChainDrafter(TableModel(misleading)),
+            num_draft_tokens=3,
+            limits=EngineLimits(kv_bytes=1000, max_sequences=1, max_waiting=1),
+            eos_ids=frozenset(),
+        )
+        params = SamplingParams(max_tokens=6, temperature=temperature)
+        engine.add(GenerationRequest("a", (0,), params, seed=0))
+        assert finish(engine)["a"] == ((1, 0, 1, 0, 1, 0), "length")
+
+
+def test_a_request_that_bans_every_token_the_model_allows_fails_alone():
+    """Nothing is made up where the bans leave no token."""
+    table = torch.full((VOCABULARY, VOCABULARY), -torch.inf)
+    table[:, 3] = 0.0
+    limits = EngineLimits(kv_bytes=1000, max_sequences=1, max_waiting=1)
+    for temperature in (0.0, 1.0):
+        engine = Engine(
+            TableModel(table), None, num_draft_tokens=1, limits=limits, eos_ids=frozenset()
+        )
+        params = SamplingParams(max_tokens=6, temperature=temperature, bad_token_ids=(3,))
+        engine.add(GenerationRequest("a", (0,), params, seed=0))
+        assert [bool(output.error) for output in engine.step()] == [True]
+        assert not engine.has_work
+
+
+def test_a_stop_token_ends_the_answer_even_where_the_models_own_end_is_ignored():
+    """The request's stop ids end its text; min_tokens keeps them out until then."""
+    engine = make_engine()
+    engine.add(request(max_tokens=30))
+    free, _ = finish(engine)["a"]
+    engine = make_engine(eos=[free[0]])
+    engine.add(request(max_tokens=30, ignore_eos=True, stop_token_ids=(free[4],)))
+    assert finish(engine)["a"] == (free[: free.index(free[4]) + 1], "stop")
+    engine = make_engine()
+    engine.add(request(max_tokens=30, stop_token_ids=tuple(range(7)), min_tokens=6))
+    text, _ = finish(engine)["a"]
+    assert set(text[:6]) == {7}
+
+
+def test_ids_the_model_does_not_have_are_refused():
+    """The message names the field and the id."""
+    with pytest.raises(RequestError, match="logit_bias holds token 8; ids go from 0 to 7"):
+        make_engine().add(request(logit_bias={8: 1.0}))
+
+
+PROCESSED = [
+    {"repetition_penalty": 1.5},
+    {"frequency_penalty": 1.2, "presence_penalty": -0.5},
+    {"min_tokens": 9, "stop_token_ids": (1, 2)},
+    {"logit_bias": {3: 4.0}, "bad_token_ids": (0,)},
+]
+
+
+@pytest.mark.parametrize("fields", PROCESSED, ids=str)
+def test_greedy_text_of_processed_logits_does_not_depend_on_drafting(fields):
+    """Each verified row is processed with the tokens before that very row."""
+    plain = Engine(
+        TableModel(random_table(VOCABULARY, seed=3)),
+        None,
+        num_draft_tokens=1,
+        limits=EngineLimits(kv_bytes=1000, max_sequences=4, max_waiting=4),
+        eos_ids=frozenset(),
+    )
+    drafted = make_engine()
+    for engine in (plain, drafted):
+        for name, prompt in (("a", (1, 2)), ("b", (5,))):
+            engine.add(request(name, prompt=prompt, max_tokens=25, **fields))
+    assert finish(plain) == finish(drafted)

@@ -1,16 +1,22 @@
 """The engine's output follows the target's distribution, as a joint law of several tokens."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from scipy.stats import chisquare
 from toy_model import TableModel, random_table
+from toy_speculation import Toy
 
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model import TokenModel
+from serving.engine.model_drafter import ChainDrafter
+from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.sampling import SamplingParams, distribution
 from serving.engine.sequence import GenerationRequest
+from serving.engine.tree_drafter import TreeDrafter
 
 VOCABULARY = 4
 NUM_TOKENS = 3
@@ -24,12 +30,26 @@ DRAFTS = {
 }
 
 
-def make_engine(draft: torch.Tensor | None, num_draft_tokens: int) -> Engine:
+CHOOSING = {
+    "chain": lambda draft: ChainDrafter(draft, draws=False),
+    "tree": lambda draft: TreeDrafter(draft, beam_width=2, depth=2),
+    "n-gram": lambda _: NgramDrafter(),
+}
+"""Drafters whose tokens are chosen and not drawn."""
+
+
+def make_engine(
+    draft: torch.Tensor | None,
+    num_draft_tokens: int,
+    make: Callable[[TokenModel], Drafter] = ChainDrafter,
+    *,
+    kv_bytes: int = 1 << 20,
+) -> Engine:
     return Engine(
         TableModel(TARGET),
-        None if draft is None else Drafter(TableModel(draft)),
+        None if draft is None else make(TableModel(draft)),
         num_draft_tokens=num_draft_tokens,
-        limits=EngineLimits(kv_bytes=1 << 20, max_sequences=64, max_waiting=100_000),
+        limits=EngineLimits(kv_bytes=kv_bytes, max_sequences=64, max_waiting=100_000),
         eos_ids=frozenset(),
     )
 
@@ -57,6 +77,21 @@ def exact_law(params: SamplingParams) -> dict[tuple[int, ...], float]:
     return law
 
 
+def check_law(runs: list[tuple[int, ...]], law: dict[tuple[int, ...], float]) -> None:
+    num_runs = len(runs)
+    counts = dict.fromkeys(law, 0)
+    for run in runs:
+        counts[run] += 1
+    assert all(counts[text] == 0 for text, prob in law.items() if prob == 0)
+    # Pearson's test wants about five expected in each cell: rare texts join the rarest common one.
+    common = sorted((text for text in law if law[text] * num_runs >= 5), key=law.__getitem__)
+    observed = [counts[text] for text in common]
+    expected = [law[text] * num_runs for text in common]
+    observed[0] += num_runs - sum(observed)
+    expected[0] += num_runs - sum(expected)
+    assert chisquare(observed, expected).pvalue > 0.001
+
+
 @pytest.mark.parametrize("num_runs", [2_500, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("draft", DRAFTS)
 @pytest.mark.parametrize(
@@ -74,18 +109,7 @@ def test_three_tokens_follow_the_targets_joint_law(draft, settings, num_runs):
     """Chi-square of seeded runs against the enumerated law of three tokens, p above 0.001."""
     params = SamplingParams(max_tokens=NUM_TOKENS, **settings)
     runs = sample(make_engine(DRAFTS[draft], num_draft_tokens=2), params, range(num_runs))
-    law = exact_law(params)
-    counts = dict.fromkeys(law, 0)
-    for run in runs:
-        counts[run] += 1
-    assert all(counts[text] == 0 for text, prob in law.items() if prob == 0)
-    # Pearson's test wants about five expected in each cell: rare texts join the rarest common one.
-    common = sorted((text for text in law if law[text] * num_runs >= 5), key=law.__getitem__)
-    observed = [counts[text] for text in common]
-    expected = [law[text] * num_runs for text in common]
-    observed[0] += num_runs - sum(observed)
-    expected[0] += num_runs - sum(expected)
-    assert chisquare(observed, expected).pvalue > 0.001
+    check_law(runs, exact_law(params))
 
 
 @pytest.mark.parametrize("draft", ["perfect", "random", "opposite"])
@@ -110,3 +134,54 @@ def test_a_seeded_request_repeats_whatever_runs_beside_it():
     alone = sample(make_engine(DRAFTS["random"], 3), params, range(7, 8))
     crowd = sample(make_engine(DRAFTS["random"], 3), params, range(20))
     assert crowd[7] == alone[0]
+
+
+PENALISED = {"temperature": 1.1, "repetition_penalty": 1.4, "frequency_penalty": 0.3}
+
+
+@pytest.mark.parametrize("draft", ["perfect", "random"])
+def test_a_drawn_chain_of_penalised_logits_follows_the_joint_law(draft):
+    """Drawn and plain decoding follow one law with penalties, which both models' rows see."""
+    params = SamplingParams(max_tokens=NUM_TOKENS, **PENALISED)
+    law = Toy(TARGET, TARGET, params, prompt=(START,)).law(NUM_TOKENS)
+    check_law(sample(make_engine(DRAFTS[draft], 2), params, range(2_500)), law)
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1.0}, {"top_p": 0.8}, PENALISED], ids=str)
+@pytest.mark.parametrize("name", CHOOSING)
+def test_chosen_drafts_leave_a_seeded_text_as_it_is_without_them(name, settings):
+    """Any chosen draft gives the very tokens of plain decoding, and so their law."""
+    params = SamplingParams(max_tokens=12, **settings)
+    plain = sample(make_engine(None, 1), params, range(200))
+    for draft in ("perfect", "random"):
+        engine = make_engine(DRAFTS[draft], 3, CHOOSING[name])
+        assert sample(engine, params, range(200)) == plain
+        assert engine.counters.accepted_tokens > 0
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_a_seeded_text_of_chosen_drafts_repeats_where_drafts_are_cut(name):
+    """Alone, in a crowd that takes the pages, and with fewer guesses, a seed gives one text."""
+    params = SamplingParams(max_tokens=90, temperature=1.1)
+    alone = sample(make_engine(None, 1), params, range(6))
+    for num_draft_tokens in (1, 5):
+        engine = make_engine(DRAFTS["random"], num_draft_tokens, CHOOSING[name], kv_bytes=64 * 5)
+        assert sample(engine, params, range(6)) == alone
+        assert engine.num_preemptions > 0
+
+
+def test_positions_are_counted_by_depth():
+    """Of a perfect tree each round accepts one path, counted once for each depth."""
+    tree = TreeDrafter(TableModel(TARGET), beam_width=2, depth=3)
+    engine = Engine(
+        TableModel(TARGET),
+        tree,
+        num_draft_tokens=6,
+        limits=EngineLimits(kv_bytes=1 << 20, max_sequences=1, max_waiting=1),
+        eos_ids=frozenset(),
+    )
+    sample(engine, SamplingParams(max_tokens=13, temperature=0), range(1))
+    # One token from the prompt's own step, then three rounds of four.
+    assert engine.counters.accepted_per_position == [3, 3, 3]
+    assert engine.counters.drafts == 3
+    assert engine.counters.draft_tokens == 18

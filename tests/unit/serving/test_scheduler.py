@@ -5,8 +5,8 @@ import random
 import pytest
 from toy_model import TableModel, random_table
 
-from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model_drafter import ChainDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 
@@ -16,7 +16,7 @@ PAGE = 64
 def make_engine(*, pages: int, drafted=True, **limits) -> Engine:
     return Engine(
         TableModel(random_table(8, seed=3)),
-        Drafter(TableModel(random_table(8, seed=4))) if drafted else None,
+        ChainDrafter(TableModel(random_table(8, seed=4))) if drafted else None,
         num_draft_tokens=3,
         limits=EngineLimits(kv_bytes=pages * PAGE, max_waiting=10_000, **limits),
         eos_ids=frozenset(),

@@ -16,8 +16,8 @@ from serving.engine.acceptance import (
     verify_sampled,
 )
 from serving.engine.draft_tree import ROOT, DraftTree
-from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model_drafter import ChainDrafter
 from serving.engine.processors import RowHistories, TokenHistory
 from serving.engine.sampling import Purpose, SamplingParams, distribution, greedy_ids
 from serving.engine.sequence import GenerationRequest
@@ -206,7 +206,7 @@ def test_acceptance_length_is_per_real_round():
     table = random_table(5, seed=3)
     engine = Engine(
         TableModel(table),
-        Drafter(TableModel(table)),
+        ChainDrafter(TableModel(table)),
         num_draft_tokens=3,
         limits=EngineLimits(kv_bytes=1000, max_sequences=1, max_waiting=1),
         eos_ids=frozenset(),

@@ -1,0 +1,28 @@
+"""Drafting without a model: a sequence's own text is where its guesses come from."""
+
+from serving.engine.draft_tree import DraftTree
+from serving.engine.scheduler import Scheduled
+from serving.engine.sequence import Sequence
+
+
+class NgramDrafter:
+    """Proposes what followed when the last tokens stood in the sequence before, as a chain."""
+
+    context_tokens = None
+    num_without_room = 0
+
+    def propose(self, step: list[Scheduled]) -> list[DraftTree]:
+        """Return one chain for each sequence, empty where its last tokens are new."""
+        return [self._guess(part) for part in step]
+
+    def settle(self, sequence: Sequence) -> None:
+        """Do nothing: `propose` takes in what is new."""
+
+    @staticmethod
+    def _guess(part: Scheduled) -> DraftTree:
+        count = min(part.num_drafts, part.most_depth)
+        if count < 1:
+            return DraftTree()
+        sequence = part.sequence
+        sequence.ngrams.extend(sequence.tokens[len(sequence.ngrams) :])
+        return DraftTree.chain(sequence.ngrams.propose(count))

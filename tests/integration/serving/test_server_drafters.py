@@ -1,0 +1,40 @@
+"""The engine that a configuration asks for has the drafter that it names."""
+
+from serving.config import ServeConfig
+from serving.engine.sampling import SamplingParams
+from serving.engine.sequence import GenerationRequest
+from serving.server import build_engine
+
+DRAFTERS = [
+    {"drafter": "none"},
+    {"drafter": "ngram"},
+    {},
+    {"chosen_drafts": True},
+    {"draft_tree": {"beam_width": 3, "num_nodes": 9}},
+]
+
+
+def test_every_drafter_of_the_command_line_gives_the_plain_text(tiny_family):
+    """From configuration to text: the same greedy answer, with drafts where one is named."""
+    texts, drafted = [], []
+    for fields in DRAFTERS:
+        draft = None if fields.get("drafter") == "ngram" else str(tiny_family / "draft")
+        config = ServeConfig(
+            model=str(tiny_family / "target"),
+            draft=draft,
+            served_model_name="tiny",
+            target_quantization="int8",
+            **fields,
+        )
+        engine, tokenizer = build_engine(config)
+        prompt = tuple(tokenizer.encode("def parse(text):\n    return text\n\ndef parse("))
+        params = SamplingParams(max_tokens=40, temperature=0, ignore_eos=True)
+        engine.add(GenerationRequest("a", prompt, params, seed=0))
+        text: tuple[int, ...] = ()
+        while engine.has_work:
+            for output in engine.step():
+                text += output.tokens
+        texts.append(text)
+        drafted.append(engine.counters.draft_tokens > 0)
+    assert len(set(texts)) == 1
+    assert drafted == [False, True, True, True, True]

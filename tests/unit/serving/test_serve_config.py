@@ -1,0 +1,61 @@
+import pytest
+import typer
+from pydantic import ValidationError
+
+from serving.cli import _tree_shape
+from serving.config import MOST_DRAFT_NODES, ServeConfig
+from serving.engine.spans import MOST_TREE_ROWS
+
+
+def config(**fields) -> ServeConfig:
+    return ServeConfig(model="m", served_model_name="m", **fields)
+
+
+def test_what_drafts_follows_from_whether_there_is_a_draft():
+    """A draft model drafts where it is named; naming the drafter overrules."""
+    assert config().drafter == "none"
+    assert config(draft="d").drafter == "model"
+    assert config(draft="d", drafter="none").num_draft_nodes == 0
+    assert config(drafter="ngram", draft_tokens=7).num_draft_nodes == 7
+
+
+def test_a_tree_verifies_its_nodes_and_not_its_depth():
+    """The target's rows of a round are the nodes, whatever the depth."""
+    shaped = config(draft="d", draft_tokens=6, draft_tree={"beam_width": 4, "num_nodes": 16})
+    assert shaped.num_draft_nodes == 16
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"drafter": "model"}, "drafter model needs a draft"),
+        ({"drafter": "ngram", "draft": "d"}, "drafter ngram does not use draft d"),
+        (
+            {"drafter": "ngram", "draft_tree": {"beam_width": 2, "num_nodes": 4}},
+            "draft_tree is for drafter model, not ngram",
+        ),
+        (
+            {"draft": "d", "draft_tokens": 10, "draft_tree": {"beam_width": 8, "num_nodes": 16}},
+            "makes 72 rows of the draft, above 64",
+        ),
+        ({"draft": "d", "draft_tree": {"beam_width": 2, "num_nodes": 64}}, "less than or equal"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(fields, message):
+    """One line says which two, and what to drop."""
+    with pytest.raises(ValidationError, match=message):
+        config(**fields)
+
+
+def test_a_tree_with_its_root_fills_what_attention_takes():
+    """The bound of the configuration, which imports no torch, is attention's."""
+    assert MOST_DRAFT_NODES + 1 == MOST_TREE_ROWS
+
+
+def test_a_tree_shape_is_read_from_one_word():
+    """BEAMxNODES, and anything else is refused with an example."""
+    assert _tree_shape("4x16") == {"beam_width": 4, "num_nodes": 16}
+    assert _tree_shape(None) is None
+    for word in ("4", "x", "4x", "x4", "4x-1", "4x16x2", "4*16"):
+        with pytest.raises(typer.BadParameter, match="write for example 4x16"):
+            _tree_shape(word)
