@@ -39,6 +39,10 @@ _DIGIT_INPUTS = 2**31 // (255 * 128)
 """Input widths from here on could overflow the 32-bit sums of bytes."""
 _SMALLEST = 1e-30
 """Stands in for the largest entry of a row of zeros."""
+_OWN_KERNELS = 16
+"""Up to so many rows every count has its own code."""
+_ROW_STEP = 8
+"""Counts above share that of the next multiple."""
 
 
 class PackedLinear(nn.Module, ABC):
@@ -84,8 +88,14 @@ class PackedLinear(nn.Module, ABC):
 
 
 def pad_rows(rows_MI: Tensor, fewest_rows: int) -> Tensor:
-    """Return the rows, copies of the first appended where they are fewer than `fewest_rows`."""
-    missing = fewest_rows - rows_MI.shape[0]
+    """Return the rows with copies of the first behind them, up to a count worth a kernel of its own.
+
+    That is `fewest_rows` at least, and a multiple of eight above sixteen: oneDNN compiles and keeps
+    code for every count it meets, a megabyte for a dozen layers.
+    """
+    num_rows = rows_MI.shape[0]
+    wanted = num_rows if num_rows <= _OWN_KERNELS else -(-num_rows // _ROW_STEP) * _ROW_STEP
+    missing = max(wanted, fewest_rows) - num_rows
     if missing <= 0:
         return rows_MI
     return torch.cat((rows_MI, rows_MI[:1].expand(missing, -1)))
