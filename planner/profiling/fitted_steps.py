@@ -1,7 +1,8 @@
 """Step times fitted to a profile, so that an endpoint that was measured can be simulated.
 
     step = base(decoding sequences) + context * their contexts' sum
-           + token * prompt tokens + pair * query-key pairs of the prompts        every term >= 0
+           + token * prompt tokens + pair * query-key pairs of the prompts
+           + mixed, where it both decodes and computes prompts                    every term >= 0
 
 `base` is piecewise linear and never falls, with a knot at every batch size that was measured, as the
 second sequence may cost more than the sixteenth; below one sequence it is flat, beyond the last knot
@@ -9,7 +10,8 @@ it goes on as before.
 
 What identifies the terms: batches that decode alone, at several sizes and contexts, are steps
 without prompts; requests that have the endpoint to themselves, at several prompt lengths, are steps
-without decoding. Their times hold one more term, what a request costs outside the steps (network,
+without decoding; prompts that come to a decoding batch show what both together cost beyond the sum,
+since decoding rows and prompts mostly run in kernels of their own. Times of lone requests hold one more term, what a request costs outside the steps (network,
 parsing, tokenising, the first byte's way back); it is fitted beside the others, and the simulator
 adds it to times to first token. Repeats are collapsed to their median; residuals are relative, so
 that short steps count as much as long ones.
@@ -25,7 +27,7 @@ from itertools import pairwise
 
 from planner.errors import ProfileError
 from planner.profiling.nonnegative_fit import nonnegative_fit
-from planner.profiling.profile import DecodeBatch, LonePrompt, Profile
+from planner.profiling.profile import DecodeBatch, LonePrompt, MixedPrompt, Profile
 from planner.speed.step_times import StepBatch
 
 FEWEST_LENGTHS = 3
@@ -46,11 +48,15 @@ class FittedStepTimes:
     decode_context_token_seconds: float
     prefill_token_seconds: float
     prefill_pair_seconds: float
+    mixed_seconds: float = 0.0
+    """Of a step with both, beyond what they take apart."""
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Return the seconds the step takes."""
+        is_mixed = batch.prefill_tokens > 0 and batch.decode_sequences > 0
         return (
             self._base(batch.decode_sequences)
+            + self.mixed_seconds * is_mixed
             + self.decode_context_token_seconds * batch.decode_context_tokens
             + self.prefill_token_seconds * batch.prefill_tokens
             + self.prefill_pair_seconds * batch.prefill_pairs
@@ -70,7 +76,7 @@ class FittedReplica:
     request_overhead_seconds: float
     """Beside its steps, until the client has the first token."""
     relative_errors: tuple[float, ...]
-    """Fitted against measured: prompt lengths first, then decoding batches, both rising."""
+    """Fitted against measured: prompt lengths, decoding batches, prompts beside them, each rising."""
 
     @property
     def worst_relative_error(self) -> float:
@@ -87,7 +93,8 @@ def fitted_replica(profile: Profile, *, most_prefill_tokens: int | None = None) 
     """Return step times fitted to a profile's lone prompts and decoding batches.
 
     Args:
-        profile: With measurements for fitting, as `motley plan profile URL` takes them.
+        profile: With measurements for fitting, as `motley plan profile URL` takes them; without
+            prompts beside decoding, steps with both cost the sum.
         most_prefill_tokens: Prompt tokens of one step, where the engine cuts prompts into chunks;
             nothing: it computes whole prompts.
 
@@ -97,27 +104,41 @@ def fitted_replica(profile: Profile, *, most_prefill_tokens: int | None = None) 
     prompts, batches = _prompts(profile.lone_prompts), _batches(profile.decode_batches)
     _check(prompts, batches)
     knots = tuple(sorted({sequences for sequences, _, _ in batches}))
-    num_rises = len(knots) - 1
     rows, seconds = [], []
     for tokens, time in prompts:
-        num_steps = math.ceil(tokens / most_prefill_tokens) if most_prefill_tokens else 1
-        terms = [0.0] * num_rises + [0.0, tokens, tokens * (tokens + 1) / 2, 1.0]
-        rows.append([num_steps, *terms])
+        chunks = _chunks(tokens, most_prefill_tokens)
+        idle = [0.0] * (len(knots) - 1)
+        rows.append([chunks, *idle, 0.0, tokens, _pairs(tokens), 0.0, 1.0])
         seconds.append(time)
     for sequences, context, time in batches:
-        terms = [*_segment_weights(knots, sequences), sequences * context, 0.0, 0.0, 0.0]
-        rows.append([1.0, *terms])
+        weights = _segment_weights(knots, sequences)
+        rows.append([1.0, *weights, sequences * context, 0.0, 0.0, 0.0, 0.0])
+        seconds.append(time)
+    for (sequences, tokens, steps), context, time in _mixed(profile.mixed_prompts):
+        weights = [steps * weight for weight in _segment_weights(knots, sequences)]
+        chunks = min(steps, _chunks(tokens, most_prefill_tokens))
+        contexts = steps * sequences * context
+        rows.append([steps, *weights, contexts, tokens, _pairs(tokens), chunks, 0.0])
         seconds.append(time)
     relative = [[a / time for a in row] for row, time in zip(rows, seconds, strict=True)]
     found = nonnegative_fit(relative, [1.0] * len(relative))
     errors = [sum(a * x for a, x in zip(row, found, strict=True)) - 1 for row in relative]
-    base, context, token, pair, overhead = found[: num_rises + 1], *found[num_rises + 1 :]
-    if base[0] <= 0:
+    if found[0] <= 0:
         raise ProfileError(
             "by the fit a step of one sequence takes no time; profile the endpoint again"
         )
-    step_times = FittedStepTimes(knots, _running_sum(base), context, token, pair)
+    base, (*terms, overhead) = found[: len(knots)], found[len(knots) :]
+    step_times = FittedStepTimes(knots, _running_sum(base), *terms)
     return FittedReplica(step_times, overhead, tuple(errors))
+
+
+def _chunks(tokens: int, most_prefill_tokens: int | None) -> int:
+    """Return the steps that compute a prompt."""
+    return math.ceil(tokens / most_prefill_tokens) if most_prefill_tokens else 1
+
+
+def _pairs(tokens: int) -> float:
+    return tokens * (tokens + 1) / 2
 
 
 def _prompts(measured: Iterable[LonePrompt]) -> list[tuple[int, float]]:
@@ -138,6 +159,23 @@ def _batches(measured: Iterable[DecodeBatch]) -> list[tuple[int, float, float]]:
             key[0],
             statistics.mean(each.context_tokens for each in repeats[key]),
             statistics.median(each.step_seconds for each in repeats[key]),
+        )
+        for key in sorted(repeats)
+    ]
+
+
+def _mixed(
+    measured: Iterable[MixedPrompt],
+) -> list[tuple[tuple[int, int, int], float, float]]:
+    """Return `(sequences, prompt tokens, steps)`, mean context and median seconds, rising."""
+    repeats: dict[tuple[int, int, int], list[MixedPrompt]] = defaultdict(list)
+    for each in measured:
+        repeats[each.sequences, each.prompt_tokens, each.decode_steps].append(each)
+    return [
+        (
+            key,
+            statistics.mean(each.context_tokens for each in repeats[key]),
+            statistics.median(each.seconds for each in repeats[key]),
         )
         for key in sorted(repeats)
     ]

@@ -11,7 +11,15 @@ from planner.profiling.alone import FEWEST_STEPS, Alone
 from planner.profiling.clock import Clock
 from planner.profiling.endpoint import Endpoint
 from planner.profiling.load import FEWEST_REQUESTS, Request, poisson_arrivals, send, summary
-from planner.profiling.profile import Cell, DecodeBatch, LonePrompt, ObservedLimits, Profile, Run
+from planner.profiling.profile import (
+    Cell,
+    DecodeBatch,
+    LonePrompt,
+    MixedPrompt,
+    ObservedLimits,
+    Profile,
+    Run,
+)
 from planner.profiling.profile_assembly import ReplicaFacts, assembled
 from planner.profiling.prompts import PromptMaker
 from planner.profiling.search import next_listed_rate, next_searched_rate
@@ -42,7 +50,7 @@ class Settings:
     repetitions: int = 3
     """Of each measurement for step times."""
     seed: int = 0
-    """Of arrivals and prompts."""
+    """Of arrivals; prompts are new each time, as the endpoint may have cached the last ones."""
 
 
 @dataclass(slots=True)
@@ -51,6 +59,7 @@ class _Found:
 
     lone_prompts: list[LonePrompt] = field(default_factory=list)
     decode_batches: list[DecodeBatch] = field(default_factory=list)
+    mixed_prompts: list[MixedPrompt] = field(default_factory=list)
     limits: ObservedLimits = field(default_factory=ObservedLimits)
     runs: dict[tuple[int, int], list[Run]] = field(default_factory=dict)
 
@@ -60,6 +69,7 @@ class _Found:
             {size: Cell(runs=tuple(runs)) for size, runs in self.runs.items()},
             lone_prompts=tuple(self.lone_prompts),
             decode_batches=tuple(self.decode_batches),
+            mixed_prompts=tuple(self.mixed_prompts),
             limits=self.limits,
         )
 
@@ -93,12 +103,12 @@ class Measurement:
         self._clock = clock
         self._keep = keep
         self._on_progress = on_progress
-        self._prompts = PromptMaker(endpoint, seed=settings.seed)
+        self._prompts = PromptMaker(endpoint)
         self._random = Random(settings.seed)
         sizes = product(settings.input_tokens, settings.output_tokens)
         self._found = _Found(runs={size: [] for size in sizes})
         self._done = 0
-        self._expected = len(_lone_lengths(settings)) + len(list(_batches(settings)))
+        self._expected = 2 * len(_lone_lengths(settings)) + len(list(_batches(settings)))
         self._expected += len(self._found.runs) * (
             len(settings.rates_requests_per_second) or EXPECTED_RUNS
         )
@@ -113,6 +123,7 @@ class Measurement:
         await self._introduce()
         await self._lone_prompts()
         await self._decode_batches()
+        await self._mixed_prompts()
         for size in self._found.runs:
             await self._cell(*size)
         return self._found.profile(self._facts)
@@ -161,6 +172,28 @@ class Measurement:
                     # Larger batches share even fewer steps.
                     most = min(measured, sequences - 1)
                     self._note_unshared(sequences, length, together=measured)
+            self._end()
+
+    async def _mixed_prompts(self) -> None:
+        """Measure prompts beside half of the largest batch that decoded, so that there is room."""
+        alone = Alone(self._endpoint, self._prompts, self._clock)
+        sequences = max((each.sequences for each in self._found.decode_batches), default=0) // 2
+        context = _contexts(self._settings)[0]
+        for length in _lone_lengths(self._settings):
+            self._begin(f"beside {sequences} decoding, {length} tokens")
+            if sequences:
+                measured = await alone.mixed_prompt(
+                    sequences, context, length, repetitions=self._settings.repetitions
+                )
+                if measured is not None:
+                    self._found.mixed_prompts.append(measured)
+                else:
+                    logger.warning(
+                        "mixed_prompt_skipped sequences=%d prompt_tokens=%d reason=it was not "
+                        "computed while all of them decoded, token by token",
+                        sequences,
+                        length,
+                    )
             self._end()
 
     async def _cell(self, input_tokens: int, output_tokens: int) -> None:

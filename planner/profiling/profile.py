@@ -186,6 +186,23 @@ class DecodeBatch(StrictModel):
     """How often it was measured."""
 
 
+class MixedPrompt(StrictModel):
+    """A prompt that was computed beside decoding sequences, for the same purpose."""
+
+    sequences: Devices
+    """How many decoded."""
+    context_tokens: Positive
+    """Mean context of each."""
+    prompt_tokens: Tokens
+    """Length of the prompt."""
+    decode_steps: Devices
+    """Steps in the time below: in some of them, one after the other, the prompt was computed."""
+    seconds: Positive
+    """Median over repetitions of the time between two tokens of a sequence, so many steps apart."""
+    num_repetitions: Devices
+    """How often it was measured."""
+
+
 class ObservedLimits(StrictModel):
     """What the endpoint's behaviour and its own words tell about its limits."""
 
@@ -237,6 +254,8 @@ class Profile(StrictModel):
     """Requests alone, by prompt length."""
     decode_batches: tuple[DecodeBatch, ...] = ()
     """Decoding alone, by batch and context."""
+    mixed_prompts: tuple[MixedPrompt, ...] = ()
+    """Prompts beside decoding, by length."""
     limits: ObservedLimits = ObservedLimits()
     """Limits seen on the way."""
 

@@ -65,6 +65,7 @@ def merged(profiles: Iterable[Profile]) -> Profile:
     cells = _cells(first)
     facts, target, limits = _facts(first), first.taken_under, first.limits
     lone_prompts, decode_batches = [*first.lone_prompts], [*first.decode_batches]
+    mixed_prompts = [*first.mixed_prompts]
     for other in rest:
         facts = _same_replica(facts, _facts(other))
         target = same_target(target, other.taken_under)
@@ -73,12 +74,14 @@ def merged(profiles: Iterable[Profile]) -> Profile:
             cells[size] = joined(size, cells.get(size, Cell()), cell)
         lone_prompts += other.lone_prompts
         decode_batches += other.decode_batches
+        mixed_prompts += other.mixed_prompts
     return assembled(
         facts,
         cells,
         taken_under=target,
         lone_prompts=tuple(lone_prompts),
         decode_batches=tuple(decode_batches),
+        mixed_prompts=tuple(mixed_prompts),
         limits=_within(limits, decode_batches),
     )
 

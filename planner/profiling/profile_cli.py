@@ -65,7 +65,7 @@ MostInFlight = Annotated[
 MostSequences = Annotated[
     int, typer.Option("--max-sequences", min=2, help="Largest batch tried for step times.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of arrivals and prompts.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of arrivals; prompts are new every time.")]
 OutputFile = Annotated[Path, typer.Option("--output", help="Write the profile to this file.")]
 
 

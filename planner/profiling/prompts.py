@@ -1,4 +1,7 @@
-"""Prompts of an exact number of tokens, no two alike, so that no prefix cache answers them."""
+"""Prompts of an exact number of tokens, no two alike, so that no prefix cache answers them.
+
+Nor are they those of an earlier measurement, which the endpoint may still hold: they have no seed.
+"""
 
 from random import Random
 
@@ -23,10 +26,10 @@ _OFF_FRACTION = 0.02
 class PromptMaker:
     """Makes prompts for one endpoint; `calibrate` each length before its first prompt."""
 
-    def __init__(self, endpoint: Endpoint, *, seed: int) -> None:
-        """Draw from `seed`."""
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Make prompts this endpoint takes."""
         self._endpoint = endpoint
-        self._random = Random(seed)
+        self._random = Random()
         self._words: dict[int, int] = {}
 
     async def calibrate(self, num_tokens: int) -> None:

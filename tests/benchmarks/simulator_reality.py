@@ -16,8 +16,8 @@ a core is predicted at half speed. The figures hold the errors without that too,
 How the engine's rules (`serving/engine/scheduler.py`) map to the simulator's: a step computes one
 token of every decoding sequence and, beside them, up to 512 prompt tokens (`MOST_PREFILL_TOKENS`),
 first come first served, while the simulator's budget counts both, so half of the sequences' places
-are added to it; the engine reserves a request's whole memory and never evicts, the simulator admits
-by what is used, and here the memory is far larger than what sixteen requests need.
+are added to it. Both admit by the memory that is free; here it is far larger than what sixteen
+requests need.
 """
 
 import asyncio
@@ -218,7 +218,13 @@ def _without_waits(profile: Profile, slowness: float) -> Profile:
         each.model_copy(update={"step_seconds": each.step_seconds / slowness})
         for each in profile.decode_batches
     )
-    return profile.model_copy(update={"lone_prompts": prompts, "decode_batches": batches})
+    mixed = tuple(
+        each.model_copy(update={"seconds": each.seconds / slowness})
+        for each in profile.mixed_prompts
+    )
+    return profile.model_copy(
+        update={"lone_prompts": prompts, "decode_batches": batches, "mixed_prompts": mixed}
+    )
 
 
 async def _profile(endpoint: Endpoint) -> Profile:

@@ -1,5 +1,7 @@
 """Step times from a profile; that they come back exactly stands in `test_profiling.py`."""
 
+from dataclasses import replace
+
 import pytest
 
 from planner.errors import ProfileError
@@ -50,6 +52,14 @@ def test_batches_between_the_knots_lie_on_lines(sequences, seconds):
 def test_prompts_add_to_a_step():
     """A mixed step takes what its decoding takes and what its prompts take."""
     assert STEPS.step_seconds(StepBatch(30, 465, 4, 400)) == pytest.approx(0.07)
+
+
+def test_a_step_with_both_costs_its_surcharge():
+    """Neither decoding alone nor prompts alone pay it."""
+    steps = replace(STEPS, mixed_seconds=0.5)
+    assert steps.step_seconds(StepBatch(30, 465, 4, 400)) == pytest.approx(0.57)
+    assert steps.step_seconds(StepBatch(0, 0, 4, 400)) == pytest.approx(0.04)
+    assert steps.step_seconds(StepBatch(30, 465, 0, 0)) == pytest.approx(0.04)
 
 
 def test_repeats_are_collapsed_to_their_median():

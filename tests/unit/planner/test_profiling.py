@@ -7,12 +7,14 @@ import pytest
 from virtual_endpoint import VirtualEndpoint, virtual_run
 
 from planner.errors import EndpointError
+from planner.profiling.alone import Alone
 from planner.profiling.fitted_steps import FittedStepTimes, fitted_replica
 from planner.profiling.load import Request, poisson_arrivals, send, summary
 from planner.profiling.measure import Measurement, Settings
 from planner.profiling.profile import LatencySummary, Run
 from planner.profiling.profile_assembly import ReplicaFacts
 from planner.profiling.profile_reading import is_saturated
+from planner.profiling.prompts import PromptMaker
 from planner.profiling.search import next_searched_rate
 from planner.simulator import ReplicaPool, ServingFleet, SizeShares, simulate
 from planner.workloads.trace import Trace
@@ -24,6 +26,7 @@ STEPS = FittedStepTimes(
     decode_context_token_seconds=1e-6,
     prefill_token_seconds=2e-4,
     prefill_pair_seconds=1e-7,
+    mixed_seconds=0.006,
 )
 SETTINGS = Settings(
     input_tokens=(64, 256), output_tokens=(16,), most_sequences=16, run_seconds=4.0, repetitions=1
@@ -58,7 +61,7 @@ def test_a_fit_to_a_profile_finds_the_steps_of_the_replica():
     fitted = fitted_replica(_measure(overhead_seconds=0.005))
     assert fitted.step_times.knots == STEPS.knots
     assert fitted.step_times.base_seconds == pytest.approx(STEPS.base_seconds, rel=1e-6)
-    for name in ("decode_context_token", "prefill_token", "prefill_pair"):
+    for name in ("decode_context_token", "prefill_token", "prefill_pair", "mixed"):
         name = f"{name}_seconds"
         assert getattr(fitted.step_times, name) == pytest.approx(getattr(STEPS, name), rel=1e-4)
     assert fitted.request_overhead_seconds == pytest.approx(0.005, rel=1e-6)
@@ -124,6 +127,31 @@ def test_listed_rates_are_offered_until_one_saturates():
     )
     (cell,) = _measure(settings).cells[0]
     assert [run.offered_requests_per_second for run in cell.runs] == [1.0, 2.0, 1000.0]
+
+
+def test_no_two_measurements_send_the_same_prompts():
+    """An endpoint that still holds the first one's prompts would skip computing the second's."""
+    sent = []
+
+    class Recording(VirtualEndpoint):
+        async def complete(self, prompt, *, max_tokens):
+            sent.append(tuple(prompt))
+            return await super().complete(prompt, max_tokens=max_tokens)
+
+    for _ in range(2):
+        _measure(replica=Recording)
+    assert len(set(sent)) == len(sent)
+
+
+def test_a_prompt_that_waited_until_the_decoding_ended_says_nothing():
+    """Where sequences run one after the other no step is mixed."""
+
+    async def work(clock):
+        replica = VirtualEndpoint(clock, STEPS, max_sequences=1)
+        alone = Alone(replica, PromptMaker(replica), clock)
+        return await alone.mixed_prompt(1, 32, 64, repetitions=2)
+
+    assert virtual_run(work) is None
 
 
 def test_answers_in_a_few_pieces_are_no_limit(caplog):
