@@ -88,7 +88,7 @@ class Alone:
             repetitions: How often it is measured.
 
         Returns:
-            Nothing where the sequences had ended first, or pieces of text are no tokens.
+            Nothing where a sequence had ended first, or no answer came token by token.
 
         Raises:
             EndpointError: If a request fails.
@@ -102,17 +102,24 @@ class Alone:
             )
             for _ in range(repetitions)
         ]
-        windows = [_steps_around(sent, burst[-1]) for burst in bursts for sent in burst[:-1]]
+        windows = [
+            (sent.answer, *_steps_around(sent, burst[-1]))
+            for burst in bursts
+            for sent in burst[:-1]
+            # Text that comes late, as behind half a character, tells no step.
+            if len(sent.answer.token_seconds) == sent.answer.output_tokens
+        ]
         # One number of steps for all, so that their median means something.
-        steps = max(stop - start for start, stop in windows)
-        answers = [sent.answer for burst in bursts for sent in burst[:-1]]
+        steps = max((stop - start for _, start, stop in windows), default=0)
         seconds, contexts = [], []
-        for answer, (start, _) in zip(answers, windows, strict=True):
+        for answer, start, _ in windows:
             times = answer.token_seconds
-            if len(times) != answer.output_tokens or start < 0 or start + steps >= len(times):
+            if start < 0 or start + steps >= len(times):
                 return None
             seconds.append(times[start + steps] - times[start])
             contexts.append(answer.input_tokens + start + (steps + 1) / 2)
+        if not seconds:
+            return None
         return MixedPrompt(
             sequences=sequences,
             context_tokens=statistics.mean(contexts),
