@@ -13,10 +13,10 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 
-from fleet_generator import Shape, fleet_instance
+from benchmarks.fleet_generator import Shape, fleet_instance
+from benchmarks.sliced import solve_sliced
 from rich.console import Console
 from rich.table import Table
-from sliced import solve_sliced
 
 from planner.fleet_program.answer import FleetAnswer
 from planner.fleet_program.problem import FleetProblem, Rules

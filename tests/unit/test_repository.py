@@ -128,3 +128,17 @@ def test_the_wheel_holds_the_five_names_and_their_data(tmp_path):
         "planner/py.typed",
     ):
         assert needed in names
+
+
+def test_every_benchmark_can_be_started():
+    """Each name that `make bench` lists imports the way the runner imports it, with a `run`."""
+    script = (
+        "import importlib, sys\n"
+        "sys.path[0] = 'tests'\n"
+        "from benchmarks.run import BENCHMARKS\n"
+        "for name in BENCHMARKS:\n"
+        '    assert callable(importlib.import_module(f\'benchmarks.{name.replace("-", "_")}\').run)\n'
+    )
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
