@@ -25,6 +25,8 @@ class Answer:
     """Lower bound on the objective of every solution, in the objective's unit."""
     solver: str
     """Name of the solver that answered."""
+    is_unique: bool = False
+    """Whether other values of the whole variables are known to be worse."""
 
 
 class Solver(Protocol):
@@ -69,7 +71,7 @@ class Highs:
         if program.status == pulp.LpStatusOptimal and facts.primal_solution_status == 2:
             searched = back_end.has_searched
             bound = facts.mip_dual_bound if searched else facts.objective_function_value
-            return Answer("solved", bound, self.name)
+            return Answer("solved", bound, self.name, back_end.is_unique)
         if stopped:
             return Answer("time_limit", float("-inf"), self.name)
         raise SolverError(f"HiGHS ended with status {pulp.LpStatus[program.status]!r}")
@@ -80,14 +82,19 @@ class _BranchingHighs(pulp.HiGHS):  # type: ignore[misc]
 
     has_searched = False
     """Whether HiGHS's own search answered: then the bound is that search's."""
+    is_unique = False
+    """Whether our own found that there is no second optimum."""
 
     def callSolver(self, lp: pulp.LpProblem) -> None:
         # HiGHS may be missing, which `available` says.
         from planner.branch_and_bound import FEW_WHOLE_VARIABLES, minimise_whole
 
         whole = [i for i, v in enumerate(lp.variables()) if v.cat == pulp.LpInteger]
-        if 0 < len(whole) <= FEW_WHOLE_VARIABLES and minimise_whole(lp.solverModel, whole):
-            return
+        if 0 < len(whole) <= FEW_WHOLE_VARIABLES:
+            optimum = minimise_whole(lp.solverModel, whole)
+            if optimum is not None:
+                self.is_unique = optimum.is_unique
+                return
         self.has_searched = bool(whole)
         super().callSolver(lp)
 

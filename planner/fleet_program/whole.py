@@ -102,7 +102,7 @@ def cheapest_counts(
     bound = answer.bound * program.unit_usd_per_hour
     best = _counts(problem, program, bound, answer.solver)
     remaining_seconds = time_limit_seconds - (clock() - started)
-    if best.status != "optimal" or remaining_seconds <= 0:
+    if answer.is_unique or best.status != "optimal" or remaining_seconds <= 0:
         return best
     return _first_of_the_cheapest(problem, program, best, solver, remaining_seconds)
 

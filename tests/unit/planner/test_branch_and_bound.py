@@ -30,9 +30,13 @@ def _model(costs, matrix, least):
     return model
 
 
-def _enumerated(costs, matrix, least):
+def _served(matrix, least):
     points = np.array(list(itertools.product(range(MOST + 1), repeat=3)))
-    served = points[(points @ matrix.T >= least).all(axis=1)]
+    return points[(points @ matrix.T >= least).all(axis=1)]
+
+
+def _enumerated(costs, matrix, least):
+    served = _served(matrix, least)
     return float((served @ costs).min()) if len(served) else None
 
 
@@ -46,7 +50,8 @@ def test_the_optimum_is_the_enumerated_one():
     for seed in range(200):
         costs, matrix, least = _program(seed)
         model, cheapest = _model(costs, matrix, least), _enumerated(costs, matrix, least)
-        assert minimise_whole(model, range(3)) == (cheapest is not None), seed
+        optimum = minimise_whole(model, range(3))
+        assert (optimum is not None) == (cheapest is not None), seed
         found.append(cheapest)
         if cheapest is not None:
             values = np.array(model.getSolution().col_value)
@@ -54,6 +59,19 @@ def test_the_optimum_is_the_enumerated_one():
             assert values == pytest.approx(np.round(values), abs=1e-9)
             assert (matrix @ values >= least - 1e-6).all()
     assert 20 < found.count(None) < 180
+
+
+def test_the_only_optimum_is_known_as_such():
+    """Of random programs, some have several points as cheap and some have one."""
+    found = []
+    for seed in range(200):
+        costs, matrix, least = _program(seed)
+        optimum = minimise_whole(_model(costs, matrix, least), range(3))
+        if optimum is not None:
+            prices = _served(matrix, least) @ costs
+            assert optimum.is_unique == (np.sum(prices == prices.min()) == 1), seed
+            found.append(optimum.is_unique)
+    assert 10 < sum(found) < len(found) - 10
 
 
 def _slow(model, *, after):
@@ -76,7 +94,7 @@ def test_a_program_that_comes_to_no_end_proves_nothing(after):
     proven = 0
     for seed in range(60):
         model = _model(*_program(seed))
-        if not minimise_whole(_slow(model, after=after), range(3)):
+        if minimise_whole(_slow(model, after=after), range(3)) is None:
             continue
         assert _objective(model) == pytest.approx(_enumerated(*_program(seed)), abs=1e-6), seed
         proven += 1
@@ -87,7 +105,7 @@ def test_the_time_limit_holds_for_both_searches():
     """What ours spends is taken from what HiGHS's may; ours takes a part only."""
     model = _model(*_program(3))
     model.setOptionValue("time_limit", 1e-9)
-    assert not minimise_whole(model, range(3))
+    assert minimise_whole(model, range(3)) is None
     assert model.getOptionValue("time_limit")[1] == branch_and_bound.LEAST_SECONDS
 
 
@@ -99,7 +117,7 @@ def test_giving_up_leaves_the_model_as_it_was(monkeypatch):
         costs, matrix, least = _program(seed)
         model, cheapest = _model(costs, matrix, least), _enumerated(costs, matrix, least)
         presolve = model.getOptionValue("presolve")
-        if cheapest is None or minimise_whole(model, range(3)):
+        if cheapest is None or minimise_whole(model, range(3)) is not None:
             continue
         given_up += 1
         assert model.getOptionValue("presolve") == presolve
