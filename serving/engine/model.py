@@ -61,6 +61,9 @@ class TargetModel(TokenModel, Protocol):
     def kv_bytes_per_token(self) -> int:
         """Memory one cached token takes over all layers, in bytes."""
 
+    def forward_with_features(self, batch: Sequence[Rows]) -> tuple[Tensor, Tensor]:
+        """As `forward`; also return every row's last hidden state, as the head reads it. (T, E)."""
+
     def read_adapter(self, folder: Path) -> Adapter:
         """Read a LoRA folder for this model."""
 
@@ -218,6 +221,22 @@ class FlatModel:
         )
         logits: Tensor = output.logits[0]
         return logits
+
+    def forward_with_features(self, batch: Sequence[Rows]) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the features of all rows: last hidden states behind the final norm.
+
+        Returns:
+            Logits of the wanted rows and features of every row. Shapes: (N, V), (T, E).
+        """
+        states: list[Tensor] = []
+        hook = self.model.base_model.register_forward_hook(
+            lambda _module, _inputs, output: states.append(output.last_hidden_state[0])
+        )
+        try:
+            logits_NV = self.forward(batch)
+        finally:
+            hook.remove()
+        return logits_NV, states[0]
 
     def read_adapter(self, folder: Path) -> Adapter:
         """Read a LoRA folder for this model and make its layers take adapters.

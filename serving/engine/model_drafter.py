@@ -25,6 +25,8 @@ MOST_CATCH_UP_ROWS = 512
 class ModelDrafter:
     """A drafting model with a cache of its own for every sequence."""
 
+    reads_features = False
+
     def __init__(self, model: TokenModel, *, vocabulary_size: int | None = None) -> None:
         """Draft with `model`, which must share the target's tokenizer.
 
@@ -43,7 +45,7 @@ class ModelDrafter:
         """Longest sequence the model was made for."""
         return self._model.context_tokens
 
-    def settle(self, sequence: Sequence) -> None:
+    def settle(self, sequence: Sequence, features_NE: Tensor | None) -> None:
         """Keep the draft cache's rows of tokens that came true and forget rejected ones."""
         cache = sequence.draft_cache
         cache.roll_back(min(cache.length, sequence.target_cache.length))
