@@ -80,14 +80,23 @@ class FlatModel:
         self._folder = folder
         self._digest: str | None = None
         self._current = AdapterRows([])
+        self.output_weight: Tensor | None = None
+        """The head's dense weight where `load` was asked to keep it. Shape: (V, E)."""
 
     @classmethod
     def load(
-        cls, name: str, *, device: str, dtype: torch.dtype, quantization: Quantization | None = None
+        cls,
+        name: str,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        quantization: Quantization | None = None,
+        keeps_output_weight: bool = False,
     ) -> "FlatModel":
         """Load a local folder or a hub id onto `device`.
 
         With `quantization` its linears are packed for a processor; `dtype` must then be float32.
+        `keeps_output_weight` keeps the dense weight of the head besides, for a drafter that reads it.
 
         Raises:
             ModelError: If there is no such model, its files are malformed, it is no decoder the
@@ -125,6 +134,8 @@ class FlatModel:
             raise ModelError(f"{name}: device {device!r} computes nothing; name a real one")
         flat = cls(model, folder=folder)
         flat.check(name)
+        if keeps_output_weight:
+            flat.output_weight = model.get_output_embeddings().weight.detach()
         if quantization is not None:
             replace_linears(model, quantization)
         return flat
