@@ -3,16 +3,19 @@
 Shape letters: B beam rows of one sequence, V vocabulary.
 """
 
+import logging
 from collections.abc import Sequence as Items
 
 import torch
 from torch import Tensor
 
 from serving.engine.acceptance import draw
-from serving.engine.draft_tree import DraftTree
+from serving.engine.draft_tree import ROOT, DraftTree
 from serving.engine.processors import processed
 from serving.engine.sampling import Purpose, probabilities
 from serving.engine.sequence import Sequence
+
+logger = logging.getLogger(__name__)
 
 
 class GrowingChain:
@@ -23,7 +26,7 @@ class GrowingChain:
         self.sequence = sequence
         self.tokens: list[int] = []
         self._is_drawn = draws and not sequence.request.params.is_greedy
-        self._probs: list[Tensor] = []
+        self._probs: list[Tensor | None] = []
 
     @staticmethod
     def extend(chains: Items["GrowingChain"], logits: Items[Tensor]) -> None:
@@ -38,19 +41,28 @@ class GrowingChain:
         ]
         likeliest = torch.cat(rows).argmax(-1).tolist()
         for chain, logits_1V, token in zip(chains, rows, likeliest, strict=True):
-            if chain._is_drawn:
-                chain._draw(logits_1V)
-            else:
-                chain.tokens.append(token)
+            probs_V = chain._probabilities(logits_1V) if chain._is_drawn else None
+            if probs_V is not None:
+                token = draw(probs_V, chain.sequence.noise(len(chain.tokens), Purpose.DRAFT))
+            chain.tokens.append(token)
+            chain._probs.append(probs_V)
 
-    def _draw(self, logits_1V: Tensor) -> None:
+    def _probabilities(self, logits_1V: Tensor) -> Tensor | None:
+        """Return what to draw from; None where the draft computed no distribution."""
         probs_V = probabilities(logits_1V, self.sequence.request.params)[0].cpu()
-        self.tokens.append(draw(probs_V, self.sequence.noise(len(self.tokens), Purpose.DRAFT)))
-        self._probs.append(probs_V)
+        if bool(probs_V.isfinite().all()):
+            return probs_V
+        logger.warning(
+            "draft logits are not finite request_id=%s place=%d",
+            self.sequence.request.request_id,
+            len(self.tokens),
+        )
+        return None
 
     def tree(self) -> DraftTree:
         """Return what was guessed, with the distributions it was drawn from."""
-        return DraftTree.chain(self.tokens, self._probs if self._is_drawn else None)
+        parents = tuple(range(ROOT, len(self.tokens) - 1))
+        return DraftTree(tuple(self.tokens), parents, tuple(self._probs))
 
 
 class GrowingPaths:

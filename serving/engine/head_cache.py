@@ -41,7 +41,6 @@ class HeadCache:
         self.num_tree_rows = 0
         self._rows = torch.empty(layers, 2, heads, capacity_rows, size, device=device, dtype=dtype)
 
-    @torch.inference_mode()
     def grow(self, capacity_rows: int) -> None:
         """Move what is held to a larger memory."""
         assert capacity_rows >= self.capacity_rows, "a cache only grows"
