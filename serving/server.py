@@ -14,9 +14,11 @@ from planner import listening
 from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
+from serving.draft_head import make_head_drafter, torch_dtype
 from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
 from serving.engine.engine import UNTESTED_GUARANTEE, Engine, EngineLimits
+from serving.engine.head_folder import is_head_folder
 from serving.engine.invariance import check_model
 from serving.engine.kernels import Quantization
 from serving.engine.lean_llama import leanest
@@ -80,7 +82,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     """
     target, guarantee = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
-    drafter = _make_drafter(config, tokenizer, target.vocabulary_size)
+    drafter = _make_drafter(config, tokenizer, target)
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
         max_sequences=config.max_sequences,
@@ -111,23 +113,31 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
 
 
 def _make_drafter(
-    config: ServeConfig, tokenizer: PreTrainedTokenizerBase, vocabulary_size: int
+    config: ServeConfig, tokenizer: PreTrainedTokenizerBase, target: FlatModel
 ) -> Drafter | None:
     if config.drafter == "none":
         return None
     if config.drafter == "ngram":
         return NgramDrafter()
     assert config.draft is not None, "checked with the configuration"
+    if _drafts_with_head(config):
+        return make_head_drafter(config, target)
     draft = leanest(_load(config.draft, config.draft_device, config.dtype))
     _check_pair(config, tokenizer)
     if config.draft_tree is None:
-        return ChainDrafter(draft, vocabulary_size=vocabulary_size, draws=not config.chosen_drafts)
+        return ChainDrafter(
+            draft, vocabulary_size=target.vocabulary_size, draws=not config.chosen_drafts
+        )
     return TreeDrafter(
         draft,
         beam_width=config.draft_tree.beam_width,
         depth=config.draft_tokens,
-        vocabulary_size=vocabulary_size,
+        vocabulary_size=target.vocabulary_size,
     )
+
+
+def _drafts_with_head(config: ServeConfig) -> bool:
+    return config.drafter == "model" and is_head_folder(Path(str(config.draft)))
 
 
 def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
@@ -138,7 +148,13 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
         quantization = config.target_quantization
     elif is_on_cpu and config.dtype in ("auto", "float32"):
         quantization = "float32"
-    target = _load(config.model, config.target_device, config.dtype, quantization)
+    target = _load(
+        config.model,
+        config.target_device,
+        config.dtype,
+        quantization,
+        keeps_output_weight=_drafts_with_head(config),
+    )
     guarantee = UNTESTED_GUARANTEE
     if quantization is not None:
         guarantee = check_model(
@@ -151,12 +167,19 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
 
 
 def _load(
-    name: str, device: str, dtype: str, quantization: Quantization | None = None
+    name: str,
+    device: str,
+    dtype: str,
+    quantization: Quantization | None = None,
+    *,
+    keeps_output_weight: bool = False,
 ) -> FlatModel:
-    if dtype == "auto":
-        dtype = "float32" if device.startswith("cpu") else "bfloat16"
     return FlatModel.load(
-        name, device=device, dtype=getattr(torch, dtype), quantization=quantization
+        name,
+        device=device,
+        dtype=torch_dtype(dtype, device),
+        quantization=quantization,
+        keeps_output_weight=keeps_output_weight,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from serving.engine.kv_cache import KVPool
-from serving.engine.rows import Rows
+from serving.engine.rows import Rows, lay_flat
 
 
 class TableModel:
@@ -20,7 +20,7 @@ class TableModel:
 
     def __init__(self, logits: torch.Tensor) -> None:
         """Take the table. Shape: (vocabulary, vocabulary)."""
-        self._logits = logits
+        self.logits = logits
         self.vocabulary_size = logits.shape[-1]
         self._written: dict[KVPool, set[int]] = {}
 
@@ -34,7 +34,13 @@ class TableModel:
             assert cache.num_reserved_rows >= len(rows.tokens), "rows need room"
             written |= {cache.slot(cache.length + row) for row in range(len(rows.tokens))}
             wanted.extend(rows.tokens[-rows.num_logits :])
-        return self._logits[torch.tensor(wanted)]
+        return self.logits[torch.tensor(wanted)]
+
+    def forward_with_features(self, batch: Sequence[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `forward`; the feature of a row is its token and its place."""
+        flat = lay_flat(batch)
+        features = torch.tensor([flat.tokens, flat.positions]).T.float()
+        return self.forward(batch), features
 
 
 def random_table(vocabulary_size: int, seed: int, scale: float = 1.5) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The engine: one step drafts for every decoding sequence and verifies all of them at once."""
 
 import logging
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -250,10 +251,10 @@ class Engine:
         """Draft, verify, accept: advance every scheduled sequence and return what is new."""
         step = self._scheduler.schedule(self._num_drafts)
         trees = self._drafter.propose(step) if self._drafter else [DraftTree() for _ in step]
-        logits = self._verify(step, trees)
+        verified = self._verify(step, trees)
         outputs = [
-            self._accept(part, tree, logits_NV)
-            for part, tree, logits_NV in zip(step, trees, logits, strict=True)
+            self._accept(part, tree, *rows)
+            for part, tree, rows in zip(step, trees, verified, strict=True)
         ]
         return [output for output in outputs if output is not None]
 
@@ -278,13 +279,21 @@ class Engine:
                 param="max_tokens",
             )
 
-    def _verify(self, step: list[Scheduled], trees: list[DraftTree]) -> list[Tensor]:
-        """Run the target once over all rows; return each sequence's last logits."""
+    def _verify(
+        self, step: list[Scheduled], trees: list[DraftTree]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Run the target once over all rows; return each sequence's last logits, and features."""
         if not step:
             return []
         batch = [self._rows(part, tree) for part, tree in zip(step, trees, strict=True)]
-        logits_NV = self._target.forward(batch)
-        return list(torch.split(logits_NV, [rows.num_logits for rows in batch]))
+        features: Items[Tensor | None] = [None] * len(batch)
+        if self._drafter and self._drafter.reads_features:
+            logits_NV, features_TE = self._target.forward_with_features(batch)
+            features = torch.split(features_TE, [len(rows.tokens) for rows in batch])
+        else:
+            logits_NV = self._target.forward(batch)
+        logits = torch.split(logits_NV, [rows.num_logits for rows in batch])
+        return list(zip(logits, features, strict=True))
 
     @staticmethod
     def _rows(part: Scheduled, tree: DraftTree) -> Rows:
@@ -304,13 +313,12 @@ class Engine:
         )
 
     def _accept(
-        self, part: Scheduled, tree: DraftTree, logits_NV: Tensor
+        self, part: Scheduled, tree: DraftTree, logits_NV: Tensor, features_NE: Tensor | None
     ) -> GenerationOutput | None:
         """Commit what stays, forget the rest, and return the emitted tokens."""
-        sequence = part.sequence
+        sequence, known = part.sequence, range(part.num_rows)
         if not part.completes_prompt:
-            sequence.target_cache.commit(part.num_rows)
-            sequence.target_cache.publish(sequence.tokens)
+            self._commit(sequence, known, features_NE)
             return None
         verdict = self._choose(sequence, tree, logits_NV)
         if verdict is None:
@@ -318,16 +326,20 @@ class Engine:
         output = self._emit(sequence, [*(tree.tokens[i] for i in verdict.nodes), verdict.token])
         # What stands behind an end of text was accepted and never emitted.
         kept = verdict.nodes[: len(output.tokens)]
-        sequence.target_cache.commit_path(
-            [*range(part.num_rows), *(part.num_rows + node for node in kept)]
-        )
-        sequence.target_cache.publish(sequence.tokens)
-        if self._drafter and tree.tokens:
-            self._drafter.settle(sequence)
+        self._commit(sequence, [*known, *(part.num_rows + node for node in kept)], features_NE)
+        if tree.tokens:
             self.counters.count_draft(len(tree), len(kept))
         if output.finish_reason:
             self._scheduler.remove(sequence.request.request_id)
         return output
+
+    def _commit(self, sequence: Sequence, rows: Items[int], features_NE: Tensor | None) -> None:
+        """Make rows of the target final, and hand their features to the drafter."""
+        sequence.target_cache.commit_path(rows)
+        sequence.target_cache.publish(sequence.tokens)
+        if self._drafter:
+            kept_NE = None if features_NE is None else features_NE[list(rows)]
+            self._drafter.settle(sequence, kept_NE)
 
     def _fail(self, sequence: Sequence) -> GenerationOutput:
         """End a request whose next token would be arbitrary."""

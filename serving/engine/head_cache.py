@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class HeadCache:
-    """Preallocated keys and values of one sequence for every layer of a head.
+    """Contiguous keys and values of one sequence for every layer of a head.
 
     The first `length` rows were made from the target's true features and stay between rounds. Tree
     rows stand behind them, made from the head's own features, and are gone after the round: what
@@ -40,6 +40,14 @@ class HeadCache:
         self.length = 0
         self.num_tree_rows = 0
         self._rows = torch.empty(layers, 2, heads, capacity_rows, size, device=device, dtype=dtype)
+
+    def grow(self, capacity_rows: int) -> None:
+        """Move what is held to a larger memory."""
+        assert capacity_rows >= self.capacity_rows, "a cache only grows"
+        layers, pair, heads, _, size = self._rows.shape
+        rows = self._rows.new_empty(layers, pair, heads, capacity_rows, size)
+        rows[:, :, :, : self.length] = self._rows[:, :, :, : self.length]
+        self._rows, self.capacity_rows, self.num_tree_rows = rows, capacity_rows, 0
 
     def write(self, layer: int, keys_GND: Tensor, values_GND: Tensor) -> tuple[Tensor, Tensor]:
         """Put new rows behind all others; return keys and values of all rows, (G, L, D) each."""

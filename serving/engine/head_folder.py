@@ -92,7 +92,8 @@ def load_head(
         dtype: In which type.
 
     Raises:
-        ModelError: If it is no head, not whole, malformed, or made for another target.
+        ModelError: If it is no head, not whole, malformed, or made for another target, or the device
+            does not exist.
     """
     try:
         config = read_document(folder / CONFIG, HeadConfig)
@@ -120,4 +121,8 @@ def load_head(
         )
     head.load_state_dict(tensors)
     head.train(mode=False).requires_grad_(requires_grad=False)
-    return head.to(device, dtype)
+    try:
+        return head.to(device, dtype)
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(f"{folder}: cannot be put on {device} ({reason}); name another") from error

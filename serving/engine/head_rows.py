@@ -36,11 +36,11 @@ class HeadOutput:
     """What the head says behind each row asked about.
 
     `features_TE` are its predicted features, to go with every child's token in the next step;
-    `log_probs_TV` the log-probabilities of the token behind the row's own.
+    `logits_TV` the logits of the token behind the row's own, as the target's head has them.
     """
 
     features_TE: Tensor
-    log_probs_TV: Tensor
+    logits_TV: Tensor
 
 
 def positions(rows: HeadRows) -> Sequence[int]:

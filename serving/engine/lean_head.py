@@ -59,6 +59,11 @@ class LeanHead:
         self._fuse_gating(head)
 
     @property
+    def context_tokens(self) -> int:
+        """Longest sequence the head was made for."""
+        return self.config.context_tokens
+
+    @property
     def cache_bytes_per_token(self) -> int:
         """Memory one row takes in a `HeadCache`, in bytes."""
         config = self.config
@@ -114,10 +119,12 @@ class LeanHead:
     def _forward(self, batch: Sequence[HeadRows]) -> Tensor:
         tokens = [token for rows in batch for token in rows.tokens]
         places = [place for rows in batch for place in positions(rows)]
-        # Features come from the target's device and in its type; where both are ours this is free.
-        features = [rows.features_NE.to(self.device, self.dtype) for rows in batch]
+        features = [rows.features_NE for rows in batch]
+        features_TE = features[0] if len(batch) == 1 else torch.cat(features)
+        # True features come from the target's device in one copy, in its type; our own are here.
+        features_TE = features_TE.to(self.device, self.dtype)
         masks = [mask(rows, self.device) for rows in batch]
-        hidden_TW = self._fused(features[0] if len(batch) == 1 else torch.cat(features), tokens)
+        hidden_TW = self._fused(features_TE, tokens)
         cosine, sine = self._rows_of(self._rotations, places).unbind(1)
         for number, layer in enumerate(self._layers):
             rows_TW = self._normalise(hidden_TW) if number else hidden_TW
@@ -175,10 +182,9 @@ class LeanHead:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _read(self, hidden_TW: Tensor) -> HeadOutput:
-        """Return features and log-probabilities; there is no norm before the target's head."""
+        """Return features and logits; there is no norm before the target's head."""
         features = hidden_TW if self._widen is None else functional.linear(hidden_TW, self._widen)
-        logits = functional.linear(features, self._output_head)
-        return HeadOutput(features, torch.log_softmax(logits, dim=-1))
+        return HeadOutput(features, functional.linear(features, self._output_head))
 
     def _normalise(self, hidden_TW: Tensor) -> Tensor:
         return functional.rms_norm(hidden_TW, (self.config.width,), None, self.config.norm_epsilon)

@@ -61,6 +61,9 @@ class TargetModel(TokenModel, Protocol):
     def kv_bytes_per_token(self) -> int:
         """Memory one cached token takes over all layers, in bytes."""
 
+    def forward_with_features(self, batch: Sequence[Rows]) -> tuple[Tensor, Tensor]:
+        """As `forward`; also return every row's last hidden state, as the head reads it. (T, E)."""
+
     def read_adapter(self, folder: Path) -> Adapter:
         """Read a LoRA folder for this model."""
 
@@ -77,14 +80,23 @@ class FlatModel:
         self._folder = folder
         self._digest: str | None = None
         self._current = AdapterRows([])
+        self.output_weight: Tensor | None = None
+        """The head's dense weight where `load` was asked to keep it. Shape: (V, E)."""
 
     @classmethod
     def load(
-        cls, name: str, *, device: str, dtype: torch.dtype, quantization: Quantization | None = None
+        cls,
+        name: str,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        quantization: Quantization | None = None,
+        keeps_output_weight: bool = False,
     ) -> "FlatModel":
         """Load a local folder or a hub id onto `device`.
 
         With `quantization` its linears are packed for a processor; `dtype` must then be float32.
+        `keeps_output_weight` keeps the dense weight of the head besides, for a drafter that reads it.
 
         Raises:
             ModelError: If there is no such model, its files are malformed, it is no decoder the
@@ -122,6 +134,8 @@ class FlatModel:
             raise ModelError(f"{name}: device {device!r} computes nothing; name a real one")
         flat = cls(model, folder=folder)
         flat.check(name)
+        if keeps_output_weight:
+            flat.output_weight = model.get_output_embeddings().weight.detach()
         if quantization is not None:
             replace_linears(model, quantization)
         return flat
@@ -218,6 +232,22 @@ class FlatModel:
         )
         logits: Tensor = output.logits[0]
         return logits
+
+    def forward_with_features(self, batch: Sequence[Rows]) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the features of all rows: last hidden states behind the final norm.
+
+        Returns:
+            Logits of the wanted rows and features of every row. Shapes: (N, V), (T, E).
+        """
+        states: list[Tensor] = []
+        hook = self.model.base_model.register_forward_hook(
+            lambda _module, _inputs, output: states.append(output.last_hidden_state[0])
+        )
+        try:
+            logits_NV = self.forward(batch)
+        finally:
+            hook.remove()
+        return logits_NV, states[0]
 
     def read_adapter(self, folder: Path) -> Adapter:
         """Read a LoRA folder for this model and make its layers take adapters.

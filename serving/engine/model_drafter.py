@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serving.engine.acceptance import draw
 from serving.engine.draft_tree import DraftTree
+from serving.engine.growing import GrowingChain
 from serving.engine.model import TokenModel
-from serving.engine.processors import processed
 from serving.engine.rows import Rows
-from serving.engine.sampling import Purpose, probabilities
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
 
@@ -24,6 +22,8 @@ MOST_CATCH_UP_ROWS = 512
 
 class ModelDrafter:
     """A drafting model with a cache of its own for every sequence."""
+
+    reads_features = False
 
     def __init__(self, model: TokenModel, *, vocabulary_size: int | None = None) -> None:
         """Draft with `model`, which must share the target's tokenizer.
@@ -43,7 +43,7 @@ class ModelDrafter:
         """Longest sequence the model was made for."""
         return self._model.context_tokens
 
-    def settle(self, sequence: Sequence) -> None:
+    def settle(self, sequence: Sequence, features_NE: Tensor | None) -> None:
         """Keep the draft cache's rows of tokens that came true and forget rejected ones."""
         cache = sequence.draft_cache
         cache.roll_back(min(cache.length, sequence.target_cache.length))
@@ -82,31 +82,6 @@ class ModelDrafter:
         return functional.pad(logits_NV[:, :width], (0, missing), value=-torch.inf)
 
 
-class _Chain:
-    """A growing draft of one sequence."""
-
-    def __init__(self, sequence: Sequence, *, is_drawn: bool) -> None:
-        self.sequence = sequence
-        self.is_drawn = is_drawn
-        self.tokens: list[int] = []
-        self._probs: list[Tensor] = []
-
-    def rows(self) -> Rows:
-        """Return what the draft has not seen."""
-        cache = self.sequence.draft_cache
-        return Rows((self.sequence.tokens + self.tokens)[cache.length :], cache)
-
-    def draw(self, logits_1V: Tensor) -> None:
-        """Draw the next token from what the request makes of processed logits."""
-        probs_V = probabilities(logits_1V, self.sequence.request.params)[0].cpu()
-        self.tokens.append(draw(probs_V, self.sequence.noise(len(self.tokens), Purpose.DRAFT)))
-        self._probs.append(probs_V)
-
-    def tree(self) -> DraftTree:
-        """Return what was guessed."""
-        return DraftTree.chain(self.tokens, self._probs if self.is_drawn else None)
-
-
 class ChainDrafter(ModelDrafter):
     """Proposes a chain for every sequence, one forward a depth for all of them.
 
@@ -126,37 +101,23 @@ class ChainDrafter(ModelDrafter):
 
         Its rows stay in the draft's cache until `settle` says which of them came true.
         """
-        chains = [self._chain(part.sequence) for part in step]
+        chains = [GrowingChain(part.sequence, draws=self._draws) for part in step]
         wanted = [self._num_drafts(part) for part in step]
         for level in range(max(wanted, default=0)):
             active = [chains[i] for i, count in enumerate(wanted) if count > level]
-            batch = [chain.rows() for chain in active]
+            batch = [_unseen(chain) for chain in active]
             logits_NV = self._logits(batch)
             for rows in batch:
                 rows.cache.commit(len(rows.tokens))
-            self._extend(active, logits_NV)
+            GrowingChain.extend(active, torch.split(logits_NV, 1))
         return [chain.tree() for chain in chains]
-
-    def _chain(self, sequence: Sequence) -> _Chain:
-        return _Chain(sequence, is_drawn=self._draws and not sequence.request.params.is_greedy)
 
     def _num_drafts(self, part: Scheduled) -> int:
         count = min(part.num_drafts, part.most_depth)
         return count if self._is_ready(part, count - 1) else 0
 
-    @staticmethod
-    def _extend(chains: list[_Chain], logits_NV: Tensor) -> None:
-        rows = [
-            processed(
-                logits_NV[row : row + 1],
-                chain.sequence.request.params,
-                chain.sequence.histories([chain.tokens]),
-            )
-            for row, chain in enumerate(chains)
-        ]
-        likeliest = torch.cat(rows).argmax(-1).tolist()
-        for chain, logits_1V, token in zip(chains, rows, likeliest, strict=True):
-            if chain.is_drawn:
-                chain.draw(logits_1V)
-            else:
-                chain.tokens.append(token)
+
+def _unseen(chain: GrowingChain) -> Rows:
+    """Return what the draft has not seen of a sequence and its chain."""
+    cache = chain.sequence.draft_cache
+    return Rows((chain.sequence.tokens + chain.tokens)[cache.length :], cache)

@@ -1,5 +1,7 @@
 """Drafting without a model: a sequence's own text is where its guesses come from."""
 
+from torch import Tensor
+
 from serving.engine.draft_tree import DraftTree
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
@@ -10,12 +12,13 @@ class NgramDrafter:
 
     context_tokens = None
     num_without_room = 0
+    reads_features = False
 
     def propose(self, step: list[Scheduled]) -> list[DraftTree]:
         """Return one chain for each sequence, empty where its last tokens are new."""
         return [self._guess(part) for part in step]
 
-    def settle(self, sequence: Sequence) -> None:
+    def settle(self, sequence: Sequence, features_NE: Tensor | None) -> None:
         """Do nothing: `propose` takes in what is new."""
 
     @staticmethod

@@ -3,6 +3,7 @@
 import time
 from collections import abc
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from serving.engine.adapters import Adapter
 from serving.engine.kv_cache import SequenceCache
@@ -35,6 +36,13 @@ class GenerationOutput:
     error: str | None = None
 
 
+class DraftState(Protocol):
+    """What a drafter keeps of one sequence between rounds."""
+
+    def release(self) -> None:
+        """Free its memory."""
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A request's state between steps."""
@@ -50,6 +58,8 @@ class Sequence:
     """Kept where the request's processors read it."""
     ngrams: NgramIndex = field(default_factory=NgramIndex)
     """Filled by the drafter that reads it."""
+    draft_state: DraftState | None = None
+    """Made and read by the drafter that keeps one."""
     arrival_seconds: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -87,6 +97,9 @@ class Sequence:
         """Free the memory on both devices."""
         self.target_cache.release()
         self.draft_cache.release()
+        if self.draft_state is not None:
+            self.draft_state.release()
+            self.draft_state = None
 
     def noise(self, offset: int, purpose: Purpose, index: int = 0) -> float:
         """Return the draw for the token `offset` places behind the newest, 0 for the next one."""

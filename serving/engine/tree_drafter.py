@@ -3,27 +3,28 @@
 Shape letters: S sequences, B beam rows of one sequence, N rows, V vocabulary.
 """
 
+from collections.abc import Sequence as Items
+
 import torch
 from torch import Tensor
 
 from serving.engine.draft_tree import ROOT, DraftTree, TreeBuilder
+from serving.engine.growing import GrowingPaths
 from serving.engine.model import TokenModel
 from serving.engine.model_drafter import ModelDrafter
-from serving.engine.processors import processed
 from serving.engine.rows import Rows
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
 from serving.engine.spans import MOST_TREE_ROWS
 
 
-class _Branches:
+class _Branches(GrowingPaths):
     """The beams of one sequence so far, as rows of the draft behind the sequence's tokens."""
 
     def __init__(self, sequence: Sequence) -> None:
-        self.sequence = sequence
+        super().__init__(sequence)
         self._tokens: list[int] = []
         self._parents: list[int] = []
-        self._paths: list[tuple[int, ...]] = [()]
 
     def rows(self) -> Rows:
         """Return the rows behind which the next level grows: missed tokens first, then all beams.
@@ -33,21 +34,14 @@ class _Branches:
         cache = self.sequence.draft_cache
         if not self._tokens:
             return Rows(self.sequence.tokens[cache.length :], cache)
-        return Rows(self._tokens, cache, len(self._paths), parents=self._parents)
+        return Rows(self._tokens, cache, len(self), parents=self._parents)
 
-    def take(self, tokens: list[int], parent_rows: list[int]) -> None:
+    def take(self, tokens: Items[int], parent_rows: Items[int]) -> None:
         """Add a beam, given the row of each node's parent in the last one."""
-        first = len(self._tokens) - len(self._paths) if self._tokens else ROOT
+        first = len(self._tokens) - len(self) if self._tokens else ROOT
         self._tokens += tokens
         self._parents += [first + row for row in parent_rows]
-        self._paths = [
-            (*self._paths[row], token) for row, token in zip(parent_rows, tokens, strict=True)
-        ]
-
-    def log_probs(self, logits_BV: Tensor) -> Tensor:
-        """Return the draft's log-probabilities behind the last beam, as the request has them."""
-        histories = self.sequence.histories(self._paths)
-        return processed(logits_BV, self.sequence.request.params, histories).log_softmax(-1)
+        super().take(tokens, parent_rows)
 
 
 class TreeDrafter(ModelDrafter):

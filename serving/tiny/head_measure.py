@@ -172,11 +172,11 @@ class _HeadChain:
         fed = self._cache.length
         tokens, features = self._ids[fed + 1 : known], self._features[fed : known - 1]
         output = self._lean.prefill([HeadRows(tokens, features, self._cache)])
-        guesses = output.log_probs_TV.argmax(-1).tolist()
+        guesses = output.logits_TV.argmax(-1).tolist()
         for depth in range(1, count):
             rows = HeadRows(guesses[-1:], output.features_TE, self._cache, depths=(depth,))
             output = self._lean.step([rows])
-            guesses += output.log_probs_TV.argmax(-1).tolist()
+            guesses += output.logits_TV.argmax(-1).tolist()
         return guesses
 
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
 
 from serving.engine.dovetail_head import DovetailHead, GatedFusion
 from serving.engine.head_config import HeadConfig
@@ -132,8 +131,7 @@ def test_lean_head_computes_what_the_module_does(changes, monkeypatch):
         drafting = lean(head)
         output = drafting.prefill([HeadRows(tokens, features, drafting.new_cache(16))])
         torch.testing.assert_close(output.features_TE[0], expected)
-        log_probs = functional.log_softmax(expected @ output_head.T, dim=-1)
-        torch.testing.assert_close(output.log_probs_TV[0], log_probs)
+        torch.testing.assert_close(output.logits_TV[0], expected @ output_head.T)
 
 
 def test_cache_after_a_round_equals_a_fresh_prefill():
@@ -151,7 +149,7 @@ def test_cache_after_a_round_equals_a_fresh_prefill():
     expected = drafting.prefill([HeadRows(tokens, features, fresh)])
     assert cache.length == fresh.length == 12
     torch.testing.assert_close(cache.snapshot(), fresh.snapshot())
-    torch.testing.assert_close(after.log_probs_TV, expected.log_probs_TV)
+    torch.testing.assert_close(after.logits_TV, expected.logits_TV)
 
 
 def test_a_tree_row_sees_its_own_ancestors_only():
@@ -170,7 +168,7 @@ def test_a_tree_row_sees_its_own_ancestors_only():
         cache.drop_tree()
         output = drafting.step([HeadRows(chain[:1], root.features_TE, cache, (1,))])
         output = drafting.step([HeadRows(chain[1:], output.features_TE, cache, (2,))])
-        torch.testing.assert_close(output.log_probs_TV[0], leaves.log_probs_TV[row])
+        torch.testing.assert_close(output.logits_TV[0], leaves.logits_TV[row])
 
 
 def test_sequences_side_by_side_do_not_see_each_other():
@@ -189,9 +187,9 @@ def test_sequences_side_by_side_do_not_see_each_other():
     for index, (own_tokens, own_features) in enumerate(parts):
         cache = drafting.new_cache(16)
         alone = drafting.prefill([HeadRows(own_tokens, own_features, cache)])
-        torch.testing.assert_close(both.log_probs_TV[index], alone.log_probs_TV[0])
+        torch.testing.assert_close(both.logits_TV[index], alone.logits_TV[0])
         alone = drafting.step([HeadRows([1], alone.features_TE, cache, (1,))])
-        torch.testing.assert_close(level.log_probs_TV[index], alone.log_probs_TV[0])
+        torch.testing.assert_close(level.logits_TV[index], alone.logits_TV[0])
 
 
 def test_a_cache_may_begin_behind_a_shared_prefix():
@@ -222,4 +220,4 @@ def test_drafts_may_stand_behind_the_end_of_the_context():
     output = drafting.prefill([HeadRows(tokens, features, cache)])
     for depth in (1, 2, 3):
         output = drafting.step([HeadRows([depth], output.features_TE, cache, (depth,))])
-    assert torch.isfinite(output.log_probs_TV).all()
+    assert torch.isfinite(output.logits_TV).all()

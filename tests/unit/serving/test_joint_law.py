@@ -6,12 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from scipy.stats import chisquare
+from toy_head import TableHead
 from toy_model import TableModel, random_table
 from toy_speculation import Toy
 
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
-from serving.engine.model import TokenModel
+from serving.engine.head_drafter import HeadChainDrafter, HeadTreeDrafter
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.sampling import SamplingParams, distribution
@@ -34,14 +35,24 @@ CHOOSING = {
     "chain": lambda draft: ChainDrafter(draft, draws=False),
     "tree": lambda draft: TreeDrafter(draft, beam_width=2, depth=2),
     "n-gram": lambda _: NgramDrafter(),
+    "head's chain": lambda draft: HeadChainDrafter(
+        TableHead(draft.logits), most_rows=10_000, draws=False
+    ),
+    "head's tree": lambda draft: HeadTreeDrafter(
+        TableHead(draft.logits), most_rows=10_000, beam_width=2, depth=2
+    ),
 }
 """Drafters whose tokens are chosen and not drawn."""
+
+
+def drawing_head(draft: TableModel) -> HeadChainDrafter:
+    return HeadChainDrafter(TableHead(draft.logits), most_rows=10_000)
 
 
 def make_engine(
     draft: torch.Tensor | None,
     num_draft_tokens: int,
-    make: Callable[[TokenModel], Drafter] = ChainDrafter,
+    make: Callable[[TableModel], Drafter] = ChainDrafter,
     *,
     kv_bytes: int = 1 << 20,
 ) -> Engine:
@@ -139,12 +150,24 @@ def test_a_seeded_request_repeats_whatever_runs_beside_it():
 PENALISED = {"temperature": 1.1, "repetition_penalty": 1.4, "frequency_penalty": 0.3}
 
 
+@pytest.mark.parametrize("make", [ChainDrafter, drawing_head])
 @pytest.mark.parametrize("draft", ["perfect", "random"])
-def test_a_drawn_chain_of_penalised_logits_follows_the_joint_law(draft):
+def test_a_drawn_chain_of_penalised_logits_follows_the_joint_law(draft, make):
     """Drawn and plain decoding follow one law with penalties, which both models' rows see."""
     params = SamplingParams(max_tokens=NUM_TOKENS, **PENALISED)
     law = Toy(TARGET, TARGET, params, prompt=(START,)).law(NUM_TOKENS)
-    check_law(sample(make_engine(DRAFTS[draft], 2), params, range(2_500)), law)
+    check_law(sample(make_engine(DRAFTS[draft], 2, make), params, range(2_500)), law)
+
+
+@pytest.mark.parametrize("num_runs", [1_500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("draft", ["perfect", "random", "opposite"])
+@pytest.mark.parametrize("settings", [{"temperature": 0.3}, {"top_p": 0.8}], ids=str)
+def test_a_heads_drawn_chain_follows_the_joint_law(draft, settings, num_runs):
+    """Three tokens drawn from a head and verified are as likely as the target has them."""
+    params = SamplingParams(max_tokens=NUM_TOKENS, **settings)
+    engine = make_engine(DRAFTS[draft], 2, drawing_head)
+    check_law(sample(engine, params, range(num_runs)), exact_law(params))
+    assert engine.counters.draft_tokens > 0
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 1.0}, {"top_p": 0.8}, PENALISED], ids=str)

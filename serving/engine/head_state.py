@@ -1,0 +1,92 @@
+"""What a draft head knows of one sequence between rounds, and the memory all sequences share.
+
+Shape letters: N rows, E the target's hidden size.
+"""
+
+from collections.abc import Sequence as Items
+
+import torch
+from torch import Tensor
+
+from serving.engine.head_cache import HeadCache
+from serving.engine.head_rows import HeadRows
+
+_STEP_ROWS = 64
+"""Caches grow by half, in whole steps of this many rows."""
+
+
+class HeadMemory:
+    """Rows that the caches of all sequences may take together."""
+
+    def __init__(self, most_rows: int) -> None:
+        """Set the limit; nothing is taken yet."""
+        self.most_rows = most_rows
+        self.num_taken = 0
+
+    def take(self, num_rows: int) -> bool:
+        """Take rows; False, and nothing taken, where there are not as many."""
+        if self.num_taken + num_rows > self.most_rows:
+            return False
+        self.num_taken += num_rows
+        return True
+
+    def give_back(self, num_rows: int) -> None:
+        """Give rows back."""
+        assert num_rows <= self.num_taken, "only taken rows are given back"
+        self.num_taken -= num_rows
+
+
+class HeadState:
+    """A sequence's cache in the head, and the true features the head has not taken in yet.
+
+    Features of a shared prefix are not known: the cache then begins behind it.
+    """
+
+    def __init__(self, cache: HeadCache, memory: HeadMemory) -> None:
+        """Begin with an empty cache of no rows, which stands where its first row will."""
+        self.cache = cache
+        self._memory = memory
+        self._features: list[Tensor] = []
+        self.num_pending = 0
+        """Features that wait; they stay on the target's device."""
+
+    @property
+    def stop(self) -> int:
+        """Place of the first token whose feature is not known."""
+        return self.cache.first_position + self.cache.length + self.num_pending
+
+    def add(self, features_NE: Tensor) -> None:
+        """Take in features of the next tokens."""
+        self._features.append(features_NE)
+        self.num_pending += len(features_NE)
+
+    def reserve(self, num_tree_rows: int) -> bool:
+        """Make room for what is pending and for a tree; False where memory lacks."""
+        cache = self.cache
+        needed = cache.length + self.num_pending + num_tree_rows
+        if needed <= cache.capacity_rows:
+            return True
+        for wanted in (max(needed, cache.capacity_rows * 3 // 2), needed):
+            capacity = -(-wanted // _STEP_ROWS) * _STEP_ROWS
+            if self._memory.take(capacity - cache.capacity_rows):
+                cache.grow(capacity)
+                return True
+        return False
+
+    def pending_rows(self, tokens: Items[int]) -> HeadRows:
+        """Return what is pending as verified rows, which the caller now feeds.
+
+        Args:
+            tokens: The sequence's; row i takes feature i and token i + 1.
+        """
+        stop = self.stop
+        known = tokens[stop - self.num_pending + 1 : stop + 1]
+        features = self._features
+        features_NE = features[0] if len(features) == 1 else torch.cat(features)
+        self._features, self.num_pending = [], 0
+        return HeadRows(known, features_NE, self.cache)
+
+    def release(self) -> None:
+        """Give the cache's memory back; nothing is known any more."""
+        self._memory.give_back(self.cache.capacity_rows)
+        self._features, self.num_pending = [], 0
