@@ -1,5 +1,7 @@
 """From a parsed body to an answer: tokenise, generate, detokenise."""
 
+import asyncio
+import functools
 import json
 import logging
 import secrets
@@ -12,6 +14,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from serving.detokenizer import StreamingText
+from serving.engine.grammar import Grammar, GrammarKind
+from serving.engine.guidance import GrammarCompiler
 from serving.engine.sequence import GenerationRequest
 from serving.errors import (
     ContextLengthError,
@@ -75,8 +79,8 @@ class AnswerService:
         """Return the base model's name, then the adapters'."""
         return [self._model_name, *self._runner.engine.adapter_names]
 
-    def prepare(self, body: GenerateBody, request_id: str) -> GenerationRequest:
-        """Check a body and turn it into the engine's request.
+    async def prepare(self, body: GenerateBody, request_id: str) -> GenerationRequest:
+        """Check a body and turn it into the engine's request; a grammar compiles in a thread.
 
         Raises:
             RequestError: If it cannot be served as asked.
@@ -95,6 +99,7 @@ class AnswerService:
             params=body.sampling(self._max_tokens(body, len(prompt))),
             seed=body.seed % 2**63 if body.seed is not None else secrets.randbits(62),
             adapter_name=None if body.model == self._model_name else body.model,
+            grammar=await self._grammar(body),
         )
 
     async def answer(self, body: GenerateBody, request: GenerationRequest) -> dict[str, Any]:
@@ -155,6 +160,38 @@ class AnswerService:
                 yield "".join(pieces)
                 if text.is_stopped:
                     return
+
+    async def _grammar(self, body: GenerateBody) -> Grammar | None:
+        """Return what the answer must follow, compiled beside the event loop and the engine."""
+        constraint = body.constraint()
+        if constraint is None:
+            return None
+        try:
+            return await asyncio.to_thread(self._compile, constraint.kind, constraint.source)
+        except RequestError as error:
+            raise RequestError(str(error), param=constraint.param) from None
+
+    def _compile(self, kind: GrammarKind, source: str) -> Grammar:
+        return self._compiler.compile(kind, source)
+
+    @functools.cached_property
+    def _compiler(self) -> GrammarCompiler:
+        """The compiler, made when the first grammar comes; two first ones may make it twice.
+
+        Raises:
+            UnsupportedError: If the model has no token that ends a text.
+        """
+        engine = self._runner.engine
+        if not engine.eos_ids:
+            raise UnsupportedError(
+                f"model {self._model_name!r} has no end-of-text token, so no answer of it can be "
+                "constrained; leave response_format and structured_outputs out"
+            )
+        return GrammarCompiler(
+            self._tokenizer.backend_tokenizer.to_str(),
+            vocabulary_size=engine.vocabulary_size,
+            end_ids=engine.eos_ids,
+        )
 
     def _prompt(self, body: GenerateBody) -> list[int]:
         if isinstance(body, ChatBody):

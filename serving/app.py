@@ -138,7 +138,7 @@ class _Endpoint:
         )
 
     async def _generate(self, request: Request, body: GenerateBody) -> Response:
-        prepared = self._service.prepare(body, request.state.request_id)
+        prepared = await self._service.prepare(body, request.state.request_id)
         if not body.stream:
             answer = await _while_wanted(request, self._service.answer(body, prepared))
             return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)

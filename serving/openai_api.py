@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from serving.engine.sampling import SamplingParams
-from serving.errors import UnsupportedError
+from serving.errors import RequestError, UnsupportedError
+from serving.structured_outputs import Constraint, ResponseFormat, StructuredOutputs
 
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -25,7 +26,6 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
@@ -33,7 +33,6 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "stop_token_ids": (None, []),
     "bad_words": (None, []),
     "include_stop_str_in_output": (None, False),
-    "structured_outputs": (None,),
     "guided_json": (None,),
     "guided_regex": (None,),
     "guided_choice": (None,),
@@ -68,6 +67,8 @@ class GenerateBody(BaseModel):
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     def refuse_unsupported(self) -> None:
         """Raise for a field that would change the meaning and is not supported.
@@ -86,6 +87,22 @@ class GenerateBody(BaseModel):
         """Return the stop strings, empty ones left out."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [stop for stop in stops if stop]
+
+    def constraint(self) -> Constraint | None:
+        """Return what the answer must follow; None where anything goes.
+
+        Raises:
+            RequestError: If two fields ask for something.
+        """
+        asked = None if self.response_format is None else self.response_format.constraint()
+        if self.structured_outputs is None:
+            return asked
+        if asked is not None:
+            raise RequestError(
+                "response_format and structured_outputs both constrain the answer; drop one",
+                param="structured_outputs",
+            )
+        return self.structured_outputs.constraint()
 
     def wants_usage_chunk(self) -> bool:
         """Whether a streamed answer ends with a chunk of token counts."""

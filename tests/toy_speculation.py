@@ -14,7 +14,7 @@ import torch
 
 from serving.engine.acceptance import draw_children, verify_greedy, verify_sampled
 from serving.engine.draft_tree import ROOT, DraftTree, TreeBuilder
-from serving.engine.grammar import tree_masks
+from serving.engine.grammar import path_masks
 from serving.engine.processors import RowHistories, TokenHistory
 from serving.engine.sampling import Purpose, SamplingParams, distribution
 
@@ -144,7 +144,7 @@ class Toy:
             if self.automaton is not None:
                 grammar = ToyGrammar(self.automaton, self.vocabulary_size)
                 assert all(grammar.advance(token) for token in text)
-                masks = tree_masks(grammar, tree)
+                masks = path_masks(grammar, tree.row_paths)
             last = [(*self.prompt, *text, *path)[-1] for path in tree.row_paths]
             rows = RowHistories(history, tree.row_paths, masks)
             self._memo[key] = distribution(table[last], self.params, rows)

@@ -53,6 +53,11 @@ class Verdict(NamedTuple):
     token: int
     """The target's own token behind them."""
 
+    @property
+    def rows(self) -> list[int]:
+        """Verified rows that the emitted tokens were chosen from, in order."""
+        return [0, *(node + 1 for node in self.nodes)]
+
 
 def verify_greedy(tree: DraftTree, target_ids: Sequence[int]) -> Verdict:
     """Accept the path of nodes that each equal the target's greedy choice.

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from serving.engine.model import TargetModel
 from serving.engine.pages import PAGE_TOKENS, PagePool
 from serving.engine.processors import processed
 from serving.engine.rows import Rows
-from serving.engine.sampling import probabilities
+from serving.engine.sampling import probabilities, raw_logprobs
 from serving.engine.scheduler import Scheduled, Scheduler
 from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
 from serving.errors import (
@@ -61,7 +61,7 @@ class EngineCounters:
     accepted_per_position: list[int] = field(default_factory=list)
     """Drafted tokens accepted by their depth in the draft, the first behind the known text."""
     failed_requests: int = 0
-    """Requests that ended because no token could be chosen."""
+    """Requests that ended because no token could be chosen, or their grammar became too complex."""
 
     def count_draft(self, num_drafted: int, num_accepted: int) -> None:
         """Add a drafting round; of a tree, the accepted tokens are one path."""
@@ -143,6 +143,11 @@ class Engine:
     def vocabulary_size(self) -> int:
         """Token ids the target knows."""
         return self._target.vocabulary_size
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return self._eos_ids
 
     @property
     def num_running(self) -> int:
@@ -324,6 +329,11 @@ class Engine:
         if verdict is None:
             return self._fail(sequence)
         output = self._emit(sequence, [*(tree.tokens[i] for i in verdict.nodes), verdict.token])
+        num_top = sequence.request.params.num_logprobs
+        if num_top is not None:
+            rows_NV = logits_NV[verdict.rows[: len(output.tokens)]]
+            logprobs = raw_logprobs(rows_NV, output.tokens, num_top=num_top)
+            output = replace(output, logprobs=tuple(logprobs))
         # What stands behind an end of text was accepted and never emitted.
         kept = verdict.nodes[: len(output.tokens)]
         self._commit(sequence, [*known, *(part.num_rows + node for node in kept)], features_NE)
@@ -342,7 +352,7 @@ class Engine:
             self._drafter.settle(sequence, kept_NE)
 
     def _fail(self, sequence: Sequence) -> GenerationOutput:
-        """End a request whose next token would be arbitrary."""
+        """End a request whose next token would be arbitrary, or not its grammar's."""
         request = sequence.request
         self._scheduler.remove(request.request_id)
         self.counters.failed_requests += 1
@@ -351,6 +361,8 @@ class Engine:
             f"{model} computed logits that are not finite for any token the request allows; check "
             "its weights, then the request's bans"
         )
+        if sequence.grammar is not None and sequence.grammar.error:
+            error = f"the grammar cannot be followed: {sequence.grammar.error}; simplify it"
         logger.error("request failed request_id=%s error=%s", request.request_id, error)
         return GenerationOutput(request.request_id, (), error=error)
 
@@ -367,18 +379,18 @@ class Engine:
             # Rows of no distribution become one, and fail the request only where they are reached.
             logits_NV = logits_NV.where(sound_N[:, None].to(logits_NV.device), 0.0)
             verdict = verify_sampled(tree, probabilities(logits_NV, params).cpu(), sequence.noise)
-        reached = [0, *(node + 1 for node in verdict.nodes)]
-        return verdict if bool(sound_N[reached].all()) else None
+        is_followed = sequence.grammar is None or sequence.grammar.error is None
+        return verdict if is_followed and bool(sound_N[verdict.rows].all()) else None
 
     def _emit(self, sequence: Sequence, tokens: list[int]) -> GenerationOutput:
+        """Add tokens to the text, up to its end or its limit."""
         emitted: list[int] = []
         finish_reason = None
         for token in tokens[: sequence.num_remaining]:
             emitted.append(token)
-            if token in sequence.end_ids:
+            if sequence.take(token):
                 finish_reason = "stop"
                 break
-        sequence.extend(emitted)
         if finish_reason is None and sequence.num_remaining == 0:
             finish_reason = "length"
         self.counters.generation_tokens += len(emitted)

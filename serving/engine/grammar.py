@@ -1,68 +1,83 @@
-"""Grammars as masks over token ids, followed along the paths of a draft tree.
+"""Grammars as masks over token ids, followed along drafted paths.
 
-Shape letters: N nodes of a tree, V vocabulary.
+Shape letters: N rows, V vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from serving.engine.draft_tree import DraftTree
+
+GrammarKind = Literal["json_schema", "regex", "choice", "grammar"]
+"""What a grammar is written as: `GrammarCompiler.compile`."""
 
 
 class TokenMask(Protocol):
     """Where one request stands in its grammar."""
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the text is whole: it has ended, or nothing but its end may follow."""
+
+    @property
+    def error(self) -> str | None:
+        """Why the grammar can no longer be followed; everything is allowed from then on."""
+
     def advance(self, token: int) -> bool:
         """Take a token in; False, and nothing changes, where the grammar forbids it here."""
-        ...
 
     def roll_back(self, num_tokens: int) -> None:
         """Forget the last tokens taken in."""
-        ...
 
     def allowed(self) -> Tensor:
         """Return which ids may come next, boolean, at least one; the caller's own. Shape: (V,).
 
         Where the text may end, the ids that end it are among them.
         """
-        ...
 
 
-def tree_masks(mask: TokenMask, tree: DraftTree) -> Tensor:
-    """Return what the grammar allows behind each row of a tree; `mask` ends where it was.
+class Grammar(Protocol):
+    """A compiled grammar, for as many requests as ask for it."""
 
-    Rows behind a forbidden token are never reached; they allow all. Shape: (N + 1, V).
+    def start(self) -> TokenMask:
+        """Return a mask of its own for one request, at the grammar's start."""
+
+
+def path_masks(mask: TokenMask, paths: Sequence[Sequence[int]]) -> Tensor:
+    """Return what the grammar allows behind each path of drafted tokens; `mask` ends where it was.
+
+    A row behind a forbidden token is never reached; its mask means nothing. Shape: (N, V).
     """
-    children = tree.children
-    rows: list[Tensor | None] = [None] * len(children)
-
-    def visit(row: int) -> None:
-        rows[row] = mask.allowed()
-        for node in children[row]:
-            if mask.advance(tree.tokens[node]):
-                visit(node + 1)
-                mask.roll_back(1)
-
-    visit(0)
-    first = rows[0]
-    assert first is not None, "the root's place is always visited"
-    return torch.stack([torch.ones_like(first) if row is None else row for row in rows])
+    rows: list[Tensor] = []
+    taken: list[int] = []
+    for path in paths:
+        num_shared = _num_shared(taken, path)
+        mask.roll_back(len(taken) - num_shared)
+        del taken[num_shared:]
+        taken += _advance(mask, path[num_shared:])
+        rows.append(mask.allowed())
+    mask.roll_back(len(taken))
+    return torch.stack(rows)
 
 
-def mask_behind(mask: TokenMask, path: Sequence[int]) -> Tensor | None:
-    """Return what the grammar allows behind drafted tokens; None where it forbids one of them.
+def allowed_prefix(mask: TokenMask, path: Sequence[int]) -> Sequence[int]:
+    """Return the drafted tokens up to the first that the grammar forbids; `mask` ends as it was."""
+    taken = _advance(mask, path)
+    mask.roll_back(len(taken))
+    return taken
 
-    `mask` ends where it was. Shape: (V,).
-    """
-    taken = 0
-    try:
-        for token in path:
-            if not mask.advance(token):
-                return None
-            taken += 1
-        return mask.allowed()
-    finally:
-        mask.roll_back(taken)
+
+def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens two paths begin with in common."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _advance(mask: TokenMask, path: Sequence[int]) -> Sequence[int]:
+    """Take in the tokens up to the first forbidden one, and return them."""
+    for place, token in enumerate(path):
+        if not mask.advance(token):
+            return path[:place]
+    return path

@@ -28,4 +28,4 @@ class NgramDrafter:
             return DraftTree()
         sequence = part.sequence
         sequence.ngrams.extend(sequence.tokens[len(sequence.ngrams) :])
-        return DraftTree.chain(sequence.ngrams.propose(count))
+        return DraftTree.chain(sequence.allowed_prefix(sequence.ngrams.propose(count)))

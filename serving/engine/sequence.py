@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from serving.engine.adapters import Adapter
+from serving.engine.grammar import Grammar, TokenMask, allowed_prefix, path_masks
 from serving.engine.kv_cache import SequenceCache
 from serving.engine.ngram import NgramIndex
 from serving.engine.processors import RowHistories, TokenHistory
-from serving.engine.sampling import Purpose, SamplingParams, uniform
+from serving.engine.sampling import Purpose, SamplingParams, TokenLogprobs, uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class GenerationRequest:
     params: SamplingParams
     seed: int
     adapter_name: str | None = None
+    grammar: Grammar | None = None
+    """What the text must follow; None allows all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class GenerationOutput:
     tokens: tuple[int, ...]
     finish_reason: str | None = None
     error: str | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of each token, where the request asks for them."""
 
 
 class DraftState(Protocol):
@@ -56,6 +61,8 @@ class Sequence:
     tokens: list[int] = field(init=False)
     history: TokenHistory | None = field(init=False, default=None)
     """Kept where the request's processors read it."""
+    grammar: TokenMask | None = field(init=False, default=None)
+    """Where the text stands in the request's grammar."""
     ngrams: NgramIndex = field(default_factory=NgramIndex)
     """Filled by the drafter that reads it."""
     draft_state: DraftState | None = None
@@ -64,7 +71,9 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
-        if self.request.params.reads_history:
+        if self.request.grammar is not None:
+            self.grammar = self.request.grammar.start()
+        if self.request.params.reads_history or self.grammar is not None:
             self.history = TokenHistory(self.tokens, end_ids=self.end_ids)
 
     @property
@@ -82,16 +91,27 @@ class Sequence:
         """Tokens the target has not seen; 1 while decoding, more while prefilling."""
         return len(self.tokens) - self.target_cache.length
 
-    def extend(self, tokens: abc.Iterable[int]) -> None:
-        """Take in generated tokens."""
-        num_before = len(self.tokens)
-        self.tokens.extend(tokens)
+    def take(self, token: int) -> bool:
+        """Take in a generated token; whether it ends the text."""
+        self.tokens.append(token)
         if self.history is not None:
-            self.history.extend(self.tokens[num_before:])
+            self.history.extend((token,))
+        if self.grammar is None:
+            return token in self.end_ids
+        is_taken = self.grammar.advance(token)
+        assert is_taken or self.grammar.error, "a masked row gives no other token"
+        return token in self.end_ids or self.grammar.is_finished
 
     def histories(self, paths: abc.Sequence[abc.Sequence[int]]) -> RowHistories | None:
         """Return what stands before rows behind drafted `paths`; None where nothing reads it."""
-        return None if self.history is None else RowHistories(self.history, paths)
+        if self.history is None:
+            return None
+        allowed_NV = None if self.grammar is None else path_masks(self.grammar, paths)
+        return RowHistories(self.history, paths, allowed_NV)
+
+    def allowed_prefix(self, path: abc.Sequence[int]) -> abc.Sequence[int]:
+        """Return drafted tokens up to the first that the request's grammar forbids."""
+        return path if self.grammar is None else allowed_prefix(self.grammar, path)
 
     def release(self) -> None:
         """Free the memory on both devices."""
