@@ -33,6 +33,16 @@ _ChosenDraftsOption = Annotated[
         help="Never draw guesses: a seed's text is the same however many were made.",
     ),
 ]
+_GpuLayersOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="First layers of a CPU target that run on a GPU; auto: as many as fit.",
+    ),
+]
+_GpuDtypeOption = Annotated[
+    str, typer.Option(help="Their weights: auto (the target's), float32, bfloat16 or float16.")
+]
 _NoDraftOption = Annotated[
     bool, typer.Option("--no-draft", help="Ignore --draft; as --drafter none.")
 ]
@@ -76,6 +86,9 @@ def serve(
         str,
         typer.Option(help="Weights of the target on a CPU: auto, float32, bfloat16, int8 or int4."),
     ] = "auto",
+    target_gpu_layers: _GpuLayersOption = "0",
+    target_gpu_device: Annotated[str, typer.Option(help="Where they run.")] = "cuda",
+    target_gpu_dtype: _GpuDtypeOption = "auto",
     served_model_name: Annotated[
         str | None, typer.Option(help="Name clients ask for; default: the folder's name or the id.")
     ] = None,
@@ -105,6 +118,9 @@ def serve(
         chosen_drafts=chosen_drafts,
         dtype=dtype,
         target_quantization=target_quantization,
+        target_gpu_layers=_layer_count(target_gpu_layers),
+        target_gpu_device=target_gpu_device,
+        target_gpu_dtype=target_gpu_dtype,
         served_model_name=served_model_name or _default_name(model),
         host=host,
         port=port,
@@ -144,6 +160,14 @@ def _tree_shape(word: str | None) -> dict[str, int] | None:
     if not (beam.isdecimal() and nodes.isdecimal()):
         raise typer.BadParameter(f"--draft-tree {word!r} is not BEAMxNODES; write for example 4x16")
     return {"beam_width": int(beam), "num_nodes": int(nodes)}
+
+
+def _layer_count(word: str) -> int | str:
+    if word != "auto" and not word.isdecimal():
+        raise typer.BadParameter(
+            f"--target-gpu-layers {word!r} is no number of layers; write a number or auto"
+        )
+    return word if word == "auto" else int(word)
 
 
 def _default_name(model: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from planner import listening
 from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
+from serving.engine.apart_drafter import ApartChainDrafter
 from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
 from serving.engine.engine import UNTESTED_GUARANTEE, Engine, EngineLimits
@@ -25,6 +27,7 @@ from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.tree_drafter import TreeDrafter
 from serving.errors import AddressError, ModelError
+from serving.gpu_memory import find_offload
 from serving.runner import EngineRunner
 
 logger = logging.getLogger(__name__)
@@ -118,8 +121,15 @@ def _make_drafter(
     if config.drafter == "ngram":
         return NgramDrafter()
     assert config.draft is not None, "checked with the configuration"
-    draft = leanest(_load(config.draft, config.draft_device, config.dtype))
+    draft_dtype = _dtype(config.dtype, config.draft_device)
+    draft = leanest(FlatModel.load(config.draft, device=config.draft_device, dtype=draft_dtype))
     _check_pair(config, tokenizer)
+    if config.draft_tree is None and config.draft_device != config.target_device:
+        logger.info(
+            "drafts are chosen, not drawn: distributions stay where they are draft_device=%s",
+            config.draft_device,
+        )
+        return ApartChainDrafter(draft, vocabulary_size=vocabulary_size)
     if config.draft_tree is None:
         return ChainDrafter(draft, vocabulary_size=vocabulary_size, draws=not config.chosen_drafts)
     return TreeDrafter(
@@ -138,26 +148,41 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
         quantization = config.target_quantization
     elif is_on_cpu and config.dtype in ("auto", "float32"):
         quantization = "float32"
-    target = _load(config.model, config.target_device, config.dtype, quantization)
+    most_rows = _MAX_PREFILL_ROWS + config.max_sequences * (config.num_draft_nodes + 1)
+    dtype = _dtype(config.dtype, config.target_device)
+    target = FlatModel.load(
+        config.model,
+        device=config.target_device,
+        dtype=dtype,
+        quantization=quantization,
+        offload=find_offload(config, most_rows=most_rows, dtype=dtype),
+    )
     guarantee = UNTESTED_GUARANTEE
     if quantization is not None:
         guarantee = check_model(
             target.model,
-            most_rows=_MAX_PREFILL_ROWS + config.max_sequences * (config.num_draft_nodes + 1),
+            most_rows=most_rows,
             intermediate_size=getattr(target.config, "intermediate_size", None),
-            others={"attention": lambda: attention_is_row_invariant(target.config)},
+            others=_attention_checks(target),
         ).name
     return target, guarantee
 
 
-def _load(
-    name: str, device: str, dtype: str, quantization: Quantization | None = None
-) -> FlatModel:
-    if dtype == "auto":
-        dtype = "float32" if device.startswith("cpu") else "bfloat16"
-    return FlatModel.load(
-        name, device=device, dtype=getattr(torch, dtype), quantization=quantization
-    )
+def _attention_checks(target: FlatModel) -> dict[str, Callable[[], bool]]:
+    """Return a test for each device the target attends on."""
+    checks = {"attention": lambda: attention_is_row_invariant(target.config)}
+    if (split := target.split) is not None:
+        checks[f"attention:{split.device}"] = lambda: attention_is_row_invariant(
+            target.config, device=split.device, dtype=split.dtype
+        )
+    return checks
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    if name == "auto":
+        name = "float32" if device.startswith("cpu") else "bfloat16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
