@@ -33,6 +33,13 @@ _ChosenDraftsOption = Annotated[
         help="Never draw guesses: a seed's text is the same however many were made.",
     ),
 ]
+_QuantizationOption = Annotated[
+    str,
+    typer.Option(help="Weights of the target on a CPU: auto, float32, bfloat16, int8 or int4."),
+]
+_AdapterOption = Annotated[
+    list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
+]
 _GpuLayersOption = Annotated[
     str,
     typer.Option(
@@ -82,19 +89,14 @@ def serve(
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on CPU), float32, bfloat16 or float16.")
     ] = "auto",
-    target_quantization: Annotated[
-        str,
-        typer.Option(help="Weights of the target on a CPU: auto, float32, bfloat16, int8 or int4."),
-    ] = "auto",
+    target_quantization: _QuantizationOption = "auto",
     target_gpu_layers: _GpuLayersOption = "0",
     target_gpu_device: Annotated[str, typer.Option(help="Where they run.")] = "cuda",
     target_gpu_dtype: _GpuDtypeOption = "auto",
     served_model_name: Annotated[
         str | None, typer.Option(help="Name clients ask for; default: the folder's name or the id.")
     ] = None,
-    adapter: Annotated[
-        list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
-    ] = None,
+    adapter: _AdapterOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
