@@ -40,6 +40,12 @@ _QuantizationOption = Annotated[
 _AdapterOption = Annotated[
     list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
 ]
+_ServedNameOption = Annotated[
+    str | None, typer.Option(help="Name clients ask for; default: the folder's name or the id.")
+]
+_PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+]
 _GpuLayersOption = Annotated[
     str,
     typer.Option(
@@ -93,14 +99,10 @@ def serve(
     target_gpu_layers: _GpuLayersOption = "0",
     target_gpu_device: Annotated[str, typer.Option(help="Where they run.")] = "cuda",
     target_gpu_dtype: _GpuDtypeOption = "auto",
-    served_model_name: Annotated[
-        str | None, typer.Option(help="Name clients ask for; default: the folder's name or the id.")
-    ] = None,
+    served_model_name: _ServedNameOption = None,
     adapter: _AdapterOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = 8000,
+    port: _PortOption = 8000,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of one forward.")] = None,
     kv_memory: Annotated[str, typer.Option(help="Memory for keys and values.")] = "1GiB",
     max_sequences: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 16,
