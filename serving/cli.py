@@ -33,6 +33,29 @@ _ChosenDraftsOption = Annotated[
         help="Never draw guesses: a seed's text is the same however many were made.",
     ),
 ]
+_QuantizationOption = Annotated[
+    str,
+    typer.Option(help="Weights of the target on a CPU: auto, float32, bfloat16, int8 or int4."),
+]
+_AdapterOption = Annotated[
+    list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
+]
+_ServedNameOption = Annotated[
+    str | None, typer.Option(help="Name clients ask for; default: the folder's name or the id.")
+]
+_PortOption = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+]
+_GpuLayersOption = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="First layers of a CPU target that run on a GPU; auto: as many as fit.",
+    ),
+]
+_GpuDtypeOption = Annotated[
+    str, typer.Option(help="Their weights: auto (the target's), float32, bfloat16 or float16.")
+]
 _NoDraftOption = Annotated[
     bool, typer.Option("--no-draft", help="Ignore --draft; as --drafter none.")
 ]
@@ -72,20 +95,14 @@ def serve(
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on CPU), float32, bfloat16 or float16.")
     ] = "auto",
-    target_quantization: Annotated[
-        str,
-        typer.Option(help="Weights of the target on a CPU: auto, float32, bfloat16, int8 or int4."),
-    ] = "auto",
-    served_model_name: Annotated[
-        str | None, typer.Option(help="Name clients ask for; default: the folder's name or the id.")
-    ] = None,
-    adapter: Annotated[
-        list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
-    ] = None,
+    target_quantization: _QuantizationOption = "auto",
+    target_gpu_layers: _GpuLayersOption = "0",
+    target_gpu_device: Annotated[str, typer.Option(help="Where they run.")] = "cuda",
+    target_gpu_dtype: _GpuDtypeOption = "auto",
+    served_model_name: _ServedNameOption = None,
+    adapter: _AdapterOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = 8000,
+    port: _PortOption = 8000,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of one forward.")] = None,
     kv_memory: Annotated[str, typer.Option(help="Memory for keys and values.")] = "1GiB",
     max_sequences: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 16,
@@ -105,6 +122,9 @@ def serve(
         chosen_drafts=chosen_drafts,
         dtype=dtype,
         target_quantization=target_quantization,
+        target_gpu_layers=_layer_count(target_gpu_layers),
+        target_gpu_device=target_gpu_device,
+        target_gpu_dtype=target_gpu_dtype,
         served_model_name=served_model_name or _default_name(model),
         host=host,
         port=port,
@@ -144,6 +164,14 @@ def _tree_shape(word: str | None) -> dict[str, int] | None:
     if not (beam.isdecimal() and nodes.isdecimal()):
         raise typer.BadParameter(f"--draft-tree {word!r} is not BEAMxNODES; write for example 4x16")
     return {"beam_width": int(beam), "num_nodes": int(nodes)}
+
+
+def _layer_count(word: str) -> int | str:
+    if word != "auto" and not word.isdecimal():
+        raise typer.BadParameter(
+            f"--target-gpu-layers {word!r} is no number of layers; write a number or auto"
+        )
+    return word if word == "auto" else int(word)
 
 
 def _default_name(model: str) -> str:

@@ -1,6 +1,6 @@
 """What `motley serve` was asked to do, as one frozen value."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,13 @@ class ServeConfig(StrictModel):
     target_quantization: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
     """How the target's linears store their weights on a CPU; auto packs float32 weights and leaves
     other types and devices as they are."""
+    target_gpu_layers: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
+    """First decoder layers of a CPU target that run on a GPU, with the embedding and their share of
+    keys and values; auto is as many as fit."""
+    target_gpu_device: str = "cuda"
+    """Where they run, in torch's notation."""
+    target_gpu_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Their weights; auto is the target's own type. A 16-bit type takes half the memory and rounds."""
     served_model_name: str
     """Name that clients ask for."""
     host: str = "127.0.0.1"
@@ -85,6 +92,15 @@ class ServeConfig(StrictModel):
                 f"draft_tree of beam {self.draft_tree.beam_width} and draft_tokens "
                 f"{self.draft_tokens} makes {num_rows} rows of the draft, above "
                 f"{MOST_DRAFT_NODES + 1}; narrow the beam or draft fewer tokens ahead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _split_a_target_on_a_cpu(self) -> Self:
+        if self.target_gpu_layers != 0 and not self.target_device.startswith("cpu"):
+            raise ValueError(
+                f"target_gpu_layers {self.target_gpu_layers} splits a target on a CPU, not on "
+                f"target_device {self.target_device}; drop one of them"
             )
         return self
 

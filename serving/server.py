@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
 from serving.draft_head import make_head_drafter, torch_dtype
+from serving.engine.apart_drafter import ApartChainDrafter
 from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
 from serving.engine.engine import UNTESTED_GUARANTEE, Engine, EngineLimits
@@ -27,6 +29,7 @@ from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.tree_drafter import TreeDrafter
 from serving.errors import AddressError, ModelError
+from serving.gpu_memory import find_offload
 from serving.runner import EngineRunner
 
 logger = logging.getLogger(__name__)
@@ -122,8 +125,15 @@ def _make_drafter(
     assert config.draft is not None, "checked with the configuration"
     if _drafts_with_head(config):
         return make_head_drafter(config, target)
-    draft = leanest(_load(config.draft, config.draft_device, config.dtype))
+    draft_dtype = torch_dtype(config.dtype, config.draft_device)
+    draft = leanest(FlatModel.load(config.draft, device=config.draft_device, dtype=draft_dtype))
     _check_pair(config, tokenizer)
+    if config.draft_tree is None and config.draft_device != config.target_device:
+        logger.info(
+            "drafts are chosen, not drawn: distributions stay where they are draft_device=%s",
+            config.draft_device,
+        )
+        return ApartChainDrafter(draft, vocabulary_size=target.vocabulary_size)
     if config.draft_tree is None:
         return ChainDrafter(
             draft, vocabulary_size=target.vocabulary_size, draws=not config.chosen_drafts
@@ -148,39 +158,35 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
         quantization = config.target_quantization
     elif is_on_cpu and config.dtype in ("auto", "float32"):
         quantization = "float32"
-    target = _load(
+    most_rows = _MAX_PREFILL_ROWS + config.max_sequences * (config.num_draft_nodes + 1)
+    dtype = torch_dtype(config.dtype, config.target_device)
+    target = FlatModel.load(
         config.model,
-        config.target_device,
-        config.dtype,
-        quantization,
+        device=config.target_device,
+        dtype=dtype,
+        quantization=quantization,
         keeps_output_weight=_drafts_with_head(config),
+        offload=find_offload(config, most_rows=most_rows, dtype=dtype),
     )
     guarantee = UNTESTED_GUARANTEE
     if quantization is not None:
         guarantee = check_model(
             target.model,
-            most_rows=_MAX_PREFILL_ROWS + config.max_sequences * (config.num_draft_nodes + 1),
+            most_rows=most_rows,
             intermediate_size=getattr(target.config, "intermediate_size", None),
-            others={"attention": lambda: attention_is_row_invariant(target.config)},
+            others=_attention_checks(target),
         ).name
     return target, guarantee
 
 
-def _load(
-    name: str,
-    device: str,
-    dtype: str,
-    quantization: Quantization | None = None,
-    *,
-    keeps_output_weight: bool = False,
-) -> FlatModel:
-    return FlatModel.load(
-        name,
-        device=device,
-        dtype=torch_dtype(dtype, device),
-        quantization=quantization,
-        keeps_output_weight=keeps_output_weight,
-    )
+def _attention_checks(target: FlatModel) -> dict[str, Callable[[], bool]]:
+    """Return a test for each device the target attends on."""
+    checks = {"attention": lambda: attention_is_row_invariant(target.config)}
+    if (split := target.split) is not None:
+        checks[f"attention:{split.device}"] = lambda: attention_is_row_invariant(
+            target.config, device=split.device, dtype=split.dtype
+        )
+    return checks
 
 
 def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -24,16 +24,18 @@ class TableModel:
         self.vocabulary_size = logits.shape[-1]
         self._written: dict[KVPool, set[int]] = {}
 
-    def forward(self, batch: Sequence[Rows]) -> torch.Tensor:
+    def forward(self, batch: Sequence[Rows], ids_T: torch.Tensor | None = None) -> torch.Tensor:
         """Return the table's rows for the wanted tokens."""
         wanted = []
+        ids = None if ids_T is None else iter(ids_T.tolist())
         for rows in batch:
             cache, written = rows.cache, self._written.setdefault(rows.cache.pool, set())
             past = {cache.slot(place) for place in range(cache.length)}
             assert past <= written, "the cache claims tokens it was never given"
             assert cache.num_reserved_rows >= len(rows.tokens), "rows need room"
             written |= {cache.slot(cache.length + row) for row in range(len(rows.tokens))}
-            wanted.extend(rows.tokens[-rows.num_logits :])
+            tokens = rows.tokens if ids is None else [next(ids) for _ in rows.tokens]
+            wanted.extend(tokens[-rows.num_logits :])
         return self.logits[torch.tensor(wanted)]
 
     def forward_with_features(self, batch: Sequence[Rows]) -> tuple[torch.Tensor, torch.Tensor]:

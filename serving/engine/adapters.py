@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from planner.documents import read_document
 from planner.errors import PlannerError
+from serving.engine.fixed_rows import FixedRowsLinear
 from serving.engine.kernels import PackedLinear, pack
 from serving.errors import AdapterError
 
@@ -67,8 +68,8 @@ class _Manifest(BaseModel):
 class LowRank:
     """One layer's update: x goes to `scale * (x A') B'`.
 
-    In float32 on the processor both products run through the row-invariant kernel: a plain matrix
-    product gives a row other bits at other row counts.
+    In float32 on the processor both products run through the row-invariant kernel, on other devices
+    with a fixed number of rows: a plain matrix product gives a row other bits at other row counts.
     """
 
     def __init__(self, down_RI: Tensor, up_OR: Tensor, scale: float) -> None:
@@ -87,7 +88,9 @@ def _product(weight_OI: Tensor) -> nn.Module:
     height, width = weight_OI.shape
     dense = nn.Linear(width, height, bias=False, device="meta")
     dense.weight = nn.Parameter(weight_OI, requires_grad=False)
-    if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.float32:
+    if weight_OI.device.type != "cpu":
+        return FixedRowsLinear(dense)
+    if weight_OI.dtype != torch.float32:
         return dense
     packed = pack(dense, "float32")
     packed.fewest_rows = _FEWEST_ROWS

@@ -24,19 +24,29 @@ TREE_PARENTS = (-1, -1, 0, 0, 2, 2, 4)
 """A tree whose rows 0, 2, 4 and 6 are the chain and whose others are wrong guesses."""
 
 
-def attention_is_row_invariant(config: PretrainedConfig) -> bool:
+def attention_is_row_invariant(
+    config: PretrainedConfig,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> bool:
     """Compare rows of one chunk with the same rows alone and in trees of two sequences, bit for bit.
 
     Args:
         config: Of the model: head counts and size, sliding window, soft cap.
+        device: Where it attends; None is the processor.
+        dtype: Type of queries, keys and values.
     """
     generator = torch.Generator().manual_seed(0)
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    queries = torch.randn(CHAIN_TOKENS, heads, size, generator=generator)
-    keys, values = torch.randn(2, CHAIN_TOKENS, kv_heads, size, generator=generator)
+    queries = torch.randn(CHAIN_TOKENS, heads, size, generator=generator).to(device, dtype)
+    keys, values = torch.randn(2, CHAIN_TOKENS, kv_heads, size, generator=generator).to(
+        device, dtype
+    )
     guesses = torch.randn(3, len(TREE_PARENTS), kv_heads, size, generator=generator)
+    guesses = guesses.to(device, dtype)
     windows = {None, getattr(config, "sliding_window", None)}
     softcap = getattr(config, "attn_logit_softcapping", None)
     for window in windows:

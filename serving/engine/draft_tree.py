@@ -15,8 +15,13 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from serving.engine.transfer import download
+
 ROOT = -1
 """The parent of a tree's first nodes: the last known token."""
+
+_NO_NODE = -2
+"""Stands for a node that may not enter a tree."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,21 +166,20 @@ class TreeBuilder:
         """Return each sequence's tree of its likeliest nodes, at most `max_nodes` of them."""
         if not self._scores:
             return [DraftTree() for _ in max_nodes]
-        tokens = torch.cat(self._tokens, dim=1).tolist()
-        parents = torch.cat(self._parents, dim=1).tolist()
         scores_SL = torch.cat(self._scores, dim=1)
         kept = _best(scores_SL, max(max_nodes), in_order=False)
-        finite = scores_SL.gather(1, kept).isfinite().tolist()
+        kept = torch.where(scores_SL.gather(1, kept).isfinite(), kept, _NO_NODE)
+        num_nodes = scores_SL.shape[1]
         trees = []
-        for row, nodes in enumerate(kept.tolist()):
-            chosen = sorted(
-                n for n, ok in zip(nodes[: max_nodes[row]], finite[row], strict=False) if ok
-            )
+        rows = download(torch.cat([*self._tokens, *self._parents, kept], dim=1)).tolist()
+        for row, most in zip(rows, max_nodes, strict=True):
+            tokens, parents = row[:num_nodes], row[num_nodes : 2 * num_nodes]
+            chosen = sorted(n for n in row[2 * num_nodes :][:most] if n != _NO_NODE)
             place = {ROOT: ROOT} | {node: i for i, node in enumerate(chosen)}
             trees.append(
                 DraftTree(
-                    tuple(tokens[row][node] for node in chosen),
-                    tuple(place[parents[row][node]] for node in chosen),
+                    tuple(tokens[node] for node in chosen),
+                    tuple(place[parents[node]] for node in chosen),
                     (None,) * len(chosen),
                 )
             )

@@ -151,11 +151,11 @@ def _product(
 ) -> Tensor:
     """Multiply by the pages of the group or their transposes, by page and head. Shape: (N G, rows, ...).
 
-    Pages are copied a few at a time: the product reads its right side in an order that is slow on
-    what is not in the cache, and pages of several sequences are no view.
+    Pages are copied a few at a time on a processor: the product reads its right side in an order that
+    is slow on what is not in the cache, and pages of several sequences are no view.
     """
     num_pages, num_kv_heads = group.num_pages, group.num_kv_heads
-    step = max(1, _CACHED_FLOATS // pages.stride(0))
+    step = max(1, _CACHED_FLOATS // pages.stride(0)) if pages.device.type == "cpu" else num_pages
     if group.run_start is not None and num_pages <= step:
         run = _in_float32(pages.narrow(0, group.run_start, num_pages)).flatten(0, 1)
         return torch.bmm(left, run.mT if is_transposed else run)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from serving.engine.adapters import LowRank
+from serving.engine.fixed_rows import FixedRowsLinear
 from serving.engine.kernels import PackedLinear
 from serving.engine.packing import packed_linears
 
@@ -94,7 +95,7 @@ def settle_padding(linear: PackedLinear, row_counts: list[int]) -> bool:
     Returns:
         Whether any padding makes the layer row-invariant; where none does it runs unpadded.
     """
-    make_rows = _random_rows(linear.in_features)
+    make_rows = _random_rows(linear.in_features, linear.weight)
     for padding in _PADDINGS:
         linear.fewest_rows = padding
         if is_row_invariant(linear, make_rows, row_counts):
@@ -149,21 +150,24 @@ def _linears(model: nn.Module, counts: list[int]) -> Iterator[tuple[str, bool]]:
         shape = (linear.kind, linear.in_features, linear.out_features)
         by_shape.setdefault(shape, []).append(linear)
     for (kind, width, height), linears in by_shape.items():
+        like = linears[0].weight
         yield f"{kind}:{width}x{height}", settle_padding(linears[0], counts)
         for linear in linears:
             linear.fewest_rows = linears[0].fewest_rows
-        _pad_if_faster(linears)
+        if not isinstance(linears[0], FixedRowsLinear):
+            _pad_if_faster(linears)
         for rank in _ADAPTER_RANKS:
-            update = LowRank(_random_rows(width)(rank), _random_rows(rank)(height), 1.0)
-            name = f"lora-r{rank}:{width}x{height}"
-            yield name, is_row_invariant(update.apply, _random_rows(width), counts)
+            update = LowRank(_random_rows(width, like)(rank), _random_rows(rank, like)(height), 1.0)
+            name = f"lora-r{rank}:{width}x{height}{_place(like)}"
+            yield name, is_row_invariant(update.apply, _random_rows(width, like), counts)
 
 
 def _small_modules(
     model: nn.Module, counts: list[int], intermediate_size: int | None
 ) -> Iterator[tuple[str, bool]]:
-    """Test norms, by their weight, and activation functions, which have none."""
+    """Test norms, by their weight, and activation functions, which have none, on every device."""
     seen = set()
+    others = {(w.device, w.dtype): w for w in (x.weight for x in packed_linears(model).values())}
     for module in model.modules():
         kind = type(module).__name__
         weight = getattr(module, "weight", None)
@@ -177,16 +181,26 @@ def _small_modules(
             or "Rotary" in kind
         ):
             continue
-        if width is not None and (kind, width) not in seen:
-            seen.add((kind, width))
-            yield f"{kind}:{width}", is_row_invariant(module, _random_rows(width), counts)
+        for like in [weight] if isinstance(weight, Tensor) else others.values():
+            key = f"{kind}:{width}{_place(like)}"
+            if width is not None and key not in seen:
+                seen.add(key)
+                yield key, is_row_invariant(module, _random_rows(width, like), counts)
 
 
-def _random_rows(width: int) -> Callable[[int], Tensor]:
+def _random_rows(width: int, like: Tensor) -> Callable[[int], Tensor]:
     def make_rows(count: int) -> Tensor:
-        return torch.randn(count, width, generator=torch.Generator().manual_seed(_SEED))
+        generator = torch.Generator().manual_seed(_SEED)
+        return torch.randn(count, width, generator=generator).to(like.device, like.dtype)
 
     return make_rows
+
+
+def _place(like: Tensor) -> str:
+    """Name where and in which type a kernel runs, unless it is float32 on the processor."""
+    if like.device.type == "cpu" and like.dtype == torch.float32:
+        return ""
+    return f":{like.device}:{str(like.dtype).removeprefix('torch.')}"
 
 
 @torch.inference_mode()
@@ -196,7 +210,7 @@ def _pad_if_faster(linears: list[PackedLinear]) -> None:
     One pass goes through all of them, so that large weights come from memory as they do in a step.
     """
     fewest = linears[0].fewest_rows
-    row = _random_rows(linears[0].in_features)(1)
+    row = _random_rows(linears[0].in_features, linears[0].weight)(1)
     seconds: dict[int, list[float]] = {fewest: []}
     seconds |= {padding: [] for padding in _CHEAP_PADDINGS if padding > fewest}
     for _ in range(_TIMED_RUNS):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from serving.engine.pages import NULL_PAGE, PAGE_TOKENS, PagePool, chain_keys
+from serving.engine.transfer import upload
 
 
 class KVPool:
@@ -77,10 +78,13 @@ class KVPool:
         """
         if not sources:
             return
+        places: dict[torch.device, tuple[Tensor, Tensor]] = {}
         for layer in self._layers.values():
             for tensor in layer:
-                source = torch.tensor(sources, device=tensor.device)
-                destination = torch.tensor(destinations, device=tensor.device)
+                device = tensor.device
+                if device not in places:
+                    places[device] = upload(sources, device), upload(destinations, device)
+                source, destination = places[device]
                 rows = tensor[source // PAGE_TOKENS, :, source % PAGE_TOKENS]
                 tensor[destination // PAGE_TOKENS, :, destination % PAGE_TOKENS] = rows
 

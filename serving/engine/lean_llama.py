@@ -25,6 +25,7 @@ from serving.engine.flat_attention import attend
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.rows import Rows, lay_flat
 from serving.engine.spans import Spans
+from serving.engine.transfer import upload
 
 logger = logging.getLogger(__name__)
 
@@ -67,18 +68,17 @@ class LeanLlama:
         self._rotations = torch.stack((cos[0], signed[0]), dim=1).unsqueeze(2)
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[Rows]) -> Tensor:
+    def forward(self, batch: Sequence[Rows], ids_T: Tensor | None = None) -> Tensor:
         """Return logits of the wanted rows, as `FlatModel.forward` does. Shape: (N, V)."""
         flat = lay_flat(batch)
         device = self._embedding.device
-        index = torch.tensor(flat.positions, device=device)
-        cos, sin = self._rotations[index].unbind(1)
-        hidden_TE = self._embedding[torch.tensor(flat.tokens, device=device)]
+        cos, sin = self._rotations[upload(flat.positions, device)].unbind(1)
+        hidden_TE = self._embedding[upload(flat.tokens, device) if ids_T is None else ids_T]
         for number, layer in enumerate(self._layers):
             hidden_TE = self._attention(number, layer, hidden_TE, cos, sin, flat.spans)
             hidden_TE = self._feed_forward(layer, hidden_TE)
         if not flat.wants_all:
-            hidden_TE = hidden_TE[flat.wanted]
+            hidden_TE = hidden_TE[upload(flat.wanted, device)]
         return functional.linear(self._normalise(hidden_TE), self._head)
 
     def _attention(

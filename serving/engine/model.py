@@ -27,6 +27,8 @@ from serving.engine.kernels import Quantization
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.packing import replace_linears
 from serving.engine.rows import Rows, lay_flat
+from serving.engine.split import Offload, Split, kv_layer_bytes_per_token, offload_layers
+from serving.engine.transfer import upload
 from serving.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -35,8 +37,9 @@ logger = logging.getLogger(__name__)
 _CHECK_TOKENS = 12
 _CHECK_FRACTION = 1e-3
 _COARSE_CHECK_FRACTION = 0.1
-"""How far logits may be off at the start-up check, in their standard deviations: in float32, and in
-the coarser types."""
+_NARROWED_CHECK_FRACTION = 0.5
+"""How far logits may be off at the start-up check, in their standard deviations: in float32, in the
+coarser types, and where layers were rounded to one."""
 
 
 class TokenModel(Protocol):
@@ -46,8 +49,11 @@ class TokenModel(Protocol):
     def context_tokens(self) -> int:
         """Longest sequence the model was made for."""
 
-    def forward(self, batch: Sequence[Rows]) -> Tensor:
-        """Return logits of the wanted rows; write keys and values without committing them."""
+    def forward(self, batch: Sequence[Rows], ids_T: Tensor | None = None) -> Tensor:
+        """Return logits of the wanted rows; write keys and values without committing them.
+
+        `ids_T` are the rows' token ids where they are on the model's device already.
+        """
 
 
 class TargetModel(TokenModel, Protocol):
@@ -82,6 +88,8 @@ class FlatModel:
         self._current = AdapterRows([])
         self.output_weight: Tensor | None = None
         """The head's dense weight where `load` was asked to keep it. Shape: (V, E)."""
+        self.split: Split | None = None
+        """The part on another device than `device`, which is that of the rest."""
 
     @classmethod
     def load(
@@ -92,11 +100,13 @@ class FlatModel:
         dtype: torch.dtype,
         quantization: Quantization | None = None,
         keeps_output_weight: bool = False,
+        offload: Offload | None = None,
     ) -> "FlatModel":
         """Load a local folder or a hub id onto `device`.
 
         With `quantization` its linears are packed for a processor; `dtype` must then be float32.
         `keeps_output_weight` keeps the dense weight of the head besides, for a drafter that reads it.
+        With `offload` its first layers go to a GPU, in a type of their own and never packed.
 
         Raises:
             ModelError: If there is no such model, its files are malformed, it is no decoder the
@@ -136,6 +146,8 @@ class FlatModel:
         flat.check(name)
         if keeps_output_weight:
             flat.output_weight = model.get_output_embeddings().weight.detach()
+        if offload is not None:
+            flat._offload(offload, name)
         if quantization is not None:
             replace_linears(model, quantization)
         return flat
@@ -167,15 +179,42 @@ class FlatModel:
                 f"{name}: only {pool.num_layers} of its {self.config.num_hidden_layers} layers are "
                 f"attention this engine can run ({self.config.model_type}); use another engine"
             )
-        fraction = _CHECK_FRACTION if self.model.dtype == torch.float32 else _COARSE_CHECK_FRACTION
-        tolerance = fraction * float(own_NV.float().std())
         for flat_NV in (whole_NV, torch.cat([first_NV, rest_NV])):
-            difference = float((flat_NV.float() - own_NV.float()).abs().max())
-            if not difference <= tolerance:
+            fraction = (
+                _CHECK_FRACTION if self.model.dtype == torch.float32 else _COARSE_CHECK_FRACTION
+            )
+            difference = _excess(flat_NV, own_NV, fraction)
+            if difference is not None:
                 raise ModelError(
                     f"{name}: this engine cannot run {self.config.model_type} models (logits are "
                     f"off by {difference:.2g}); serve it with another engine"
                 )
+
+    def _offload(self, offload: Offload, name: str) -> None:
+        """Move the first layers to a GPU and check that the logits stay what they were."""
+        tokens = [index % self.vocabulary_size for index in range(3, 3 + _CHECK_TOKENS)]
+
+        def logits() -> Tensor:
+            return self.forward([Rows(tokens, SequenceCache(KVPool(1)), len(tokens))])
+
+        before_NV = logits()
+        try:
+            self.split = offload_layers(self.model, offload, name)
+            after_NV = logits()
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ModelError(
+                f"{name}: its first layers cannot run on {offload.device} ({reason}); ask for fewer "
+                "--target-gpu-layers or drop the option"
+            ) from error
+        is_wide = offload.dtype.itemsize >= torch.float32.itemsize
+        fraction = _CHECK_FRACTION if is_wide else _NARROWED_CHECK_FRACTION
+        difference = _excess(after_NV, before_NV, fraction)
+        if difference is not None:
+            raise ModelError(
+                f"{name}: logits are off by {difference:.2g} with layers on {offload.device} in "
+                f"{offload.dtype}; drop --target-gpu-layers or choose float32"
+            )
 
     @torch.inference_mode()
     def _own_logits(self, tokens: list[int]) -> Tensor:
@@ -200,19 +239,21 @@ class FlatModel:
     @property
     def kv_bytes_per_token(self) -> int:
         """Memory one cached token takes over all layers, in bytes."""
-        config = self.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize)
+        num_layers = int(self.config.num_hidden_layers)
+        if self.split is None:
+            return num_layers * kv_layer_bytes_per_token(self.config, self.model.dtype)
+        return self.split.kv_bytes_per_token(self.config)
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[Rows]) -> Tensor:
+    def forward(self, batch: Sequence[Rows], ids_T: Tensor | None = None) -> Tensor:
         """Run every sequence's new rows in one forward; keys and values land in the caches.
 
         Nothing is committed: the caller decides which rows stay.
 
         Args:
             batch: Rows by sequence; at least one token each.
+            ids_T: Their token ids where the device has them already; those in `batch` then only
+                count. Shape: (T,).
 
         Returns:
             Logits of the wanted rows, in order. Shape: (N, V).
@@ -223,11 +264,12 @@ class FlatModel:
             for rows, span in zip(batch, flat.spans, strict=True)
             if rows.adapter is not None
         ]
+        ids_T = upload(flat.tokens, self.device) if ids_T is None else ids_T
         output = self.model(
-            input_ids=torch.tensor([flat.tokens], device=self.device),
-            position_ids=torch.tensor([flat.positions], device=self.device),
+            input_ids=ids_T[None],
+            position_ids=upload(flat.positions, self.device)[None],
             use_cache=False,
-            logits_to_keep=0 if flat.wants_all else torch.tensor(flat.wanted, device=self.device),
+            logits_to_keep=0 if flat.wants_all else upload(flat.wanted, self.device),
             spans=flat.spans,
         )
         logits: Tensor = output.logits[0]
@@ -274,6 +316,12 @@ class FlatModel:
             except DocumentError as error:
                 logger.warning("adapters are not checked against the base model: %s", error)
         return self._digest
+
+
+def _excess(found_NV: Tensor, expected_NV: Tensor, most_fraction: float) -> float | None:
+    """Return how far logits are off where that is above a fraction of their standard deviation."""
+    difference = float((found_NV.float() - expected_NV.float()).abs().max())
+    return None if difference <= most_fraction * float(expected_NV.float().std()) else difference
 
 
 def _refuse_unsupported(config: PretrainedConfig, name: str) -> None:

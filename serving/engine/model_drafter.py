@@ -72,9 +72,10 @@ class ModelDrafter:
         cache.publish(sequence.tokens)
         return False
 
-    def _logits(self, batch: Items[Rows]) -> Tensor:
+    def _logits(self, batch: Items[Rows], ids_T: Tensor | None = None) -> Tensor:
         """Run the model; cut or fill to the target's width, so that filled ids are never drafted."""
-        logits_NV = self._model.forward(batch)
+        model = self._model
+        logits_NV = model.forward(batch) if ids_T is None else model.forward(batch, ids_T)
         width = self._vocabulary_size
         if width is None or logits_NV.shape[-1] == width:
             return logits_NV

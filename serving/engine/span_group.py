@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving.engine.pages import PAGE_TOKENS
+from serving.engine.transfer import upload
 
 LEAST_PRODUCT_ROWS = 4
 """Matrix products of fewer rows take other kernels, with other rounding."""
@@ -233,4 +234,4 @@ class SpanGroup:
             self.sums = self._on_device(sums_MB)
 
     def _on_device(self, array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        return upload(array, self._device)

@@ -14,6 +14,7 @@ from torch import Tensor
 from serving.engine.kv_cache import SequenceCache
 from serving.engine.pages import PAGE_TOKENS
 from serving.engine.span_group import Piece, SpanGroup
+from serving.engine.transfer import upload
 
 MOST_TREE_ROWS = 64
 """Rows of a tree: then its tail lies in two pages at most."""
@@ -140,9 +141,9 @@ class Spans:
             read_TH[rows_N] = places_NH + base
             base += group.num_outputs
         return Tables(
-            write=torch.from_numpy(self._write_places(num_kv_heads)).to(device),
+            write=upload(self._write_places(num_kv_heads), device),
             groups=groups,
-            read=torch.from_numpy(read_TH.reshape(-1)).to(device),
+            read=upload(read_TH.reshape(-1), device),
         )
 
     def _write_places(self, num_kv_heads: int) -> NDArray[np.int64]:

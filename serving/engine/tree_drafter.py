@@ -16,6 +16,7 @@ from serving.engine.rows import Rows
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
 from serving.engine.spans import MOST_TREE_ROWS
+from serving.engine.transfer import download
 
 
 class _Branches(GrowingPaths):
@@ -96,7 +97,7 @@ class TreeDrafter(ModelDrafter):
         for level in range(max(depths)):
             is_growing = [depth > level for depth in depths]
             beam = builder.grow(self._log_probs(branches, is_growing, is_first=level == 0))
-            beams = zip(beam.tokens.tolist(), beam.parent_rows.tolist(), strict=True)
+            beams = zip(*download(torch.stack(beam)).tolist(), strict=True)
             for branch, (tokens, parent_rows) in zip(branches, beams, strict=True):
                 branch.take(tokens, parent_rows)
         return builder.trees([part.num_drafts for part in parts])

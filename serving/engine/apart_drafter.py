@@ -1,0 +1,73 @@
+"""Chains of a draft model on a device of its own: only token ids leave it, once a round.
+
+Shape letters: S sequences that still draft, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from serving.engine.draft_tree import DraftTree
+from serving.engine.model import TokenModel
+from serving.engine.model_drafter import ChainDrafter
+from serving.engine.processors import processed
+from serving.engine.rows import Rows
+from serving.engine.scheduler import Scheduled
+from serving.engine.sequence import Sequence
+from serving.engine.transfer import download, upload
+
+
+class ApartChainDrafter(ChainDrafter):
+    """A chain drafter whose guesses feed the next depth without a stop at the processor.
+
+    Tokens are chosen, not drawn: to verify a drawn token the processor needs the distribution it was
+    drawn from, the whole vocabulary's for each token.
+    """
+
+    def __init__(self, model: TokenModel, *, vocabulary_size: int | None = None) -> None:
+        """As `ModelDrafter`."""
+        super().__init__(model, vocabulary_size=vocabulary_size, draws=False)
+
+    def propose(self, step: list[Scheduled]) -> list[DraftTree]:
+        """Return one chain for each sequence; its rows stay in the draft's cache until `settle`."""
+        if any(part.sequence.history is not None for part in step):
+            # Processors that read the text need each guess as it is made.
+            return super().propose(step)
+        wanted = [self._num_drafts(part) for part in step]
+        drafting: list[int] = []
+        ids_S: Tensor | None = None
+        levels: list[tuple[list[int], Tensor]] = []
+        for level in range(max(wanted, default=0)):
+            before = drafting
+            drafting = [i for i, count in enumerate(wanted) if count > level]
+            if ids_S is not None and len(drafting) < len(before):
+                ids_S = ids_S[upload([before.index(i) for i in drafting], ids_S.device)]
+            ids_S = self._next([step[i].sequence for i in drafting], ids_S)
+            levels.append((drafting, ids_S))
+        return _chains(len(step), levels)
+
+    def _next(self, sequences: list[Sequence], ids_S: Tensor | None) -> Tensor:
+        """Feed each sequence what it lacks, or its newest guess; return the next. Shape: (S,)."""
+        batch = []
+        for sequence in sequences:
+            cache = sequence.draft_cache
+            unseen = sequence.tokens[cache.length :] if ids_S is None else [0]
+            batch.append(Rows(unseen, cache))
+        logits_SV = self._logits(batch, ids_S)
+        for rows in batch:
+            rows.cache.commit(len(rows.tokens))
+        choices = [
+            processed(logits_SV[row : row + 1], sequence.request.params)
+            for row, sequence in enumerate(sequences)
+        ]
+        return torch.cat(choices).argmax(-1)
+
+
+def _chains(count: int, levels: list[tuple[list[int], Tensor]]) -> list[DraftTree]:
+    """Fetch all levels' guesses in one copy; each level names the sequences it guessed for."""
+    tokens: list[list[int]] = [[] for _ in range(count)]
+    if levels:
+        owners = [i for drafting, _ in levels for i in drafting]
+        guesses = download(torch.cat([ids_S for _, ids_S in levels])).tolist()
+        for owner, token in zip(owners, guesses, strict=True):
+            tokens[owner].append(token)
+    return [DraftTree.chain(chain) for chain in tokens]
