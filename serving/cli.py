@@ -60,7 +60,11 @@ def run(arguments: list[str]) -> None:
 def serve(
     model: Annotated[str, typer.Argument(help="Local folder or hub id of the model to serve.")],
     draft: Annotated[
-        str | None, typer.Option(help="Small model with the same tokenizer that guesses ahead.")
+        str | None,
+        typer.Option(
+            help="What guesses ahead: a small model with the same tokenizer, or the folder of a draft "
+            "head made for MODEL."
+        ),
     ] = None,
     target_device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     draft_device: Annotated[str, typer.Option(help="Where the draft runs.")] = "cpu",
