@@ -24,8 +24,9 @@ from planner.model_folder import weights_sha256
 from serving.engine.draft_tree import DraftTree
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineCounters, EngineLimits
-from serving.engine.head_drafter import HeadChainDrafter, HeadTreeDrafter
+from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_folder import load_head
+from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.lean_head import LeanHead
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel

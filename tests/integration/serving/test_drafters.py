@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
-from serving.engine.head_drafter import HeadChainDrafter, HeadTreeDrafter
+from serving.engine.head_drafter import HeadChainDrafter
+from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.lean_head import LeanHead
 from serving.engine.model import FlatModel, TokenModel

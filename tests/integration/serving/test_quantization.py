@@ -7,7 +7,8 @@ from serving.config import ServeConfig
 from serving.engine.cost_curve import measure_curve
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
-from serving.engine.head_drafter import HeadChainDrafter, HeadTreeDrafter
+from serving.engine.head_drafter import HeadChainDrafter
+from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.invariance import check_model
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
