@@ -11,6 +11,13 @@ from serving.errors import ModelError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+_DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What guesses ahead: a small model with the same tokenizer, or the folder of a draft "
+        "head made for MODEL."
+    ),
+]
 _DrafterOption = Annotated[
     str | None,
     typer.Option(help="model (default with --draft), ngram (the text's own past) or none."),
@@ -82,9 +89,7 @@ def run(arguments: list[str]) -> None:
 )
 def serve(
     model: Annotated[str, typer.Argument(help="Local folder or hub id of the model to serve.")],
-    draft: Annotated[
-        str | None, typer.Option(help="Small model with the same tokenizer that guesses ahead.")
-    ] = None,
+    draft: _DraftOption = None,
     target_device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     draft_device: Annotated[str, typer.Option(help="Where the draft runs.")] = "cpu",
     drafter: _DrafterOption = None,

@@ -25,7 +25,8 @@ class ServeConfig(StrictModel):
     model: str
     """Local folder or hub id of the target."""
     draft: str | None = None
-    """Local folder or hub id of the drafting model; None decodes one token a step."""
+    """Local folder or hub id of the drafting model, or the folder of a head made for the target;
+    None decodes one token a step."""
     target_device: str = "cpu"
     """Device of the target, in torch's notation."""
     draft_device: str = "cpu"

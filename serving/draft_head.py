@@ -11,8 +11,9 @@ from planner.errors import DocumentError
 from planner.model_folder import weights_sha256
 from serving.config import ServeConfig
 from serving.engine.drafter import Drafter
-from serving.engine.head_drafter import HeadChainDrafter, HeadTreeDrafter
+from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_folder import load_head
+from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.lean_head import LeanHead
 from serving.engine.model import FlatModel
 from serving.errors import ModelError

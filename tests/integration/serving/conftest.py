@@ -5,6 +5,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from planner.model_folder import weights_sha256
+from serving.engine.head_folder import load_head
+from serving.engine.lean_head import LeanHead
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
 
@@ -19,6 +22,17 @@ def target(tiny_family: Path) -> FlatModel:
 def draft(tiny_family: Path) -> TokenModel:
     """Return the shipped draft, as the engine runs it."""
     return leanest(FlatModel.load(str(tiny_family / "draft"), device="cpu", dtype=torch.float32))
+
+
+@pytest.fixture(scope="session")
+def head(tiny_family: Path, target: FlatModel) -> LeanHead:
+    """Return the shipped Dovetail head, as the engine runs it."""
+    weight = target.model.get_output_embeddings().weight
+    return LeanHead(
+        load_head(tiny_family / "head", target_sha256=weights_sha256(tiny_family / "target")),
+        embedding=target.model.get_input_embeddings().weight,
+        output_head=weight,
+    )
 
 
 @pytest.fixture(scope="session")

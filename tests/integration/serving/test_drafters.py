@@ -4,16 +4,25 @@ import functools
 from collections.abc import Callable
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.head_drafter import HeadChainDrafter
+from serving.engine.head_tree_drafter import HeadTreeDrafter
+from serving.engine.kv_cache import KVPool, SequenceCache
+from serving.engine.lean_head import LeanHead
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
+from serving.engine.rows import Rows
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 from serving.engine.tree_drafter import TreeDrafter
 
+ROWS = 8 * 1024
 DRAFTERS: dict[str, tuple[Callable[[TokenModel], Drafter], int]] = {
     "chain": (lambda draft: ChainDrafter(draft, draws=False), 4),
     "n-gram": (lambda _: NgramDrafter(), 6),
@@ -23,6 +32,13 @@ DRAFTERS: dict[str, tuple[Callable[[TokenModel], Drafter], int]] = {
     "tree 8x40": (lambda draft: TreeDrafter(draft, beam_width=8, depth=3), 40),
 }
 """How each is made, and its nodes."""
+
+HEADS: dict[str, tuple[Callable[[LeanHead], Drafter], int]] = {
+    "chain": (lambda head: HeadChainDrafter(head, most_rows=ROWS, draws=False), 4),
+    "tree 2x6": (lambda head: HeadTreeDrafter(head, most_rows=ROWS, beam_width=2, depth=4), 6),
+    "tree 4x16": (lambda head: HeadTreeDrafter(head, most_rows=ROWS, beam_width=4, depth=6), 16),
+}
+"""The same over the Dovetail head."""
 
 SETTINGS = {
     "greedy": {"temperature": 0.0},
@@ -70,20 +86,39 @@ def plain(target, prompts) -> Callable[[str], list[tuple[int, ...]]]:
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_the_text_does_not_depend_on_the_drafter(target, draft, prompts, plain, name, settings):
     """Batches of eight, and some prompts alone, give what the target gives undrafted."""
-    expected = plain(settings)
     make, num_nodes = DRAFTERS[name]
-    crowd, engine = generate(
-        target, make(draft), prompts[::2], SETTINGS[settings], num_draft_tokens=num_nodes
-    )
+    check_text(target, make(draft), num_nodes, prompts, plain(settings), SETTINGS[settings])
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("name", HEADS)
+def test_the_text_does_not_depend_on_the_heads_drafts(target, head, prompts, plain, name, settings):
+    """The same with the Dovetail head, as chains and trees; all its memory comes back."""
+    make, num_nodes = HEADS[name]
+    drafter = make(head)
+    check_text(target, drafter, num_nodes, prompts, plain(settings), SETTINGS[settings])
+    assert drafter.memory.num_taken == 0
+    assert drafter.num_without_room == 0
+
+
+def check_text(
+    target: FlatModel,
+    drafter: Drafter,
+    num_nodes: int,
+    prompts: list[list[int]],
+    expected: list[tuple[int, ...]],
+    settings: dict,
+) -> None:
+    crowd, engine = generate(target, drafter, prompts[::2], settings, num_draft_tokens=num_nodes)
     assert crowd == expected
     counters = engine.counters
     assert counters.accepted_tokens > 0
     assert sum(counters.accepted_per_position) == counters.accepted_tokens
     alone, _ = generate(
         target,
-        make(draft),
+        drafter,
         prompts[:10:2],
-        SETTINGS[settings],
+        settings,
         num_draft_tokens=num_nodes,
         max_sequences=1,
     )
@@ -98,3 +133,57 @@ def test_a_wider_tree_accepts_more_than_a_chain_of_its_depth(target, draft, prom
     wide = TreeDrafter(draft, beam_width=4, depth=4)
     _, tree = generate(target, wide, prompts[:20], SETTINGS["greedy"], num_draft_tokens=16)
     assert tree.counters.acceptance_length > chain.counters.acceptance_length
+
+
+def test_features_are_the_models_last_hidden_states(target, tiny_family, prompts):
+    """Every row of a ragged batch has the feature that transformers computes, logits as they were."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_family / "target", dtype=torch.float32)
+    pool = KVPool(8)
+    first, second = prompts[0], prompts[1]
+    cache = SequenceCache(pool)
+    assert cache.reserve(64)
+    target.forward([Rows(first[:4], cache)])
+    cache.commit(4)
+    other = SequenceCache(pool)
+    assert other.reserve(64)
+    batch = [Rows(first[4:], cache), Rows(second, other, num_logits=2)]
+    logits_NV, features_TE = target.forward_with_features(batch)
+    with torch.inference_mode():
+        own = [model.model(torch.tensor([ids])).last_hidden_state[0] for ids in (first, second)]
+    torch.testing.assert_close(features_TE, torch.cat((own[0][4:], own[1])), atol=1e-4, rtol=1e-4)
+    assert torch.equal(logits_NV, target.forward(batch))
+
+
+def test_a_head_drafts_for_adapted_and_plain_requests_side_by_side(
+    tiny_family, head, prompts, tmp_path
+):
+    """With a LoRA on the target the head's guesses are worse and the text is the adapter's."""
+    target = FlatModel.load(str(tiny_family / "target"), device="cpu", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(tiny_family / "target", dtype=torch.float32)
+    torch.manual_seed(0)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    adapted.save_pretrained(tmp_path)
+    texts = []
+    for drafter in (None, HeadTreeDrafter(head, most_rows=ROWS, beam_width=3, depth=4)):
+        engine = Engine(
+            target,
+            drafter,
+            num_draft_tokens=8,
+            limits=EngineLimits(kv_bytes=1 << 26, max_sequences=8, max_waiting=8),
+            eos_ids=frozenset(),
+        )
+        engine.load_adapter("lora", tmp_path)
+        params = SamplingParams(max_tokens=24, temperature=0)
+        found: dict[str, tuple[int, ...]] = {}
+        for index, prompt in enumerate(prompts[:6]):
+            name = "lora" if index % 2 else None
+            engine.add(GenerationRequest(str(index), tuple(prompt), params, 0, name))
+        while engine.has_work:
+            for output in engine.step():
+                found[output.request_id] = found.get(output.request_id, ()) + output.tokens
+        texts.append(found)
+    assert texts[0] == texts[1]
+    assert engine.counters.accepted_tokens > 0

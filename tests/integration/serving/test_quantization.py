@@ -7,6 +7,8 @@ from serving.config import ServeConfig
 from serving.engine.cost_curve import measure_curve
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.head_drafter import HeadChainDrafter
+from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.invariance import check_model
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
@@ -58,7 +60,7 @@ def generate(
     return list(texts.values()), engine
 
 
-def test_greedy_tokens_are_the_same_with_and_without_the_draft(packed_target, draft, prompts):
+def test_greedy_tokens_are_the_same_with_and_without_the_draft(packed_target, draft, head, prompts):
     """With every type of weight: alone, drafted, and in batches of eight as chains and trees."""
     plain, _ = generate(packed_target, None, prompts[:20], max_sequences=1)
     chain = ChainDrafter(draft)
@@ -69,6 +71,14 @@ def test_greedy_tokens_are_the_same_with_and_without_the_draft(packed_target, dr
     assert drafted == plain
     assert batched == plain
     assert branched == plain
+    for heads in (
+        HeadChainDrafter(head, most_rows=8192),
+        HeadTreeDrafter(head, most_rows=8192, beam_width=4, depth=4),
+    ):
+        headed, _ = generate(
+            packed_target, heads, prompts[:20], max_sequences=8, num_draft_tokens=14
+        )
+        assert headed == plain
     assert engine.counters.accepted_tokens > 0
 
 

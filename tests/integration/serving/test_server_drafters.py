@@ -1,8 +1,11 @@
 """The engine that a configuration asks for has the drafter that it names."""
 
+import pytest
+
 from serving.config import ServeConfig
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
+from serving.errors import ModelError
 from serving.server import build_engine
 
 DRAFTERS = [
@@ -11,6 +14,8 @@ DRAFTERS = [
     {},
     {"chosen_drafts": True},
     {"draft_tree": {"beam_width": 3, "num_nodes": 9}},
+    {"draft": "head"},
+    {"draft": "head", "draft_tree": {"beam_width": 3, "num_nodes": 9}},
 ]
 
 
@@ -18,13 +23,12 @@ def test_every_drafter_of_the_command_line_gives_the_plain_text(tiny_family):
     """From configuration to text: the same greedy answer, with drafts where one is named."""
     texts, drafted = [], []
     for fields in DRAFTERS:
-        draft = None if fields.get("drafter") == "ngram" else str(tiny_family / "draft")
+        folder = None if fields.get("drafter") == "ngram" else fields.get("draft", "draft")
         config = ServeConfig(
             model=str(tiny_family / "target"),
-            draft=draft,
             served_model_name="tiny",
             target_quantization="int8",
-            **fields,
+            **(fields | {"draft": folder and str(tiny_family / folder)}),
         )
         engine, tokenizer = build_engine(config)
         prompt = tuple(tokenizer.encode("def parse(text):\n    return text\n\ndef parse("))
@@ -37,4 +41,15 @@ def test_every_drafter_of_the_command_line_gives_the_plain_text(tiny_family):
         texts.append(text)
         drafted.append(engine.counters.draft_tokens > 0)
     assert len(set(texts)) == 1
-    assert drafted == [False, True, True, True, True]
+    assert drafted == [False, *[True] * 6]
+
+
+def test_a_head_made_for_another_target_is_one_line(tiny_family):
+    """The start ends before anything is served, with what to do."""
+    config = ServeConfig(
+        model=str(tiny_family / "draft"),
+        draft=str(tiny_family / "head"),
+        served_model_name="tiny",
+    )
+    with pytest.raises(ModelError, match=r"was trained for a target with weights .* train-draft"):
+        build_engine(config)

@@ -11,7 +11,8 @@ from toy_model import TableModel, random_table
 import serving.engine.head_drafter as drafter_module
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
-from serving.engine.head_drafter import HeadChainDrafter, HeadTreeDrafter
+from serving.engine.head_drafter import HeadChainDrafter
+from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 

@@ -12,7 +12,8 @@ from toy_speculation import Toy
 
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
-from serving.engine.head_drafter import HeadChainDrafter, HeadTreeDrafter
+from serving.engine.head_drafter import HeadChainDrafter
+from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.sampling import SamplingParams, distribution
