@@ -17,6 +17,7 @@ BENCHMARKS = {
     "kernels": "cost by row count of every type of weight, on a 1B-shaped random model",
     "melange-bands": "the best mix against the best single type, Llama-2-7B on four GPU types",
     "fleet": "the fleet program: seconds and gap, small against sliced binaries, and large",
+    "speculation-gpu": "draft on a GPU, a 7B-shaped target on the processor, replayed acceptance",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }
 RESULTS = Path("runs") / "benchmarks"
