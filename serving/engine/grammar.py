@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-
 GrammarKind = Literal["json_schema", "regex", "choice", "grammar"]
 """What a grammar is written as: `GrammarCompiler.compile`."""
 
