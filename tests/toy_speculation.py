@@ -4,7 +4,6 @@ Target and draft are tables (`toy_model.random_table`). The law is computed from
 the processors in plain Python, prefix by prefix, without any of the engine's code.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +21,24 @@ Text = tuple[int, ...]
 
 
 class ToyGrammar:
-    """A `TokenMask` over an automaton: `states[state][token]` is the next state, or absent."""
+    """A `TokenMask` over an automaton: `states[state][token]` is the next state, or absent.
+
+    The text is finished in a state that is never left. As a `Grammar` it starts others of its kind.
+    """
+
+    error = None
 
     def __init__(self, states: Sequence[dict[int, int]], vocabulary_size: int) -> None:
         self._states = states
         self._vocabulary_size = vocabulary_size
         self._trail = [0]
+
+    def start(self) -> "ToyGrammar":
+        return ToyGrammar(self._states, self._vocabulary_size)
+
+    @property
+    def is_finished(self) -> bool:
+        return set(self._states[self._trail[-1]].values()) == {self._trail[-1]}
 
     def advance(self, token: int) -> bool:
         following = self._states[self._trail[-1]].get(token)
@@ -108,22 +119,35 @@ class Toy:
         return self.target.shape[-1]
 
     def law(self, num_tokens: int) -> dict[Text, float]:
-        """Enumerate the exact probability of every text."""
-        law = {}
-        for text in itertools.product(range(self.vocabulary_size), repeat=num_tokens):
-            prob = 1.0
-            for i in range(num_tokens):
-                prob = prob and prob * self._exact(text[:i])[text[i]]
-            law[text] = prob
+        """Return the exact probability of every possible text, shorter where a grammar ends it."""
+        law = {(): 1.0}
+        for _ in range(num_tokens):
+            longer = {}
+            for text, prob in law.items():
+                if self._is_finished(text):
+                    longer[text] = prob
+                    continue
+                for token, share in enumerate(self._exact(text)):
+                    longer[*text, token] = prob * share
+            law = {text: prob for text, prob in longer.items() if prob > 0}
         return law
+
+    def _state(self, text: Text) -> int:
+        state = 0
+        for token in text:
+            state = self.automaton[state][token]
+        return state
+
+    def _is_finished(self, text: Text) -> bool:
+        if self.automaton is None:
+            return False
+        state = self._state(text)
+        return set(self.automaton[state].values()) == {state}
 
     def _exact(self, text: Text) -> list[float]:
         allowed = None
         if self.automaton is not None:
-            state = 0
-            for token in text:
-                state = self.automaton[state][token]
-            allowed = self.automaton[state].keys()
+            allowed = self.automaton[self._state(text)].keys()
         last = (*self.prompt, *text)[-1]
         return plain_distribution(
             self.target[last].tolist(),

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from generation import Drafts
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from planner.model_folder import weights_sha256
@@ -33,6 +34,12 @@ def head(tiny_family: Path, target: FlatModel) -> LeanHead:
         embedding=target.model.get_input_embeddings().weight,
         output_head=weight,
     )
+
+
+@pytest.fixture(scope="session")
+def drafts(draft: TokenModel, head: LeanHead) -> Drafts:
+    """Return what drafters with weights are made from."""
+    return Drafts(draft, head)
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from generation import DrafterKind, generate
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.kv_cache import KVPool, SequenceCache
-from serving.engine.lean_head import LeanHead
-from serving.engine.model import FlatModel, TokenModel
+from serving.engine.model import FlatModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.rows import Rows
@@ -23,22 +22,22 @@ from serving.engine.sequence import GenerationRequest
 from serving.engine.tree_drafter import TreeDrafter
 
 ROWS = 8 * 1024
-DRAFTERS: dict[str, tuple[Callable[[TokenModel], Drafter], int]] = {
-    "chain": (lambda draft: ChainDrafter(draft, draws=False), 4),
-    "n-gram": (lambda _: NgramDrafter(), 6),
-    "tree 1x3": (lambda draft: TreeDrafter(draft, beam_width=1, depth=3), 3),
-    "tree 2x6": (lambda draft: TreeDrafter(draft, beam_width=2, depth=4), 6),
-    "tree 4x16": (lambda draft: TreeDrafter(draft, beam_width=4, depth=6), 16),
-    "tree 8x40": (lambda draft: TreeDrafter(draft, beam_width=8, depth=3), 40),
+DRAFTERS: dict[str, DrafterKind] = {
+    "chain": DrafterKind(lambda d: ChainDrafter(d.model, draws=False), 4),
+    "n-gram": DrafterKind(lambda _: NgramDrafter(), 6),
+    "tree 1x3": DrafterKind(lambda d: TreeDrafter(d.model, beam_width=1, depth=3), 3),
+    "tree 2x6": DrafterKind(lambda d: TreeDrafter(d.model, beam_width=2, depth=4), 6),
+    "tree 4x16": DrafterKind(lambda d: TreeDrafter(d.model, beam_width=4, depth=6), 16),
+    "tree 8x40": DrafterKind(lambda d: TreeDrafter(d.model, beam_width=8, depth=3), 40),
+    "head's chain": DrafterKind(lambda d: HeadChainDrafter(d.head, most_rows=ROWS, draws=False), 4),
+    "head's tree 2x6": DrafterKind(
+        lambda d: HeadTreeDrafter(d.head, most_rows=ROWS, beam_width=2, depth=4), 6
+    ),
+    "head's tree 4x16": DrafterKind(
+        lambda d: HeadTreeDrafter(d.head, most_rows=ROWS, beam_width=4, depth=6), 16
+    ),
 }
-"""How each is made, and its nodes."""
-
-HEADS: dict[str, tuple[Callable[[LeanHead], Drafter], int]] = {
-    "chain": (lambda head: HeadChainDrafter(head, most_rows=ROWS, draws=False), 4),
-    "tree 2x6": (lambda head: HeadTreeDrafter(head, most_rows=ROWS, beam_width=2, depth=4), 6),
-    "tree 4x16": (lambda head: HeadTreeDrafter(head, most_rows=ROWS, beam_width=4, depth=6), 16),
-}
-"""The same over the Dovetail head."""
+"""Whose tokens are chosen, in several shapes."""
 
 SETTINGS = {
     "greedy": {"temperature": 0.0},
@@ -46,92 +45,43 @@ SETTINGS = {
 }
 
 
-def generate(
-    target: FlatModel,
-    drafter: Drafter | None,
-    prompts: list[list[int]],
-    settings: dict,
-    *,
-    num_draft_tokens: int = 1,
-    max_sequences: int = 8,
-) -> tuple[list[tuple[int, ...]], Engine]:
-    engine = Engine(
-        target,
-        drafter,
-        num_draft_tokens=num_draft_tokens,
-        limits=EngineLimits(kv_bytes=1 << 28, max_sequences=max_sequences, max_waiting=1000),
-        eos_ids=frozenset(),
-    )
-    params = SamplingParams(max_tokens=32, **settings)
-    texts: dict[str, tuple[int, ...]] = {}
-    for index, prompt in enumerate(prompts):
-        engine.add(GenerationRequest(str(index), tuple(prompt), params, seed=index))
-        texts[str(index)] = ()
-    while engine.has_work:
-        for output in engine.step():
-            texts[output.request_id] += output.tokens
-    engine.check_idle()
-    return list(texts.values()), engine
-
-
 @pytest.fixture(scope="session")
 def plain(target, prompts) -> Callable[[str], list[tuple[int, ...]]]:
     """Return the texts without drafting, one request at a time, by the settings' name."""
-    return functools.cache(
-        lambda name: generate(target, None, prompts[::2], SETTINGS[name], max_sequences=1)[0]
-    )
+    return functools.cache(lambda name: generate(target, None, prompts[::2], **SETTINGS[name])[0])
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("name", DRAFTERS)
-def test_the_text_does_not_depend_on_the_drafter(target, draft, prompts, plain, name, settings):
+def test_the_text_does_not_depend_on_the_drafter(target, drafts, prompts, plain, name, settings):
     """Batches of eight, and some prompts alone, give what the target gives undrafted."""
-    make, num_nodes = DRAFTERS[name]
-    check_text(target, make(draft), num_nodes, prompts, plain(settings), SETTINGS[settings])
-
-
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("name", HEADS)
-def test_the_text_does_not_depend_on_the_heads_drafts(target, head, prompts, plain, name, settings):
-    """The same with the Dovetail head, as chains and trees; all its memory comes back."""
-    make, num_nodes = HEADS[name]
-    drafter = make(head)
-    check_text(target, drafter, num_nodes, prompts, plain(settings), SETTINGS[settings])
-    assert drafter.memory.num_taken == 0
-    assert drafter.num_without_room == 0
-
-
-def check_text(
-    target: FlatModel,
-    drafter: Drafter,
-    num_nodes: int,
-    prompts: list[list[int]],
-    expected: list[tuple[int, ...]],
-    settings: dict,
-) -> None:
-    crowd, engine = generate(target, drafter, prompts[::2], settings, num_draft_tokens=num_nodes)
+    expected = plain(settings)
+    kind, fields = DRAFTERS[name], SETTINGS[settings]
+    drafter = kind.make(drafts)
+    crowd, engine = generate(
+        target,
+        drafter,
+        prompts[::2],
+        num_draft_tokens=kind.num_nodes,
+        max_sequences=8,
+        **fields,
+    )
     assert crowd == expected
     counters = engine.counters
     assert counters.accepted_tokens > 0
     assert sum(counters.accepted_per_position) == counters.accepted_tokens
-    alone, _ = generate(
-        target,
-        drafter,
-        prompts[:10:2],
-        settings,
-        num_draft_tokens=num_nodes,
-        max_sequences=1,
-    )
+    alone, _ = generate(target, drafter, prompts[:10:2], num_draft_tokens=kind.num_nodes, **fields)
     assert alone == expected[:5]
+    assert drafter.num_without_room == 0
+    if name.startswith("head"):
+        assert drafter.memory.num_taken == 0
 
 
 def test_a_wider_tree_accepts_more_than_a_chain_of_its_depth(target, draft, prompts):
     """Alternatives beside the likeliest tokens save rounds."""
-    _, chain = generate(
-        target, ChainDrafter(draft), prompts[:20], SETTINGS["greedy"], num_draft_tokens=4
-    )
+    _, chain = generate(target, ChainDrafter(draft), prompts[:20], max_sequences=8)
     wide = TreeDrafter(draft, beam_width=4, depth=4)
-    _, tree = generate(target, wide, prompts[:20], SETTINGS["greedy"], num_draft_tokens=16)
+    _, tree = generate(target, wide, prompts[:20], num_draft_tokens=16, max_sequences=8)
     assert tree.counters.acceptance_length > chain.counters.acceptance_length
 
 

@@ -2,53 +2,24 @@
 
 import pytest
 import torch
+from generation import generate
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from serving.engine.engine import Engine, EngineLimits
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.rows import Rows
-from serving.engine.sampling import SamplingParams
-from serving.engine.sequence import GenerationRequest
 
 NEW_TOKENS = 32
-
-
-def generate(
-    target: FlatModel,
-    draft: TokenModel | None,
-    prompts: list[list[int]],
-    *,
-    num_draft_tokens: int = 4,
-    max_sequences: int = 1,
-    temperature: float = 0,
-) -> tuple[list[tuple[int, ...]], Engine]:
-    engine = Engine(
-        target,
-        ChainDrafter(draft) if draft else None,
-        num_draft_tokens=num_draft_tokens,
-        limits=EngineLimits(kv_bytes=1 << 28, max_sequences=max_sequences, max_waiting=1000),
-        eos_ids=frozenset(),
-    )
-    params = SamplingParams(temperature=temperature, max_tokens=NEW_TOKENS)
-    texts: dict[str, tuple[int, ...]] = {}
-    for index, prompt in enumerate(prompts):
-        engine.add(GenerationRequest(str(index), tuple(prompt), params, seed=index))
-        texts[str(index)] = ()
-    while engine.has_work:
-        for output in engine.step():
-            texts[output.request_id] += output.tokens
-    return list(texts.values()), engine
 
 
 def test_greedy_tokens_are_the_same_with_and_without_the_draft(target, draft, prompts):
     """Fifty prompts: one by one, drafted one by one, and drafted in batches of eight."""
     plain, _ = generate(target, None, prompts)
-    drafted, engine = generate(target, draft, prompts)
-    batched, _ = generate(target, draft, prompts, max_sequences=8)
+    drafted, engine = generate(target, ChainDrafter(draft), prompts)
+    batched, _ = generate(target, ChainDrafter(draft), prompts, max_sequences=8)
     assert drafted == plain
     assert batched == plain
     assert engine.counters.accepted_tokens > 0
@@ -166,7 +137,7 @@ def test_draft_and_target_may_differ_in_dtype(target, tiny_family, prompts):
     """A bfloat16 draft beside a float32 target, as on two devices, changes no token."""
     coarse = FlatModel.load(str(tiny_family / "draft"), device="cpu", dtype=torch.bfloat16)
     plain, _ = generate(target, None, prompts[:6])
-    drafted, _ = generate(target, coarse, prompts[:6], max_sequences=3)
+    drafted, _ = generate(target, ChainDrafter(coarse), prompts[:6], max_sequences=3)
     assert drafted == plain
 
 
@@ -185,7 +156,7 @@ def cuda_draft(request, tiny_family) -> TokenModel:
 def test_draft_on_a_gpu_changes_no_token(target, cuda_draft, prompts):
     """The draft on CUDA and the target on the processor give the target's own tokens."""
     plain, _ = generate(target, None, prompts)
-    drafted, engine = generate(target, cuda_draft, prompts, max_sequences=8)
+    drafted, engine = generate(target, ChainDrafter(cuda_draft), prompts, max_sequences=8)
     assert drafted == plain
     assert engine.counters.accepted_tokens > 0
 
@@ -193,7 +164,7 @@ def test_draft_on_a_gpu_changes_no_token(target, cuda_draft, prompts):
 @pytest.mark.gpu
 def test_seeded_samples_with_a_draft_on_a_gpu_repeat(target, cuda_draft, prompts):
     """Sampled with the draft on CUDA, the same seeds give the same texts when run again."""
-    first, engine = generate(target, cuda_draft, prompts[:10], temperature=0.8)
-    again, _ = generate(target, cuda_draft, prompts[:10], temperature=0.8)
+    first, engine = generate(target, ChainDrafter(cuda_draft), prompts[:10], temperature=0.8)
+    again, _ = generate(target, ChainDrafter(cuda_draft), prompts[:10], temperature=0.8)
     assert again == first
     assert engine.counters.accepted_tokens > 0

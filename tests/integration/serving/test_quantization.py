@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from generation import generate
 
 from serving.config import ServeConfig
 from serving.engine.cost_curve import measure_curve
-from serving.engine.drafter import Drafter
-from serving.engine.engine import Engine, EngineLimits
 from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.invariance import check_model
@@ -14,11 +13,8 @@ from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.rows import Rows
-from serving.engine.sampling import SamplingParams
-from serving.engine.sequence import GenerationRequest
 from serving.engine.tree_drafter import TreeDrafter
 
-NEW_TOKENS = 24
 KINDS = ["float32", "bfloat16", "int8", "int4"]
 
 
@@ -32,32 +28,6 @@ def packed_target(request, tiny_family) -> FlatModel:
     )
     assert guarantee.is_bit_exact, guarantee.broken_by
     return model
-
-
-def generate(
-    target: FlatModel,
-    drafter: Drafter | None,
-    prompts: list[list[int]],
-    *,
-    max_sequences: int,
-    num_draft_tokens: int = 4,
-) -> tuple[list[tuple[int, ...]], Engine]:
-    engine = Engine(
-        target,
-        drafter,
-        num_draft_tokens=num_draft_tokens,
-        limits=EngineLimits(kv_bytes=1 << 28, max_sequences=max_sequences, max_waiting=1000),
-        eos_ids=frozenset(),
-    )
-    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS)
-    texts: dict[str, tuple[int, ...]] = {}
-    for index, prompt in enumerate(prompts):
-        engine.add(GenerationRequest(str(index), tuple(prompt), params, seed=index))
-        texts[str(index)] = ()
-    while engine.has_work:
-        for output in engine.step():
-            texts[output.request_id] += output.tokens
-    return list(texts.values()), engine
 
 
 def test_greedy_tokens_are_the_same_with_and_without_the_draft(packed_target, draft, head, prompts):
