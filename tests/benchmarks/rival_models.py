@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from benchmarks.rival_environments import CACHE, RivalError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-
-from benchmarks.rival_environments import CACHE, RivalError
 
 FAMILY = Path(__file__).parents[2] / "serving" / "models" / "tiny"
 MODELS = CACHE / "models"

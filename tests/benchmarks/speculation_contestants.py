@@ -111,7 +111,7 @@ class Contestant:
             name: value
             for name, value in os.environ.items()
             if name not in ("PYTHONPATH", "VIRTUAL_ENV")
-        } | {name: threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        } | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         # vLLM compiles and looks for its tools beside its interpreter.
         environment["PATH"] = f"{self.python.parent}{os.pathsep}{environment['PATH']}"
         if self.is_ours:

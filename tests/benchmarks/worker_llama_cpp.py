@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
-from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
-
 from benchmarks.speculation_worker import Call, Generate, Texts, serve
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 BATCH_ROWS = 512
 

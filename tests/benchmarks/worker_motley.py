@@ -4,8 +4,8 @@ import itertools
 from typing import Any
 
 import torch
-
 from benchmarks.speculation_worker import Call, Generate, Texts, serve
+
 from serving.config import ServeConfig
 from serving.engine.engine import Engine
 from serving.engine.sampling import SamplingParams

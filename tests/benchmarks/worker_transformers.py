@@ -3,9 +3,8 @@
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
-
 from benchmarks.speculation_worker import Call, Generate, Texts, serve
+from transformers import AutoModelForCausalLM
 
 
 def start(options: dict[str, Any]) -> Generate:
