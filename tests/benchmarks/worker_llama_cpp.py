@@ -57,6 +57,11 @@ class Model:
 
     def likeliest(self, rows: list[Row]) -> list[int]:
         """Decode; return the likeliest next token of each row that wants logits."""
+        starts = range(0, len(rows), BATCH_ROWS)
+        parts = (self._decode(rows[start : start + BATCH_ROWS]) for start in starts)
+        return [token for part in parts for token in part]
+
+    def _decode(self, rows: list[Row]) -> list[int]:
         batch = self._batch
         batch.n_tokens = len(rows)
         for index, row in enumerate(rows):
@@ -161,7 +166,7 @@ def start(options: dict[str, Any]) -> Generate:
         for model in models:
             model.clear()
         streams = [Stream(i, p, call.new_tokens) for i, p in enumerate(call.prompts)]
-        for stream in streams:  # prompts one by one: a batch holds no more rows
+        for stream in streams:
             last = len(stream.tokens) - 1
             stream.tokens += target.likeliest(stream.rows(0, from_place=last))
             stream.num_verified = last + 1
