@@ -55,16 +55,17 @@ def shape_bars(rows: Sequence[Mapping[str, Any]]) -> list[Bar]:
     Args:
         rows: `kernels.run()`'s: weight type, threads, ratios by row count, shares.
     """
-    found = {(row["kind"], row["threads"]): row for row in rows}
+    curves = {(row["kind"], row["threads"]): row for row in rows}
     bars = []
     for threads in sorted({row["threads"] for row in rows}):
         named = f"{threads} thread{'s' if threads > 1 else ''}"
-        float32, int8 = (found.get((kind, threads)) for kind in ("float32", "int8"))
+        float32, int8 = (curves.get((kind, threads)) for kind in ("float32", "int8"))
 
         def take(row: Mapping[str, Any] | None, name: str, key: int | None = None) -> float | None:
             if row is None:
                 return None
-            return float(row[name] if key is None else row[name][key])
+            found = row.get(name) if key is None else row[name][key]
+            return None if found is None else float(found)
 
         share = "step_fraction_of_bandwidth"
         bars += [

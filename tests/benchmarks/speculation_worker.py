@@ -7,7 +7,6 @@ to standard error.
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -65,12 +64,13 @@ def _answer(generate: Generate, request: dict[str, Any]) -> dict[str, Any]:
         done.append(generate(call))
         wall.append(time.perf_counter() - before[0])
         processor.append(time.process_time() - before[1])
-    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    # Not getrusage: its peak includes the parent's, from before this program took over.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "wall_seconds": wall,
         "processor_seconds": processor,
         "tokens": [tokens for texts in done for tokens in texts.tokens],
         "rounds": [[t.drafts, t.drafted, list(t.accepted_per_position)] for t in done],
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "resident_bytes": resident_pages * resource.getpagesize(),
+        "peak_bytes": int(status["VmHWM"].split()[0]) * 1024,
+        "resident_bytes": int(status["VmRSS"].split()[0]) * 1024,
     }
