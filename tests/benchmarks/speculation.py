@@ -5,6 +5,7 @@ the tiny family on held-out text, with the bars; the cost curves of a 1B-shaped 
 rivals on that shape. Each contestant is a process of its own with explicit threads.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from benchmarks import kernels, speculation_shape, speculation_tiny
@@ -19,7 +20,7 @@ def run() -> dict[str, Any]:
     parts = settings.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         raise ValueError(f"SPECULATION_PARTS names {sorted(unknown)}; parts are {', '.join(PARTS)}")
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"settings": asdict(settings)}
     if "tiny" in parts:
         figures["tiny"] = speculation_tiny.run(settings)
     if "shape" in parts:

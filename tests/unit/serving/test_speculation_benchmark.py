@@ -102,7 +102,7 @@ def test_a_rival_that_failed_is_a_row_that_says_why():
     )
     assert results["rival"].failure == "pip wheel failed: no compiler"
     table = rates_table("t", results, result({0: [1.0]}), everything, is_greedy=True)
-    assert "no compiler" in list(table.columns[1].cells)[0]
+    assert "no compiler" in next(iter(table.columns[1].cells))
 
 
 def test_the_tiny_bars_take_the_best_drafter_and_the_faster_assistant():
