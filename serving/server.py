@@ -21,6 +21,7 @@ from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
 from serving.engine.engine import UNTESTED_GUARANTEE, Engine, EngineLimits
 from serving.engine.head_folder import is_head_folder
+from serving.engine.huge_pages import collapse
 from serving.engine.invariance import check_model
 from serving.engine.kernels import Quantization
 from serving.engine.lean_llama import leanest
@@ -170,6 +171,7 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
     )
     guarantee = UNTESTED_GUARANTEE
     if quantization is not None:
+        collapse()  # before the paddings are timed
         guarantee = check_model(
             target.model,
             most_rows=most_rows,

@@ -14,6 +14,7 @@ Shape letters: T rows of the whole batch, H query heads, G key-value heads, D he
 of `span_group`.
 """
 
+import math
 from functools import cache
 from typing import Any
 
@@ -36,6 +37,13 @@ _MOST_TERMS = 128
 
 _CACHED_FLOATS = 1 << 17
 """Numbers of one copy of pages: half a megabyte stays in a core's own cache."""
+
+_LOG2_E = math.log2(math.e)
+"""Scores are binary logarithms: powers of two take a third of the time of the exponential, which is
+slower still on what is masked."""
+
+_FEW_PARTS = 8
+"""Up to so many parts of a single span are added rather than multiplied by ones: the same bits."""
 
 _NORM_COLUMNS = 16
 """Columns of ones that sum the weights: whole vectors, as in the product with the values."""
@@ -131,11 +139,13 @@ def _attend_group(
     num_pages, num_kv_heads = group.num_pages, group.num_kv_heads
     queries = _in_float32(query_rows.index_select(0, group.queries))
     queries = queries.view(num_pages * num_kv_heads, -1, queries.shape[-1])
-    scores = _product(queries, keys_PGKD, group, is_transposed=True)
+    factor = scaling * _LOG2_E if softcap is None else scaling / softcap
+    scores = _product(queries, keys_PGKD, group, is_transposed=True, factor=factor)
     if softcap is not None:
-        scores.mul_(scaling / softcap).tanh_()
-    by_page = scores.view(-1, *group.mask_shape)
-    scores = torch.add(group.mask, by_page, alpha=scaling if softcap is None else softcap)
+        scores.tanh_().mul_(softcap * _LOG2_E)
+    scores = scores.view(-1, *group.mask_shape)
+    masked = scores[group.num_open_pages :] if group.num_open_pages else scores
+    masked.add_(group.mask)
     weights = _exponentials(scores, group).view(len(queries), -1, PAGE_TOKENS)
     parts, norms = _product(weights, values_PGKD, group), _norms(weights)
     parts, norms = parts.view(num_pages, -1), norms.view(num_pages, -1)
@@ -143,11 +153,16 @@ def _attend_group(
         tail_parts, tail_norms = _tail_parts(group, group.tails, weights, values_PGKD)
         parts, norms = torch.cat([parts, tail_parts]), torch.cat([norms, tail_norms])
     mixed = _sum_in_order(group, parts).view(-1, values_PGKD.shape[-1])
-    return mixed / _sum_in_order(group, norms).view(-1, _NORM_COLUMNS)[:, :1]
+    return mixed.div_(_sum_in_order(group, norms).view(-1, _NORM_COLUMNS)[:, :1])
 
 
 def _product(
-    left: Tensor, pages: Tensor, group: SpanGroup, *, is_transposed: bool = False
+    left: Tensor,
+    pages: Tensor,
+    group: SpanGroup,
+    *,
+    is_transposed: bool = False,
+    factor: float = 1.0,
 ) -> Tensor:
     """Multiply by the pages of the group or their transposes, by page and head. Shape: (N G, rows, ...).
 
@@ -158,13 +173,24 @@ def _product(
     step = max(1, _CACHED_FLOATS // pages.stride(0)) if pages.device.type == "cpu" else num_pages
     if group.run_start is not None and num_pages <= step:
         run = _in_float32(pages.narrow(0, group.run_start, num_pages)).flatten(0, 1)
-        return torch.bmm(left, run.mT if is_transposed else run)
+        return _times(left, run.mT if is_transposed else run, factor)
     products = []
     for start in range(0, num_pages, step):
         some = _in_float32(pages.index_select(0, group.pages[start : start + step])).flatten(0, 1)
         rows = slice(start * num_kv_heads, (start + step) * num_kv_heads)
-        products.append(torch.bmm(left[rows], some.mT if is_transposed else some))
+        products.append(_times(left[rows], some.mT if is_transposed else some, factor))
     return products[0] if len(products) == 1 else torch.cat(products)
+
+
+def _times(left: Tensor, right: Tensor, factor: float) -> Tensor:
+    if factor == 1.0:
+        return torch.bmm(left, right)
+    return torch.baddbmm(_nothing(left.device), left, right, beta=0, alpha=factor)
+
+
+@cache
+def _nothing(device: torch.device) -> Tensor:
+    return torch.zeros(1, 1, 1, device=device)
 
 
 def _in_float32(tensor: Tensor) -> Tensor:
@@ -172,7 +198,7 @@ def _in_float32(tensor: Tensor) -> Tensor:
 
 
 def _exponentials(scores: Tensor, group: SpanGroup) -> Tensor:
-    """Turn scores into weights that are at most 1 over all pages of a span; in place."""
+    """Turn binary logarithms into weights that are at most 1 over all pages of a span; in place."""
     num_queries = group.num_kv_heads * group.num_rows * group.num_shared
     by_page = scores.view(-1, num_queries, PAGE_TOKENS)
     if group.maxima is None:
@@ -182,7 +208,7 @@ def _exponentials(scores: Tensor, group: SpanGroup) -> Tensor:
         of_pages = by_page.amax(2).index_select(0, group.maxima)
         of_spans = of_pages.view(group.num_spans, -1, num_queries).amax(1)
         largest = of_spans.index_select(0, group.owner).unsqueeze(2)
-    by_page.sub_(largest).exp_()
+    by_page.sub_(largest).exp2_()
     return scores
 
 
@@ -227,6 +253,11 @@ def _sum_in_order(group: SpanGroup, parts: Tensor) -> Tensor:
         parts = parts.index_select(0, group.order)
     if group.sums is None:
         return parts
+    if group.num_spans == 1 and len(parts) <= _FEW_PARTS:
+        total, *rest = parts.unbind(0)
+        for part in rest:
+            total.add_(part)
+        return total
     step = max(1, _MOST_TERMS - len(group.sums))
     total = group.sums[:, :_MOST_TERMS] @ parts[:_MOST_TERMS]
     for start in range(_MOST_TERMS, len(parts), step):

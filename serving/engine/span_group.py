@@ -170,9 +170,13 @@ class SpanGroup:
             visible_NRK &= is_open_NRK
         if self._window is not None:
             visible_NRK &= distance_NRK < self._window
-        mask_NRK = np.where(visible_NRK, np.float32(0), np.float32(-np.inf))
+        is_masked_N = ~visible_NRK.all(axis=(1, 2))
+        self.num_open_pages = int(is_masked_N.argmax())
+        """Pages at the beginning of the axis that all rows see whole; never all pages."""
+        masked_NRK = visible_NRK[self.num_open_pages :]
+        mask_NRK = np.where(masked_NRK, np.float32(0), np.float32(-np.inf))
         self.mask = self._on_device(mask_NRK[:, None, :, None, :])
-        """What is added to the scores. Shape: (N, 1, R, 1, K)."""
+        """What is added to the other pages' scores. Shape: (N - open, 1, R, 1, K)."""
         self.mask_shape = self.num_kv_heads, self.num_rows, self.num_shared, PAGE_TOKENS
         self.tails: Tensor | None = None
         """Where the last two pages of each straddling tree are on the axis. Shape: (2 S,)."""

@@ -4,8 +4,9 @@ A forward of the decoder and its head at 1 to 32 rows behind a short context, al
 c(1) is the fastest single-row forward without padded rows of that type of weight; `step` is the
 single-row forward as it is served, padded where that keeps bits or saves time. Read bandwidth is a
 float32 sum over 1 GiB (32 times the last-level cache), same process and threads, taken between the
-passes. Medians of passes over all row counts; both thread counts are set explicitly. Seconds are of
-processor time with one thread, of wall time with two.
+passes; it and the weights are on huge pages where the system has them. Medians of passes over all
+row counts; both thread counts are set explicitly. Seconds are of processor time with one thread, of
+wall time with two.
 
 The replayed draft's acceptance is set, not earned, and it costs nothing: its speed-up is what
 verification allows. KERNELS_LAYERS, KERNELS_REPEATS and KERNELS_KINDS shorten a run.
@@ -22,11 +23,12 @@ import torch
 from benchmarks.replayed_chain import replay_rows
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from serving.engine.cost_curve import ROW_COUNTS
 from serving.engine.flat_attention import NAME as FLAT_ATTENTION
+from serving.engine.huge_pages import collapse
 from serving.engine.invariance import check_model
 from serving.engine.kernels import Float32Linear, Int8Linear, PackedLinear, Quantization, pack
 from serving.engine.kv_cache import KVPool, SequenceCache
@@ -65,14 +67,17 @@ def run() -> list[dict[str, Any]]:
         model = random_model(lambda dense, kind=kind: pack(dense, kind))
         other = SINGLE_ROW_KERNELS.get(kind)
         single = random_model(other) if other else None
+        big = torch.ones(BANDWIDTH_BYTES // 4)
+        huge_bytes = collapse().huge_bytes
         for threads in THREADS:
             torch.set_num_threads(threads)
-            rows.append(_measure(model, single, kind, threads))
+            rows.append(_measure(model, single, big, kind, threads))
+            rows[-1]["huge_bytes"] = huge_bytes
             rows[-1]["replayed"] = replay_rows(
                 model, new_tokens=REPLAY_TOKENS, repetitions=REPLAY_REPETITIONS
             )
             print(rows[-1], flush=True)
-        del model, single
+        del model, single, big
     _compare_single_rows(rows)
     _show(rows)
     return rows
@@ -113,7 +118,7 @@ def random_model(pack: Callable[[nn.Linear], PackedLinear]) -> FlatModel:
 
 
 def _measure(
-    model: FlatModel, single: FlatModel | None, kind: Quantization, threads: int
+    model: FlatModel, single: FlatModel | None, big: Tensor, kind: Quantization, threads: int
 ) -> dict[str, Any]:
     linears = list(packed_linears(model.model).values())
     weight_bytes = sum(linear.weight_bytes for linear in linears)
@@ -123,7 +128,6 @@ def _measure(
     )
     forward = _forward(model)
     forward_single = _forward(single) if single else None
-    big = torch.ones(BANDWIDTH_BYTES // 4)
     paddings = [linear.fewest_rows for linear in linears]
     samples: dict[Any, list[float]] = {}
     # With one thread the processor's own time leaves out what other programs took meanwhile.
