@@ -2,7 +2,7 @@ import pytest
 import typer
 from pydantic import ValidationError
 
-from serving.cli import _tree_shape
+from serving.cli import _layer_count, _tree_shape
 from serving.config import MOST_DRAFT_NODES, ServeConfig
 from serving.engine.spans import MOST_TREE_ROWS
 
@@ -39,6 +39,12 @@ def test_a_tree_verifies_its_nodes_and_not_its_depth():
             "makes 72 rows of the draft, above 64",
         ),
         ({"draft": "d", "draft_tree": {"beam_width": 2, "num_nodes": 64}}, "less than or equal"),
+        (
+            {"target_gpu_layers": "auto", "target_device": "cuda"},
+            "target_gpu_layers auto splits a target on a CPU, not on target_device cuda",
+        ),
+        ({"target_gpu_layers": -1}, "greater than or equal to 0"),
+        ({"target_gpu_layers": "some"}, "auto"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(fields, message):
@@ -50,6 +56,15 @@ def test_settings_that_do_not_go_together_are_refused(fields, message):
 def test_a_tree_with_its_root_fills_what_attention_takes():
     """The bound of the configuration, which imports no torch, is attention's."""
     assert MOST_DRAFT_NODES + 1 == MOST_TREE_ROWS
+
+
+def test_a_layer_count_is_a_number_or_auto():
+    """Anything else is refused, with what to write."""
+    assert _layer_count("12") == 12
+    assert _layer_count("auto") == "auto"
+    for word in ("", "-1", "1.5", "all"):
+        with pytest.raises(typer.BadParameter, match="write a number or auto"):
+            _layer_count(word)
 
 
 def test_a_tree_shape_is_read_from_one_word():
