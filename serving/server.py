@@ -14,6 +14,7 @@ from planner import listening
 from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
+from serving.drafting import draft_device, plan_drafting
 from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
 from serving.engine.engine import UNTESTED_GUARANTEE, Engine, EngineLimits
@@ -80,7 +81,10 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     """
     target, guarantee = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
-    drafter = _make_drafter(config, tokenizer, target.vocabulary_size)
+    device = draft_device(
+        config, target, lambda name: _load(config.draft or "", name, config.dtype)
+    )
+    drafter = _make_drafter(config, tokenizer, target.vocabulary_size, device)
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
         max_sequences=config.max_sequences,
@@ -94,16 +98,17 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         limits=limits,
         eos_ids=_eos_ids(target),
         guarantee=guarantee,
+        drafting=plan_drafting(config, target, drafter, device),
     )
     logger.info(
-        "loaded target=%s target_device=%s drafter=%s draft=%s draft_device=%s draft_tokens=%d "
+        "loaded target=%s target_device=%s drafter=%s draft=%s draft_device=%s draft_tokens=%s "
         "context_tokens=%d guarantee=%s",
         config.model,
         config.target_device,
         config.drafter,
         config.draft,
-        config.draft_device,
-        config.num_draft_nodes,
+        device,
+        config.draft_tokens if drafter else 0,
         engine.context_tokens,
         guarantee,
     )
@@ -111,21 +116,21 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
 
 
 def _make_drafter(
-    config: ServeConfig, tokenizer: PreTrainedTokenizerBase, vocabulary_size: int
+    config: ServeConfig, tokenizer: PreTrainedTokenizerBase, vocabulary_size: int, device: str
 ) -> Drafter | None:
     if config.drafter == "none":
         return None
     if config.drafter == "ngram":
         return NgramDrafter()
     assert config.draft is not None, "checked with the configuration"
-    draft = leanest(_load(config.draft, config.draft_device, config.dtype))
+    draft = leanest(_load(config.draft, device, config.dtype))
     _check_pair(config, tokenizer)
     if config.draft_tree is None:
-        return ChainDrafter(draft, vocabulary_size=vocabulary_size, draws=not config.chosen_drafts)
+        return ChainDrafter(draft, vocabulary_size=vocabulary_size)
     return TreeDrafter(
         draft,
         beam_width=config.draft_tree.beam_width,
-        depth=config.draft_tokens,
+        depth=config.most_draft_depth,
         vocabulary_size=vocabulary_size,
     )
 

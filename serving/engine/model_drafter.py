@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serving.engine.acceptance import draw
 from serving.engine.draft_tree import DraftTree
 from serving.engine.model import TokenModel
 from serving.engine.processors import processed
 from serving.engine.rows import Rows
-from serving.engine.sampling import Purpose, probabilities
+from serving.engine.sampling import choices
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
 
@@ -85,48 +84,25 @@ class ModelDrafter:
 class _Chain:
     """A growing draft of one sequence."""
 
-    def __init__(self, sequence: Sequence, *, is_drawn: bool) -> None:
+    def __init__(self, sequence: Sequence) -> None:
         self.sequence = sequence
-        self.is_drawn = is_drawn
         self.tokens: list[int] = []
-        self._probs: list[Tensor] = []
 
     def rows(self) -> Rows:
         """Return what the draft has not seen."""
         cache = self.sequence.draft_cache
         return Rows((self.sequence.tokens + self.tokens)[cache.length :], cache)
 
-    def draw(self, logits_1V: Tensor) -> None:
-        """Draw the next token from what the request makes of processed logits."""
-        probs_V = probabilities(logits_1V, self.sequence.request.params)[0].cpu()
-        self.tokens.append(draw(probs_V, self.sequence.noise(len(self.tokens), Purpose.DRAFT)))
-        self._probs.append(probs_V)
-
-    def tree(self) -> DraftTree:
-        """Return what was guessed."""
-        return DraftTree.chain(self.tokens, self._probs if self.is_drawn else None)
-
 
 class ChainDrafter(ModelDrafter):
-    """Proposes a chain for every sequence, one forward a depth for all of them.
-
-    Chosen tokens are the draft's likeliest. Then a seeded text is the same whatever was drafted;
-    drawn tokens are accepted more often, and the text depends on how many a round had.
-    """
-
-    def __init__(
-        self, model: TokenModel, *, vocabulary_size: int | None = None, draws: bool = True
-    ) -> None:
-        """As `ModelDrafter`; `draws` draws the tokens of sampled requests, else they are chosen."""
-        super().__init__(model, vocabulary_size=vocabulary_size)
-        self._draws = draws
+    """Proposes a chain for every sequence, one forward a depth for all of them."""
 
     def propose(self, step: list[Scheduled]) -> list[DraftTree]:
         """Return one chain for each sequence.
 
         Its rows stay in the draft's cache until `settle` says which of them came true.
         """
-        chains = [self._chain(part.sequence) for part in step]
+        chains = [_Chain(part.sequence) for part in step]
         wanted = [self._num_drafts(part) for part in step]
         for level in range(max(wanted, default=0)):
             active = [chains[i] for i, count in enumerate(wanted) if count > level]
@@ -135,10 +111,7 @@ class ChainDrafter(ModelDrafter):
             for rows in batch:
                 rows.cache.commit(len(rows.tokens))
             self._extend(active, logits_NV)
-        return [chain.tree() for chain in chains]
-
-    def _chain(self, sequence: Sequence) -> _Chain:
-        return _Chain(sequence, is_drawn=self._draws and not sequence.request.params.is_greedy)
+        return [DraftTree.chain(chain.tokens) for chain in chains]
 
     def _num_drafts(self, part: Scheduled) -> int:
         count = min(part.num_drafts, part.most_depth)
@@ -146,6 +119,7 @@ class ChainDrafter(ModelDrafter):
 
     @staticmethod
     def _extend(chains: list[_Chain], logits_NV: Tensor) -> None:
+        """Add what the draft's logits would choose in the target's place, with its noise."""
         rows = [
             processed(
                 logits_NV[row : row + 1],
@@ -156,7 +130,6 @@ class ChainDrafter(ModelDrafter):
         ]
         likeliest = torch.cat(rows).argmax(-1).tolist()
         for chain, logits_1V, token in zip(chains, rows, likeliest, strict=True):
-            if chain.is_drawn:
-                chain.draw(logits_1V)
-            else:
-                chain.tokens.append(token)
+            params = chain.sequence.request.params
+            races = chain.sequence.races([len(chain.tokens)], logits_1V.shape[-1])
+            chain.tokens.append(choices(logits_1V, params, races)[0] if races else token)

@@ -11,6 +11,7 @@ from serving.engine.model import TokenModel
 from serving.engine.model_drafter import ModelDrafter
 from serving.engine.processors import processed
 from serving.engine.rows import Rows
+from serving.engine.sampling import raced
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
 from serving.engine.spans import MOST_TREE_ROWS
@@ -46,15 +47,17 @@ class _Branches:
 
     def log_probs(self, logits_BV: Tensor) -> Tensor:
         """Return the draft's log-probabilities behind the last beam, as the request has them."""
-        histories = self.sequence.histories(self._paths)
-        return processed(logits_BV, self.sequence.request.params, histories).log_softmax(-1)
+        params = self.sequence.request.params
+        logits_BV = processed(logits_BV, params, self.sequence.histories(self._paths))
+        races = self.sequence.races([len(path) for path in self._paths], logits_BV.shape[-1])
+        return raced(logits_BV, params, races)
 
 
 class TreeDrafter(ModelDrafter):
     """Proposes the likeliest nodes of a beam search, all sequences side by side.
 
-    Tokens are chosen, not drawn: a seeded text is the same whatever was drafted. The draft's cache
-    keeps no row of a tree; the accepted path is fed as known tokens in the next round.
+    For sampled requests the likeliest with the target's noise. The draft's cache keeps no row of a
+    tree; the accepted path is fed as known tokens in the next round.
     """
 
     def __init__(

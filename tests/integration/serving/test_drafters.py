@@ -15,7 +15,7 @@ from serving.engine.sequence import GenerationRequest
 from serving.engine.tree_drafter import TreeDrafter
 
 DRAFTERS: dict[str, tuple[Callable[[TokenModel], Drafter], int]] = {
-    "chain": (lambda draft: ChainDrafter(draft, draws=False), 4),
+    "chain": (ChainDrafter, 4),
     "n-gram": (lambda _: NgramDrafter(), 6),
     "tree 1x3": (lambda draft: TreeDrafter(draft, beam_width=1, depth=3), 3),
     "tree 2x6": (lambda draft: TreeDrafter(draft, beam_width=2, depth=4), 6),

@@ -88,6 +88,16 @@ def grow(builder: TreeBuilder, tables: list[torch.Tensor], depth: int) -> None:
         ]
 
 
+def assert_ranked(tree: DraftTree, table: torch.Tensor) -> None:
+    """Check that siblings are ranked by their log-probability."""
+    for row, siblings in enumerate(tree.children):
+        log_probs = log_probs_behind(table, tree.row_paths[row])
+        ranked = sorted(siblings, key=tree.ranks.__getitem__)
+        assert [tree.ranks[node] for node in ranked] == list(range(len(siblings)))
+        values = [float(log_probs[tree.tokens[node]]) for node in ranked]
+        assert values == sorted(values, reverse=True)
+
+
 @pytest.mark.parametrize("levels", [None, 3], ids=["distinct", "many-equals"])
 @pytest.mark.parametrize(("width", "depth", "max_nodes"), [(1, 4, 3), (3, 3, 8), (9, 2, 100)])
 def test_trees_are_the_best_paths_with_ties_to_the_lowest(width, depth, max_nodes, levels):
@@ -107,7 +117,7 @@ def test_trees_are_the_best_paths_with_ties_to_the_lowest(width, depth, max_node
         assert list(tree.tokens) == tokens
         assert list(tree.parents) == parents
         assert 5 not in tree.tokens
-        assert tree.probs == (None,) * len(tree)
+        assert_ranked(tree, table)
 
 
 def test_a_certain_drafter_gives_a_chain():

@@ -30,12 +30,12 @@ DRAFTS = {
 }
 
 
-CHOOSING = {
-    "chain": lambda draft: ChainDrafter(draft, draws=False),
+DRAFTERS_OF_EACH_KIND = {
+    "chain": lambda draft: ChainDrafter(draft),
     "tree": lambda draft: TreeDrafter(draft, beam_width=2, depth=2),
     "n-gram": lambda _: NgramDrafter(),
 }
-"""Drafters whose tokens are chosen and not drawn."""
+"""Every way of drafting."""
 
 
 def make_engine(
@@ -140,32 +140,34 @@ PENALISED = {"temperature": 1.1, "repetition_penalty": 1.4, "frequency_penalty":
 
 
 @pytest.mark.parametrize("draft", ["perfect", "random"])
-def test_a_drawn_chain_of_penalised_logits_follows_the_joint_law(draft):
-    """Drawn and plain decoding follow one law with penalties, which both models' rows see."""
+def test_a_chain_of_penalised_logits_follows_the_joint_law(draft):
+    """Drafted and plain decoding follow one law with penalties, which both models' rows see."""
     params = SamplingParams(max_tokens=NUM_TOKENS, **PENALISED)
     law = Toy(TARGET, TARGET, params, prompt=(START,)).law(NUM_TOKENS)
     check_law(sample(make_engine(DRAFTS[draft], 2), params, range(2_500)), law)
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 1.0}, {"top_p": 0.8}, PENALISED], ids=str)
-@pytest.mark.parametrize("name", CHOOSING)
-def test_chosen_drafts_leave_a_seeded_text_as_it_is_without_them(name, settings):
-    """Any chosen draft gives the very tokens of plain decoding, and so their law."""
+@pytest.mark.parametrize("name", DRAFTERS_OF_EACH_KIND)
+def test_drafts_leave_a_seeded_text_as_it_is_without_them(name, settings):
+    """Any draft gives the very tokens of plain decoding, and so their law."""
     params = SamplingParams(max_tokens=12, **settings)
     plain = sample(make_engine(None, 1), params, range(200))
     for draft in ("perfect", "random"):
-        engine = make_engine(DRAFTS[draft], 3, CHOOSING[name])
+        engine = make_engine(DRAFTS[draft], 3, DRAFTERS_OF_EACH_KIND[name])
         assert sample(engine, params, range(200)) == plain
         assert engine.counters.accepted_tokens > 0
 
 
-@pytest.mark.parametrize("name", CHOOSING)
-def test_a_seeded_text_of_chosen_drafts_repeats_where_drafts_are_cut(name):
+@pytest.mark.parametrize("name", DRAFTERS_OF_EACH_KIND)
+def test_a_seeded_text_repeats_where_drafts_are_cut(name):
     """Alone, in a crowd that takes the pages, and with fewer guesses, a seed gives one text."""
     params = SamplingParams(max_tokens=90, temperature=1.1)
     alone = sample(make_engine(None, 1), params, range(6))
     for num_draft_tokens in (1, 5):
-        engine = make_engine(DRAFTS["random"], num_draft_tokens, CHOOSING[name], kv_bytes=64 * 5)
+        engine = make_engine(
+            DRAFTS["random"], num_draft_tokens, DRAFTERS_OF_EACH_KIND[name], kv_bytes=64 * 5
+        )
         assert sample(engine, params, range(6)) == alone
         assert engine.num_preemptions > 0
 
