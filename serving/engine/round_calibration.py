@@ -5,7 +5,6 @@ is paid for every sequence, and decides at eight of them whether drafting pays.
 """
 
 import logging
-import statistics
 import time
 from collections.abc import Callable, Iterator
 
@@ -18,7 +17,7 @@ from serving.engine.pages import PAGE_TOKENS
 from serving.engine.round_costs import MeasuredRound, RoundCosts
 from serving.engine.sampling import SamplingParams
 from serving.engine.scheduler import Scheduled
-from serving.engine.sequence import GenerationRequest, Sequence
+from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def calibrate(
         clock: Seconds, for tests.
 
     Returns:
-        Medians of the passes, the first left out where there is another; logged in one line.
+        The least of the passes, since what else runs on the machine only adds; logged in one line.
     """
     sizes = [DraftSize(0, 0), *_sizes(most)]
     counts = [count for count in _SEQUENCE_COUNTS if count <= max_sequences]
@@ -72,7 +71,7 @@ def calibrate(
         while not passes or (len(passes) <= MOST_REPEATS and clock() < level_end):
             passes.append([crowd.timed_step(size) for size in sizes])
         num_passes += len(passes)
-        rounds += _medians(count, sizes, passes[1:] or passes)
+        rounds += _least(count, sizes, passes)
     logger.info(
         "calibrated drafting sequences=%s drafts=%s passes=%d seconds=%.1f round_milliseconds=%s",
         ",".join(str(n) for n in sorted({r.num_sequences for r in rounds})),
@@ -93,7 +92,7 @@ def _sizes(most: DraftSize) -> Iterator[DraftSize]:
         yield DraftSize(count, min(count, most.depth))
 
 
-def _medians(
+def _least(
     num_sequences: int, sizes: list[DraftSize], passes: list[list[tuple[float, float]]]
 ) -> list[MeasuredRound]:
     return [
@@ -101,8 +100,8 @@ def _medians(
             num_sequences,
             size.num_drafts,
             size.depth,
-            verify_seconds=statistics.median(times[i][0] for times in passes),
-            draft_seconds=statistics.median(times[i][1] for times in passes),
+            verify_seconds=min(times[i][0] for times in passes),
+            draft_seconds=min(times[i][1] for times in passes),
         )
         for i, size in enumerate(sizes)
     ]
@@ -167,14 +166,14 @@ class _Crowd:
             eos_ids=frozenset(),
             drafting=self._drafting,
         )
+        context = self._engine.context_tokens
         # Room for a few rounds behind the prompt, in whatever context there is.
-        self._prompt = [i % _PERIOD for i in range(min(_PROMPT_TOKENS, self._context // 2))]
+        self._prompt = tuple(i % _PERIOD for i in range(min(_PROMPT_TOKENS, context // 2)))
+        self._most_tokens = min(2 * PAGE_TOKENS, context - len(self._prompt))
+        self._least_tokens = min(most.depth + 2, self._most_tokens // 2)
+        self._left: dict[str, int] = {}
         self._num_added = 0
         self._count = 0
-
-    @property
-    def _context(self) -> int:
-        return self._engine.context_tokens
 
     def fits(self, count: int) -> bool:
         """Whether so many sequences find room: two shared pages, three of each one's own."""
@@ -191,24 +190,26 @@ class _Crowd:
         self._drafting.fixed = size
         self._drafter.seconds = 0.0
         start = self._clock()
-        self._engine.step()
+        outputs = self._engine.step()
         seconds = self._clock() - start
+        self._count_off(outputs)
         return seconds - self._drafter.seconds, self._drafter.seconds
 
     def _fill(self) -> None:
-        """Replace who has ended, and step without drafts until all decode."""
+        """Replace who is near its end, and step without drafts until all decode."""
         self._drafting.fixed = DraftSize(0, 0)
-        for _ in range(self._count - self._engine.num_running - self._engine.num_waiting):
+        for name in [name for name, left in self._left.items() if left < self._least_tokens]:
+            self._engine.abort(name)
+            del self._left[name]
+        while len(self._left) < self._count:
             self._num_added += 1
-            self._engine.add(self._request())
+            name = str(self._num_added)
+            params = SamplingParams(temperature=0, max_tokens=self._most_tokens, ignore_eos=True)
+            self._engine.add(GenerationRequest(name, self._prompt, params, seed=0))
+            self._left[name] = self._most_tokens
         while self._engine.num_decoding < self._count:
-            self._engine.step()
+            self._count_off(self._engine.step())
 
-    def _request(self) -> GenerationRequest:
-        tokens = min(2 * PAGE_TOKENS, self._context - len(self._prompt))
-        return GenerationRequest(
-            str(self._num_added),
-            tuple(self._prompt),
-            SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True),
-            seed=0,
-        )
+    def _count_off(self, outputs: list[GenerationOutput]) -> None:
+        for output in outputs:
+            self._left[output.request_id] -= len(output.tokens)

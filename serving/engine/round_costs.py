@@ -4,8 +4,7 @@ The planner's curves are by rows. As many rows cost more in many sequences than 
 made for each number of sequences, from rounds of as many and straight lines between.
 """
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from planner.drafting.candidate import DraftPlace
@@ -65,32 +64,27 @@ class RoundCosts:
     def target_curve(self, num_sequences: int, *, most_rows: int) -> CostCurve:
         """Return the seconds of a step without its drafting, by rows of so many sequences.
 
-        Behind the last measured point the curve goes on as it rises on the whole, so that prompts
-        may stand beside.
+        More rows never cost less: what noise makes fall is averaged. Behind the last measured
+        point the curve goes on as it rises on the whole, so that prompts may stand beside.
         """
         # Of more sequences than were measured, the rows are as those of the most that were.
         first = min(num_sequences, max(self._by_size))
         points = {1: self._by_size[1][0].verify_seconds}
-        for num_drafts in sorted(self._by_size[1]):
-            rows = first * (num_drafts + 1)
-            points[rows] = self._between(first, num_drafts, "verify_seconds")
+        counts = sorted(self._by_size[1])
+        times = [self._between(first, num_drafts, "verify_seconds") for num_drafts in counts]
+        for num_drafts, seconds in zip(counts, _rising(times), strict=True):
+            points[first * (num_drafts + 1)] = seconds
         last = max(points)
         if most_rows > last:
             slope = max(0.0, points[last] - points[first]) / max(1, last - first)
             points[most_rows] = points[last] + slope * (most_rows - last)
         return CostCurve(tuple(points), tuple(points.values()))
 
-    def draft_place(
-        self,
-        num_sequences: int,
-        *,
-        device: str,
-        free_bytes: float = math.inf,
-        needed_bytes: float = 0.0,
-    ) -> DraftPlace:
+    def draft_place(self, num_sequences: int, *, device: str) -> DraftPlace:
         """Return what drafting for so many sequences costs: a part a round and a part a depth.
 
-        The line through the measured depths by least squares, neither part below 0.
+        The line through the measured depths by least squares, neither part below 0. The draft is
+        there already: it needs no room.
         """
         depths = {d: r.depth for d, r in self._by_size[1].items() if d}
         seconds = {d: self._between(num_sequences, d, "draft_seconds") for d in depths}
@@ -98,8 +92,8 @@ class RoundCosts:
         step = max(per_depth, _LEAST_SECONDS)
         return DraftPlace(
             device=device,
-            free_bytes=min(free_bytes, 2.0**63),
-            needed_bytes=needed_bytes,
+            free_bytes=0.0,
+            needed_bytes=0.0,
             step_seconds=CostCurve((1, _MOST_ROWS), (step, step)),
             round_seconds=fixed,
         )
@@ -115,6 +109,23 @@ class RoundCosts:
         left = getattr(self._by_size[below][num_drafts], name)
         share = (num_sequences - below) / (above - below)
         return max(_LEAST_SECONDS, float(left + share * (right - left)))
+
+
+def _rising(values: Sequence[float]) -> list[float]:
+    """Return the nearest values that never fall, by least squares.
+
+    Source: pool adjacent violators; Barlow et al. 1972, Statistical inference under order
+    restrictions, section 1.2.
+    """
+    blocks: list[tuple[float, int]] = []  # mean, count
+    for value in values:
+        block = (value, 1)
+        while blocks and blocks[-1][0] > block[0]:
+            mean, count = blocks.pop()
+            total = count + block[1]
+            block = ((mean * count + block[0] * block[1]) / total, total)
+        blocks.append(block)
+    return [mean for mean, count in blocks for _ in range(count)]
 
 
 def _line(points: Iterable[tuple[float, float]]) -> tuple[float, float]:

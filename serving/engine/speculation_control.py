@@ -21,8 +21,13 @@ _MIN_SPEED_UP = 1.02
 """What drafting must gain: below lies the noise of the measurements."""
 _MIN_CHANGE = 1.01
 """What another size must gain over the one in use, so that equals do not take turns."""
-_ACCEPTANCE_STEP = 0.03
-"""Change of an acceptance after which plans are made anew; the averages' own noise is 0.02."""
+_HALF_LIFE_TRIES = 64.0
+"""Drafted tokens after which older ones count half: soon enough to leave a useless draft within a
+text, at noise of 0.04."""
+_HALF_LIFE_IDLE_ROUNDS = 1500.0
+"""Rounds after which what was not tried is half way back to the first guess."""
+_STEPS_OF_A_PLAN = 16
+"""Steps after which plans are made anew: acceptance has moved, yet planning is a small part."""
 _FIRST_CHANCE = 0.8
 """Acceptance of a drafter that nothing is known of, all ranks together: high, so it is tried."""
 _CHANCE_OF_LATER_RANKS = 0.4
@@ -30,7 +35,7 @@ _CHANCE_OF_LATER_RANKS = 0.4
 
 
 class SpeculationControl:
-    """The planner behind `DraftingPolicy`: plans for each load, remade when acceptance has moved.
+    """The planner behind `DraftingPolicy`: plans for each load, remade as acceptance moves.
 
     Acceptance is averaged by depth and rank. Depths that are not tried drift back to a high first
     guess: so deeper drafts, and drafting at all where it is off, are tried again now and then, for
@@ -53,8 +58,9 @@ class SpeculationControl:
         self._device = device
         self._most = most
         self._beam_width = beam_width
-        self._estimate = AcceptanceEstimate.start(first_acceptance(most.depth, beam_width))
-        self._planned_with = self._estimate.averages
+        prior = first_acceptance(most.depth, beam_width)
+        self._estimate = AcceptanceEstimate(prior, prior, _HALF_LIFE_TRIES, _HALF_LIFE_IDLE_ROUNDS)
+        self._num_steps = 0
         self._plans: dict[Load, DraftSize] = {}
         self._last: dict[Load, DraftSize] = {}
         shape = [[0] * beam_width for _ in range(most.depth)]
@@ -95,12 +101,12 @@ class SpeculationControl:
             parent = node
 
     def end_step(self) -> None:
-        """Average in what was counted; forget the plans where that moves an acceptance."""
+        """Average in what was counted; now and then forget the plans, so that they follow it."""
         self._estimate = self._estimate.updated(tried=self._tried, accepted=self._accepted)
         for counts in (*self._tried, *self._accepted):
             counts[:] = [0] * len(counts)
-        if _distance(self._estimate.averages, self._planned_with) > _ACCEPTANCE_STEP:
-            self._planned_with = self._estimate.averages
+        self._num_steps += 1
+        if self._num_steps % _STEPS_OF_A_PLAN == 0:
             self._plans.clear()
 
     def _plan(self, load: Load) -> DraftSize:
@@ -148,14 +154,6 @@ def _settled(plan: SpeculationPlan, before: DraftSize | None) -> Candidate:
 
 def _size(candidate: Candidate) -> DraftSize:
     return DraftSize(candidate.rows - 1, candidate.depth)
-
-
-def _distance(first: Acceptance, second: Acceptance) -> float:
-    return max(
-        abs(a - b)
-        for ranks_a, ranks_b in zip(first, second, strict=True)
-        for a, b in zip(ranks_a, ranks_b, strict=True)
-    )
 
 
 def _rounded_up(num_rows: int) -> int:

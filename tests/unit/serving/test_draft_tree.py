@@ -42,12 +42,6 @@ def test_what_is_no_tree_is_refused(tokens, parents, message):
         DraftTree(tokens, parents, (None,) * len(tokens))
 
 
-def test_drawn_siblings_may_repeat_a_token():
-    """Draws with replacement are legitimate; only chosen siblings are distinct."""
-    q = torch.tensor([0.5, 0.5])
-    assert len(DraftTree((1, 1), (ROOT, ROOT), (q, q))) == 2
-
-
 def search(tables: torch.Tensor, width: int, depth: int, max_nodes: int):
     """Grow a tree in plain Python, from log-probabilities that depend on the path's hash."""
     nodes: list[tuple[float, int, int, tuple[int, ...]]] = []  # score, parent, token, path
