@@ -64,6 +64,17 @@ class EngineCollector(Collector):
             self._engine.num_drafts_without_room,
             prefix="motley",
         )
+        yield from self._planning()
+        guarantee = GaugeMetricFamily(
+            "motley:guarantee_info",
+            "How exactly greedy output is the target's own, as the start-up test found",
+            labels=["model_name", "guarantee"],
+        )
+        guarantee.add_metric([self._model_name, self._engine.guarantee], 1)
+        yield guarantee
+
+    def _planning(self) -> Iterator[Metric]:
+        """Yield how much is drafted, and how often that changed."""
         size = self._engine.draft_size
         yield self._gauge(
             "speculation_rows",
@@ -89,13 +100,6 @@ class EngineCollector(Collector):
             self._engine.drafting.num_changes,
             prefix="motley",
         )
-        guarantee = GaugeMetricFamily(
-            "motley:guarantee_info",
-            "How exactly greedy output is the target's own, as the start-up test found",
-            labels=["model_name", "guarantee"],
-        )
-        guarantee.add_metric([self._model_name, self._engine.guarantee], 1)
-        yield guarantee
 
     def _gauge(self, name: str, text: str, value: float, prefix: str = "vllm") -> Metric:
         family = GaugeMetricFamily(f"{prefix}:{name}", text, labels=["model_name"])
