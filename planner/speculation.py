@@ -44,6 +44,7 @@ def plan_speculation(
     load: Load | None = None,
     overlap: Overlap | None = None,
     min_speed_up: float = 1.0,
+    most_rows: int | None = None,
 ) -> SpeculationPlan:
     """Return the fastest way to decode: a place and a tree, or no speculation.
 
@@ -58,6 +59,7 @@ def plan_speculation(
         overlap: What runs side by side where the draft's device is apart; nothing: nothing does.
         min_speed_up: Speculation must gain more than this; above 1 it must beat the noise of the
             measurements too.
+        most_rows: Rows of each request at most, the root among them; nothing: what the curve knows.
 
     Raises:
         ValueError: If acceptances are no chances, `min_speed_up` is below 1, or the target's curve
@@ -68,7 +70,8 @@ def plan_speculation(
     load, overlap = load or Load(), overlap or Overlap()
     table = checked_acceptance(acceptance)
     without = without_speculation(target, load)
-    most_rows = (target.most_rows - load.other_rows) // load.num_requests
+    known_rows = (target.most_rows - load.other_rows) // load.num_requests
+    most_rows = known_rows if most_rows is None else min(most_rows, known_rows)
     with_room = [place for place in places if place.fits]
     speculations = [
         candidate
@@ -85,7 +88,7 @@ def plan_speculation(
         candidates=candidates,
         reasons=(
             *(place_reason(place, is_chosen=place.device == chosen.device) for place in places),
-            *room_reason(target, load, most_rows, chosen),
+            *room_reason(target, load, known_rows, chosen),
             *choice_reasons(chosen, speculations, target, load, min_speed_up),
         ),
     )

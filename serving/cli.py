@@ -23,7 +23,12 @@ _DrafterOption = Annotated[
     typer.Option(help="model (default with --draft), ngram (the text's own past) or none."),
 ]
 _DraftTokensOption = Annotated[
-    int, typer.Option(min=1, max=64, help="Guesses a round, one behind the other.")
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="Guesses a round, one behind the other; auto plans them for the present load, from "
+        "none to 8, with costs measured at start.",
+    ),
 ]
 _DraftTreeOption = Annotated[
     str | None,
@@ -31,13 +36,6 @@ _DraftTreeOption = Annotated[
         metavar="BEAMxNODES",
         help="Trees instead of chains: how many continuations to follow at each of --draft-tokens "
         "depths, and how many guesses to verify; for example 4x16.",
-    ),
-]
-_ChosenDraftsOption = Annotated[
-    bool,
-    typer.Option(
-        "--chosen-drafts",
-        help="Never draw guesses: a seed's text is the same however many were made.",
     ),
 ]
 _QuantizationOption = Annotated[
@@ -91,11 +89,12 @@ def serve(
     model: Annotated[str, typer.Argument(help="Local folder or hub id of the model to serve.")],
     draft: _DraftOption = None,
     target_device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
-    draft_device: Annotated[str, typer.Option(help="Where the draft runs.")] = "cpu",
+    draft_device: Annotated[
+        str, typer.Option(help="Where the draft runs; auto measures which device is best.")
+    ] = "cpu",
     drafter: _DrafterOption = None,
-    draft_tokens: _DraftTokensOption = 4,
+    draft_tokens: _DraftTokensOption = "auto",
     draft_tree: _DraftTreeOption = None,
-    chosen_drafts: _ChosenDraftsOption = False,
     no_draft: _NoDraftOption = False,
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on CPU), float32, bfloat16 or float16.")
@@ -122,9 +121,8 @@ def serve(
         drafter="none" if no_draft else drafter,
         target_device=target_device,
         draft_device=draft_device,
-        draft_tokens=draft_tokens,
+        draft_tokens=_draft_tokens(draft_tokens),
         draft_tree=_tree_shape(draft_tree),
-        chosen_drafts=chosen_drafts,
         dtype=dtype,
         target_quantization=target_quantization,
         target_gpu_layers=_layer_count(target_gpu_layers),
@@ -160,6 +158,14 @@ def _config(**fields: object) -> ServeConfig:
         return ServeConfig.model_validate(given | {"kv_bytes": int(kv_bytes)})
     except ValidationError as error:
         raise typer.BadParameter(describe(error)) from None
+
+
+def _draft_tokens(word: str) -> int | str:
+    if word != "auto" and not word.isdecimal():
+        raise typer.BadParameter(
+            f"--draft-tokens {word!r} is no number; write 1 to 64, or auto to plan it"
+        )
+    return word if word == "auto" else int(word)
 
 
 def _tree_shape(word: str | None) -> dict[str, int] | None:

@@ -9,6 +9,9 @@ from planner.config import StrictModel
 MOST_DRAFT_NODES = 63
 """Nodes of a tree: with its root's place as many rows as attention takes in a tree."""
 
+MOST_PLANNED_DEPTH = 8
+"""Tokens that are drafted one behind the other at most where the number is planned."""
+
 
 class DraftTreeShape(StrictModel):
     """How wide and how large dynamic draft trees grow."""
@@ -30,19 +33,17 @@ class ServeConfig(StrictModel):
     target_device: str = "cpu"
     """Device of the target, in torch's notation."""
     draft_device: str = "cpu"
-    """Device of the draft, in torch's notation."""
+    """Device of the draft, in torch's notation; auto measures it on each and takes the best."""
     drafter: Literal["model", "ngram", "none"] = Field(
         default_factory=lambda fields: "none" if fields.get("draft") is None else "model"
     )
     """What guesses ahead: the draft model, the sequence's own text, or nothing; by default the
     draft model where there is one."""
-    draft_tokens: int = Field(default=4, ge=1, le=64)
-    """Tokens drafted in one round, one behind the other; with a tree, its depth."""
+    draft_tokens: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
+    """Tokens drafted in one round, one behind the other; with a tree, its depth. Auto plans them
+    from costs measured at start and acceptance, for each load anew: from none to 8."""
     draft_tree: DraftTreeShape | None = None
     """Trees of the draft model instead of chains; None drafts chains."""
-    chosen_drafts: bool = False
-    """Draft the likeliest token for sampled requests too, as trees and n-grams do: fewer are
-    accepted than of drawn ones, and a seeded text never depends on how many were drafted."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights of target and draft; auto is float32 on a CPU and bfloat16 elsewhere."""
     target_quantization: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
@@ -71,11 +72,16 @@ class ServeConfig(StrictModel):
     """Requests that wait; one more is refused with status 429."""
 
     @property
+    def most_draft_depth(self) -> int:
+        """Most guesses of one round one behind the other."""
+        return MOST_PLANNED_DEPTH if self.draft_tokens == "auto" else self.draft_tokens
+
+    @property
     def num_draft_nodes(self) -> int:
-        """Guesses of one round and sequence that the target verifies."""
+        """Most guesses of one round and sequence that the target verifies."""
         if self.drafter == "none":
             return 0
-        return self.draft_tokens if self.draft_tree is None else self.draft_tree.num_nodes
+        return self.most_draft_depth if self.draft_tree is None else self.draft_tree.num_nodes
 
     @model_validator(mode="after")
     def _draft_with_what_there_is(self) -> Self:
@@ -87,11 +93,11 @@ class ServeConfig(StrictModel):
             return self
         if self.drafter != "model":
             raise ValueError(f"draft_tree is for drafter model, not {self.drafter}; drop one")
-        num_rows = self.draft_tree.beam_width * (self.draft_tokens - 1)
+        num_rows = self.draft_tree.beam_width * (self.most_draft_depth - 1)
         if num_rows > MOST_DRAFT_NODES + 1:
             raise ValueError(
                 f"draft_tree of beam {self.draft_tree.beam_width} and draft_tokens "
-                f"{self.draft_tokens} makes {num_rows} rows of the draft, above "
+                f"{self.most_draft_depth} makes {num_rows} rows of the draft, above "
                 f"{MOST_DRAFT_NODES + 1}; narrow the beam or draft fewer tokens ahead"
             )
         return self

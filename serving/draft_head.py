@@ -21,14 +21,15 @@ from serving.errors import ModelError
 logger = logging.getLogger(__name__)
 
 
-def make_head_drafter(config: ServeConfig, target: FlatModel) -> Drafter:
+def make_head_drafter(config: ServeConfig, target: FlatModel, device: str) -> Drafter:
     """Load the head and join it to the target's embedding and head.
 
     Its caches hold at most as many rows as the target's KV memory holds tokens.
 
     Args:
-        config: Names the folder, the device and what to draft.
+        config: Names the folder and what to draft.
         target: Loaded with `keeps_output_weight`.
+        device: Where the head runs.
 
     Raises:
         ModelError: If it is no sound head, or was made for another target.
@@ -37,8 +38,8 @@ def make_head_drafter(config: ServeConfig, target: FlatModel) -> Drafter:
     head = load_head(
         folder,
         target_sha256=_digest(config.model),
-        device=config.draft_device,
-        dtype=torch_dtype(config.dtype, config.draft_device),
+        device=device,
+        dtype=torch_dtype(config.dtype, device),
     )
     embedding: Tensor = target.model.get_input_embeddings().weight  # type: ignore[assignment]
     assert target.output_weight is not None, "the target was loaded with it"
@@ -57,12 +58,12 @@ def make_head_drafter(config: ServeConfig, target: FlatModel) -> Drafter:
         most_rows * lean.cache_bytes_per_token,
     )
     if config.draft_tree is None:
-        return HeadChainDrafter(lean, most_rows=most_rows, draws=not config.chosen_drafts)
+        return HeadChainDrafter(lean, most_rows=most_rows)
     return HeadTreeDrafter(
         lean,
         most_rows=most_rows,
         beam_width=config.draft_tree.beam_width,
-        depth=config.draft_tokens,
+        depth=config.most_draft_depth,
     )
 
 

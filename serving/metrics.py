@@ -64,6 +64,7 @@ class EngineCollector(Collector):
             self._engine.num_drafts_without_room,
             prefix="motley",
         )
+        yield from self._planning()
         guarantee = GaugeMetricFamily(
             "motley:guarantee_info",
             "How exactly greedy output is the target's own, as the start-up test found",
@@ -72,8 +73,36 @@ class EngineCollector(Collector):
         guarantee.add_metric([self._model_name, self._engine.guarantee], 1)
         yield guarantee
 
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(f"vllm:{name}", text, labels=["model_name"])
+    def _planning(self) -> Iterator[Metric]:
+        """Yield how much is drafted, and how often that changed."""
+        size = self._engine.draft_size
+        yield self._gauge(
+            "speculation_rows",
+            "Rows of a sequence that the last step verified at most, 1 is no speculation",
+            size.num_drafts + 1,
+            prefix="motley",
+        )
+        yield self._gauge(
+            "speculation_depth",
+            "Drafted tokens one behind the other in the last step at most",
+            size.depth,
+            prefix="motley",
+        )
+        yield self._counter(
+            "speculation_plans",
+            "Times it was planned anew how much to draft",
+            self._engine.drafting.num_plans,
+            prefix="motley",
+        )
+        yield self._counter(
+            "speculation_changes",
+            "Plans that differ from the last one for the same load",
+            self._engine.drafting.num_changes,
+            prefix="motley",
+        )
+
+    def _gauge(self, name: str, text: str, value: float, prefix: str = "vllm") -> Metric:
+        family = GaugeMetricFamily(f"{prefix}:{name}", text, labels=["model_name"])
         family.add_metric([self._model_name], value)
         return family
 

@@ -16,6 +16,7 @@ from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
 from serving.draft_head import make_head_drafter, torch_dtype
+from serving.drafting import draft_device, plan_drafting
 from serving.engine.apart_drafter import ApartChainDrafter
 from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
@@ -86,7 +87,8 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     """
     target, guarantee = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
-    drafter = _make_drafter(config, tokenizer, target)
+    device = draft_device(config, target, lambda name: _load_draft(config, name))
+    drafter = _make_drafter(config, tokenizer, target, device)
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
         max_sequences=config.max_sequences,
@@ -100,16 +102,17 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         limits=limits,
         eos_ids=_eos_ids(target),
         guarantee=guarantee,
+        drafting=plan_drafting(config, target, drafter, device),
     )
     logger.info(
-        "loaded target=%s target_device=%s drafter=%s draft=%s draft_device=%s draft_tokens=%d "
+        "loaded target=%s target_device=%s drafter=%s draft=%s draft_device=%s draft_tokens=%s "
         "context_tokens=%d guarantee=%s",
         config.model,
         config.target_device,
         config.drafter,
         config.draft,
-        config.draft_device,
-        config.num_draft_nodes,
+        device,
+        config.draft_tokens if drafter else 0,
         engine.context_tokens,
         guarantee,
     )
@@ -117,7 +120,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
 
 
 def _make_drafter(
-    config: ServeConfig, tokenizer: PreTrainedTokenizerBase, target: FlatModel
+    config: ServeConfig, tokenizer: PreTrainedTokenizerBase, target: FlatModel, device: str
 ) -> Drafter | None:
     if config.drafter == "none":
         return None
@@ -125,26 +128,24 @@ def _make_drafter(
         return NgramDrafter()
     assert config.draft is not None, "checked with the configuration"
     if _drafts_with_head(config):
-        return make_head_drafter(config, target)
-    draft_dtype = torch_dtype(config.dtype, config.draft_device)
-    draft = leanest(FlatModel.load(config.draft, device=config.draft_device, dtype=draft_dtype))
+        return make_head_drafter(config, target, device)
+    draft = leanest(_load_draft(config, device))
     _check_pair(config, tokenizer)
-    if config.draft_tree is None and config.draft_device != config.target_device:
-        logger.info(
-            "drafts are chosen, not drawn: distributions stay where they are draft_device=%s",
-            config.draft_device,
-        )
+    if config.draft_tree is None and device != config.target_device:
         return ApartChainDrafter(draft, vocabulary_size=target.vocabulary_size)
     if config.draft_tree is None:
-        return ChainDrafter(
-            draft, vocabulary_size=target.vocabulary_size, draws=not config.chosen_drafts
-        )
+        return ChainDrafter(draft, vocabulary_size=target.vocabulary_size)
     return TreeDrafter(
         draft,
         beam_width=config.draft_tree.beam_width,
-        depth=config.draft_tokens,
+        depth=config.most_draft_depth,
         vocabulary_size=target.vocabulary_size,
     )
+
+
+def _load_draft(config: ServeConfig, device: str) -> FlatModel:
+    dtype = torch_dtype(config.dtype, device)
+    return FlatModel.load(str(config.draft), device=device, dtype=dtype)
 
 
 def _drafts_with_head(config: ServeConfig) -> bool:

@@ -38,8 +38,7 @@ class DrafterKind:
 
 
 DRAFTERS: dict[str, DrafterKind] = {
-    "drawn chain": DrafterKind(lambda d: ChainDrafter(d.model), 4),
-    "chosen chain": DrafterKind(lambda d: ChainDrafter(d.model, draws=False), 4),
+    "chain": DrafterKind(lambda d: ChainDrafter(d.model), 4),
     "tree": DrafterKind(lambda d: TreeDrafter(d.model, beam_width=4, depth=4), 14),
     "head's chain": DrafterKind(lambda d: HeadChainDrafter(d.head, most_rows=HEAD_ROWS), 4),
     "head's tree": DrafterKind(

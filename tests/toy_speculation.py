@@ -8,14 +8,13 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
-from serving.engine.acceptance import draw_children, verify_greedy, verify_sampled
-from serving.engine.draft_tree import ROOT, DraftTree, TreeBuilder
+from serving.engine.acceptance import verify
+from serving.engine.draft_tree import DraftTree, TreeBuilder
 from serving.engine.grammar import path_masks
-from serving.engine.processors import RowHistories, TokenHistory
-from serving.engine.sampling import Purpose, SamplingParams, distribution
+from serving.engine.processors import RowHistories, TokenHistory, processed
+from serving.engine.sampling import SamplingParams, choices, raced
 
 Text = tuple[int, ...]
 
@@ -112,7 +111,7 @@ class Toy:
     end_ids: Text = ()
     automaton: Sequence[dict[int, int]] | None = None
     _memo: dict[object, torch.Tensor] = field(default_factory=dict)
-    _trees: dict[object, DraftTree] = field(default_factory=dict)
+    blind_trees: dict[Text, DraftTree] = field(default_factory=dict)
 
     @property
     def vocabulary_size(self) -> int:
@@ -158,8 +157,8 @@ class Toy:
             allowed=allowed,
         )
 
-    def row_probs(self, table: torch.Tensor, text: Text, tree: DraftTree) -> torch.Tensor:
-        """Return the engine's distributions of all rows of a tree behind `text`."""
+    def row_logits(self, table: torch.Tensor, text: Text, tree: DraftTree) -> torch.Tensor:
+        """Return the processed logits of all rows of a tree behind `text`."""
         key = (id(table), text, tree.tokens, tree.parents)
         if key not in self._memo:
             history = TokenHistory(self.prompt, end_ids=self.end_ids)
@@ -171,94 +170,80 @@ class Toy:
                 masks = path_masks(grammar, tree.row_paths)
             last = [(*self.prompt, *text, *path)[-1] for path in tree.row_paths]
             rows = RowHistories(history, tree.row_paths, masks)
-            self._memo[key] = distribution(table[last], self.params, rows)
+            self._memo[key] = processed(table[last], self.params, rows)
         return self._memo[key]
 
-    def draft_probs(self, text: Text, path: Text) -> torch.Tensor:
-        """Return the draft's distribution behind a drafted path."""
-        if (text, path) not in self._memo:
-            probs = self.row_probs(self.draft, text, DraftTree.chain(path))
-            self._memo[text, path] = probs[-1]
-        return self._memo[text, path]
+    def draft_logits(self, text: Text, path: Text) -> torch.Tensor:
+        """Return the draft's processed logits behind a drafted path. Shape: (1, V)."""
+        return self.row_logits(self.draft, text, DraftTree.chain(path))[-1:]
 
-    def run(self, make_tree: "TreeMaker", num_tokens: int, uniforms: np.ndarray) -> Text:
-        """Generate a text; `uniforms[position, purpose, index]` are its draws."""
+    def run(self, make_tree: "TreeMaker", num_tokens: int, times: torch.Tensor) -> Text:
+        """Generate a text; `times[position]` are its races, two more than tokens. (positions, V)."""
         text: Text = ()
         while len(text) < num_tokens:
             start = len(text)
-
-            def noise(offset: int, purpose: Purpose, index: int = 0, start: int = start) -> float:
-                return float(uniforms[start + offset, purpose, index])
-
-            tree = self._trees.get((make_tree, text)) or make_tree(self, text, noise)
-            if all(probs is None for probs in tree.probs):
-                # Chosen without draws: the same in every run.
-                self._trees[make_tree, text] = tree
-            probs = self.row_probs(self.target, text, tree)
-            if self.params.is_greedy:
-                verdict = verify_greedy(tree, probs.argmax(-1).tolist())
-            else:
-                verdict = verify_sampled(tree, probs, noise)
+            tree = make_tree(self, text, times[start:])
+            rows = self.row_logits(self.target, text, tree)
+            races = [times[start + depth] for depth in (0, *tree.depths)]
+            verdict = verify(tree, choices(rows, self.params, races))
             text += (*(tree.tokens[node] for node in verdict.nodes), verdict.token)
         return text[:num_tokens]
 
 
-TreeMaker = Callable[[Toy, Text, Callable[..., float]], DraftTree]
+TreeMaker = Callable[[Toy, Text, torch.Tensor], DraftTree]
+"""Drafts two tokens deep behind a text, given the races from its next token on."""
 
 
-def sampled_chain(toy: Toy, text: Text, noise: Callable[..., float]) -> DraftTree:
-    """Draw two tokens, one behind the other."""
-    return _sampled(toy, text, noise, widths=[1, 1])
-
-
-def sampled_tree(toy: Toy, text: Text, noise: Callable[..., float]) -> DraftTree:
-    """Draw three children without replacement, and one behind each of them."""
-    return _sampled(toy, text, noise, widths=[3, 1])
-
-
-def _sampled(
-    toy: Toy, text: Text, noise: Callable[..., float], *, widths: Sequence[int]
-) -> DraftTree:
-    tokens: list[int] = []
-    parents: list[int] = []
-    probs: list[torch.Tensor] = []
-    level: list[tuple[int, Text]] = [(ROOT, ())]
-    for offset, width in enumerate(widths):
-        following = []
-        for parent, path in level:
-            probs_V = toy.draft_probs(text, path)
-            uniform = [noise(offset, Purpose.DRAFT, index) for index in range(width)]
-            for token, drawn_from_V in draw_children(probs_V, width, uniform.__getitem__):
-                following.append((len(tokens), (*path, token)))
-                tokens.append(token)
-                parents.append(parent)
-                probs.append(drawn_from_V)
-        level = following
-    return DraftTree(tuple(tokens), tuple(parents), tuple(probs))
-
-
-def chosen_chain(toy: Toy, text: Text, noise: Callable[..., float]) -> DraftTree:
-    """Choose the draft's likeliest token twice."""
+def raced_chain(toy: Toy, text: Text, times: torch.Tensor) -> DraftTree:
+    """Run the target's races over the draft's probabilities."""
     path: Text = ()
-    for _ in range(2):
-        path += (int(toy.draft_probs(text, path).argmax()),)
+    for depth in range(2):
+        path += tuple(choices(toy.draft_logits(text, path), toy.params, [times[depth]]))
     return DraftTree.chain(path)
 
 
-def chosen_tree(toy: Toy, text: Text, noise: Callable[..., float]) -> DraftTree:
-    """Grow the five best nodes of two levels, blind to every processor and the grammar."""
-    builder, paths = TreeBuilder(beam_width=3), [()]
+def raced_tree(toy: Toy, text: Text, times: torch.Tensor) -> DraftTree:
+    """Grow the five best nodes of two levels by the races."""
+
+    def log_probs(paths: list[Text], depth: int) -> torch.Tensor:
+        logits = torch.cat([toy.draft_logits(text, path) for path in paths])
+        return raced(logits, toy.params, [times[depth]] * len(paths))
+
+    return _grown(log_probs)
+
+
+def chosen_chain(toy: Toy, text: Text, times: torch.Tensor) -> DraftTree:
+    """Choose the draft's likeliest token twice."""
+    path: Text = ()
     for _ in range(2):
+        path += (int(toy.draft_logits(text, path).argmax()),)
+    return DraftTree.chain(path)
+
+
+def chosen_tree(toy: Toy, text: Text, times: torch.Tensor) -> DraftTree:
+    """Grow the five best nodes of two levels, blind to every processor, grammar and race."""
+
+    def log_probs(paths: list[Text], depth: int) -> torch.Tensor:
         last = [(*toy.prompt, *text, *path)[-1] for path in paths]
-        beam = builder.grow(toy.draft[last].log_softmax(-1)[None])
+        return toy.draft[last].log_softmax(-1)
+
+    if text not in toy.blind_trees:
+        toy.blind_trees[text] = _grown(log_probs)
+    return toy.blind_trees[text]
+
+
+def _grown(log_probs: Callable[[list[Text], int], torch.Tensor]) -> DraftTree:
+    builder, paths = TreeBuilder(beam_width=3), [()]
+    for depth in range(2):
+        beam = builder.grow(log_probs(paths, depth)[None])
         pairs = zip(beam.parent_rows[0].tolist(), beam.tokens[0].tolist(), strict=True)
         paths = [(*paths[row], token) for row, token in pairs]
     return builder.trees([5])[0]
 
 
 TREE_MAKERS: dict[str, TreeMaker] = {
-    "sampled chain": sampled_chain,
+    "raced chain": raced_chain,
     "chosen chain": chosen_chain,
     "chosen tree": chosen_tree,
-    "sampled tree": sampled_tree,
+    "raced tree": raced_tree,
 }

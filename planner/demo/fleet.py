@@ -36,7 +36,7 @@ def demo_plan(models: Path) -> FleetPlan:
         solve_seconds=0.0,
         models=(PlannedModel(name=MODEL, source=target, slo=None, workload=workload),),
         replicas=(
-            _replica(DRAFTING, "--draft", str(models / "draft")),
+            _replica(DRAFTING, "--draft", str(models / "draft"), "--draft-tokens", "4"),
             _replica(PLAIN, "--no-draft"),
         ),
         weights=(

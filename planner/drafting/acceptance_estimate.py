@@ -9,41 +9,50 @@ from planner.drafting.draft_tree import Acceptance, checked_acceptance
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceEstimate:
-    """Exponential averages of accepted / tried, one for each depth and rank.
+    """Averages of accepted / tried, one for each depth and rank, that forget.
 
-    An average forgets half of what it knew in `half_life_tries` drafted tokens. Where nothing was
-    tried it drifts to its prior instead: a draft that was switched off is given another chance.
+    Each is the mean of a few tries as the prior has them and of what was counted. A count halves in
+    `half_life_tries` drafted tokens. Where nothing is tried it halves too, more slowly, so that the
+    average drifts to its prior: a draft that was switched off is given another chance. As little is
+    then left of the old counts, a few tries are enough to switch it off again.
     """
 
-    averages: Acceptance
-    """Present averages."""
     prior: Acceptance
-    """Where the averages began, and drift to while nothing is tried."""
-    half_life_tries: float = 200.0
+    """Where the averages begin, and drift to while nothing is tried."""
+    tried: Acceptance | None = None
+    """Weight of the tries that are not forgotten; nothing: none."""
+    accepted: Acceptance | None = None
+    """Weight of those of them that were accepted."""
+    prior_tries: float = 4.0
+    """Tries that the prior counts for."""
+    half_life_tries: float = 64.0
     """Tries after which old ones count half."""
-    half_life_idle_rounds: float = 1000.0
-    """Rounds without a try after which half of the way to the prior is gone; infinite: none is."""
+    half_life_idle_rounds: float = 1500.0
+    """Rounds without a try after which old ones count half; infinite: never."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
 
         Raises:
-            ValueError: If a half-life is not positive.
+            ValueError: If the prior is no table of acceptances, or a number is not positive.
         """
-        for name in ("half_life_tries", "half_life_idle_rounds"):
+        for name in ("prior_tries", "half_life_tries", "half_life_idle_rounds"):
             value = getattr(self, name)
             if not value > 0:
                 raise ValueError(f"{name} is {value}; give a number above 0")
+        object.__setattr__(self, "prior", checked_acceptance(self.prior))
 
-    @classmethod
-    def start(cls, prior: Sequence[Sequence[float]]) -> "AcceptanceEstimate":
-        """Return an estimate that has seen nothing.
-
-        Raises:
-            ValueError: If the prior is no table of acceptances.
-        """
-        table = checked_acceptance(prior)
-        return cls(averages=table, prior=table)
+    @property
+    def averages(self) -> Acceptance:
+        """Present averages."""
+        return tuple(
+            tuple(
+                (self.prior_tries * first + _count(self.accepted, depth, rank))
+                / (self.prior_tries + _count(self.tried, depth, rank))
+                for rank, first in enumerate(ranks)
+            )
+            for depth, ranks in enumerate(self.prior)
+        )
 
     @property
     def acceptance(self) -> Acceptance:
@@ -75,27 +84,32 @@ class AcceptanceEstimate:
                         f"{num_accepted} of {num_tried} tries accepted at depth {depth}; "
                         "give counts from 0, accepted at most tried"
                     )
-        averages = tuple(
-            tuple(
+        pairs = [
+            [
                 self._moved(depth, rank, _count(tried, depth, rank), _count(accepted, depth, rank))
                 for rank in range(len(ranks))
-            )
-            for depth, ranks in enumerate(self.averages)
+            ]
+            for depth, ranks in enumerate(self.prior)
+        ]
+        return replace(
+            self,
+            tried=tuple(tuple(pair[0] for pair in ranks) for ranks in pairs),
+            accepted=tuple(tuple(pair[1] for pair in ranks) for ranks in pairs),
         )
-        return replace(self, averages=averages)
 
-    def _moved(self, depth: int, rank: int, tried: int, accepted: int) -> float:
-        average = self.averages[depth][rank]
-        if tried:
-            goal, keeps = accepted / tried, math.exp2(-tried / self.half_life_tries)
-        else:
-            goal, keeps = self.prior[depth][rank], math.exp2(-1 / self.half_life_idle_rounds)
-        return keeps * average + (1 - keeps) * goal
+    def _moved(self, depth: int, rank: int, tried: float, accepted: float) -> tuple[float, float]:
+        """Return the weights of tries and acceptances after a round."""
+        age = tried / self.half_life_tries if tried else 1 / self.half_life_idle_rounds
+        keeps = math.exp2(-age)
+        return (
+            keeps * _count(self.tried, depth, rank) + tried,
+            keeps * _count(self.accepted, depth, rank) + accepted,
+        )
 
 
-def _count(counts: Sequence[Sequence[int]], depth: int, rank: int) -> int:
-    is_there = depth < len(counts) and rank < len(counts[depth])
-    return counts[depth][rank] if is_there else 0
+def _count(counts: Sequence[Sequence[float]] | None, depth: int, rank: int) -> float:
+    is_there = counts is not None and depth < len(counts) and rank < len(counts[depth])
+    return counts[depth][rank] if counts is not None and is_there else 0.0
 
 
 def _within_one(ranks: tuple[float, ...]) -> tuple[float, ...]:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from serving.engine.draft_tree import DraftTree
-from serving.engine.model import TokenModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.processors import processed
 from serving.engine.rows import Rows
@@ -19,13 +18,9 @@ from serving.engine.transfer import download, upload
 class ApartChainDrafter(ChainDrafter):
     """A chain drafter whose guesses feed the next depth without a stop at the processor.
 
-    Tokens are chosen, not drawn: to verify a drawn token the processor needs the distribution it was
-    drawn from, the whole vocabulary's for each token.
+    Sampled requests, too, get the likeliest tokens: the target's noise, a number for each word of
+    the vocabulary, stays with the target. Fewer are accepted than of `ChainDrafter`'s.
     """
-
-    def __init__(self, model: TokenModel, *, vocabulary_size: int | None = None) -> None:
-        """As `ModelDrafter`."""
-        super().__init__(model, vocabulary_size=vocabulary_size, draws=False)
 
     def propose(self, step: list[Scheduled]) -> list[DraftTree]:
         """Return one chain for each sequence; its rows stay in the draft's cache until `settle`."""

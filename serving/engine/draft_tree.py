@@ -31,40 +31,33 @@ class DraftTree:
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     """Node before each node; -1 is the root's place."""
-    probs: tuple[Tensor | None, ...] = ()
-    """Distribution that each token was drawn from; None where it was chosen and not drawn.
-
-    Siblings drawn without replacement each carry the distribution without the earlier ones. Whether
-    a drawn token is offered must not depend on the token: a tree of draws is never pruned.
-    Shape of each: (V,).
-    """
+    ranks: tuple[int, ...] = ()
+    """Place of each node among its siblings by the drafter's own odds, from 0, the likeliest."""
 
     def __post_init__(self) -> None:
         """Refuse what no tree is.
 
         Raises:
-            ValueError: If lengths differ, a parent does not precede its child, or two siblings that
-                were not drawn hold one token.
+            ValueError: If lengths differ, a parent does not precede its child, or two siblings hold
+                one token.
         """
-        if not len(self.tokens) == len(self.parents) == len(self.probs):
+        if not len(self.tokens) == len(self.parents) == len(self.ranks):
             raise ValueError(
-                f"{len(self.tokens)} tokens, {len(self.parents)} parents and {len(self.probs)} "
-                "distributions are no tree; give as many of each"
+                f"{len(self.tokens)} tokens, {len(self.parents)} parents and {len(self.ranks)} "
+                "ranks are no tree; give as many of each"
             )
-        chosen = set()
+        known = set()
         for node, (token, parent) in enumerate(zip(self.tokens, self.parents, strict=True)):
             if not ROOT <= parent < node:
                 raise ValueError(f"parent {parent} of node {node} does not precede it; reorder")
-            if self.probs[node] is None:
-                if (parent, token) in chosen:
-                    raise ValueError(f"token {token} is twice a child of node {parent}; merge them")
-                chosen.add((parent, token))
+            if (parent, token) in known:
+                raise ValueError(f"token {token} is twice a child of node {parent}; merge them")
+            known.add((parent, token))
 
     @classmethod
-    def chain(cls, tokens: Sequence[int], probs: Sequence[Tensor] | None = None) -> Self:
-        """Return the tree without forks; `probs` holds each token's distribution if drawn."""
-        parents = tuple(range(ROOT, len(tokens) - 1))
-        return cls(tuple(tokens), parents, (None,) * len(tokens) if probs is None else tuple(probs))
+    def chain(cls, tokens: Sequence[int]) -> Self:
+        """Return the tree without forks."""
+        return cls(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)), (0,) * len(tokens))
 
     def __len__(self) -> int:
         """Number of nodes, the root's place not counted."""
@@ -174,13 +167,16 @@ class TreeBuilder:
         rows = download(torch.cat([*self._tokens, *self._parents, kept], dim=1)).tolist()
         for row, most in zip(rows, max_nodes, strict=True):
             tokens, parents = row[:num_nodes], row[num_nodes : 2 * num_nodes]
-            chosen = sorted(n for n in row[2 * num_nodes :][:most] if n != _NO_NODE)
+            best = [n for n in row[2 * num_nodes :][:most] if n != _NO_NODE]
+            kept_parents = [parents[node] for node in best]
+            ranks = {n: kept_parents[:i].count(kept_parents[i]) for i, n in enumerate(best)}
+            chosen = sorted(best)
             place = {ROOT: ROOT} | {node: i for i, node in enumerate(chosen)}
             trees.append(
                 DraftTree(
                     tuple(tokens[node] for node in chosen),
                     tuple(place[parents[node]] for node in chosen),
-                    (None,) * len(chosen),
+                    tuple(ranks[node] for node in chosen),
                 )
             )
         return trees

@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from serving.engine.acceptance import Verdict, verify_greedy, verify_sampled
+from serving.engine.acceptance import Verdict, verify
 from serving.engine.adapters import Adapter
 from serving.engine.draft_tree import DraftTree
 from serving.engine.drafter import Drafter
+from serving.engine.drafting_policy import DraftingPolicy, DraftSize, FixedDrafting
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import TargetModel
 from serving.engine.pages import PAGE_TOKENS, PagePool
 from serving.engine.processors import processed
 from serving.engine.rows import Rows
-from serving.engine.sampling import probabilities, raw_logprobs
+from serving.engine.sampling import choices, raw_logprobs
 from serving.engine.scheduler import Scheduled, Scheduler
 from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
 from serving.errors import (
@@ -94,6 +95,7 @@ class Engine:
         limits: EngineLimits,
         eos_ids: frozenset[int],
         guarantee: str = UNTESTED_GUARANTEE,
+        drafting: DraftingPolicy | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -104,13 +106,18 @@ class Engine:
             limits: Memory and queue limits.
             eos_ids: Tokens that end a text.
             guarantee: How exactly greedy output is the target's own, as the start-up test found.
+            drafting: Says how much each round drafts, up to `num_draft_tokens`; None always that.
 
         Raises:
             ModelError: If the KV memory holds next to nothing.
         """
         self._target = target
         self._drafter = drafter
-        self._num_drafts = num_draft_tokens if drafter else 0
+        num_drafts = num_draft_tokens if drafter else 0
+        self.drafting = drafting or FixedDrafting(DraftSize(num_drafts, num_drafts))
+        """How much is drafted, for reading counts."""
+        self.draft_size = DraftSize(0, 0)
+        """What the last step drafted at most."""
         self._eos_ids = eos_ids
         self.guarantee = guarantee
         self._limits = limits
@@ -153,6 +160,11 @@ class Engine:
     def num_running(self) -> int:
         """Sequences with memory."""
         return len(self._scheduler.running)
+
+    @property
+    def num_decoding(self) -> int:
+        """Running sequences whose prompt is computed."""
+        return self._scheduler.load.num_decoding
 
     @property
     def num_waiting(self) -> int:
@@ -254,13 +266,17 @@ class Engine:
 
     def step(self) -> list[GenerationOutput]:
         """Draft, verify, accept: advance every scheduled sequence and return what is new."""
-        step = self._scheduler.schedule(self._num_drafts)
+        load = self._scheduler.load
+        self.draft_size = self.drafting.size(load)
+        step = self._scheduler.schedule(self.draft_size)
         trees = self._drafter.propose(step) if self._drafter else [DraftTree() for _ in step]
         verified = self._verify(step, trees)
         outputs = [
             self._accept(part, tree, *rows)
             for part, tree, rows in zip(step, trees, verified, strict=True)
         ]
+        if load.num_decoding:
+            self.drafting.end_step()
         return [output for output in outputs if output is not None]
 
     def _find_adapter(self, name: str | None) -> tuple[int, Adapter | None]:
@@ -339,6 +355,7 @@ class Engine:
         self._commit(sequence, [*known, *(part.num_rows + node for node in kept)], features_NE)
         if tree.tokens:
             self.counters.count_draft(len(tree), len(kept))
+            self.drafting.observe(tree, verdict.nodes)
         if output.finish_reason:
             self._scheduler.remove(sequence.request.request_id)
         return output
@@ -373,12 +390,11 @@ class Engine:
         logits_NV = processed(logits_NV, params, sequence.histories(tree.row_paths))
         # The largest is NaN where any is; a token ruled out by -inf is no fault.
         sound_N = logits_NV.amax(-1).isfinite().cpu()
-        if params.is_greedy:
-            verdict = verify_greedy(tree, logits_NV.argmax(-1).tolist())
-        else:
+        if not params.is_greedy:
             # Rows of no distribution become one, and fail the request only where they are reached.
             logits_NV = logits_NV.where(sound_N[:, None].to(logits_NV.device), 0.0)
-            verdict = verify_sampled(tree, probabilities(logits_NV, params).cpu(), sequence.noise)
+        races = sequence.races([0, *tree.depths], logits_NV.shape[-1])
+        verdict = verify(tree, choices(logits_NV, params, races))
         is_followed = sequence.grammar is None or sequence.grammar.error is None
         return verdict if is_followed and bool(sound_N[verdict.rows].all()) else None
 

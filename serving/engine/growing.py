@@ -3,34 +3,32 @@
 Shape letters: B beam rows of one sequence, V vocabulary.
 """
 
-import logging
 from collections.abc import Sequence as Items
 
 import torch
 from torch import Tensor
 
-from serving.engine.acceptance import draw
-from serving.engine.draft_tree import ROOT, DraftTree
 from serving.engine.processors import processed
-from serving.engine.sampling import Purpose, probabilities
+from serving.engine.sampling import choices, raced
 from serving.engine.sequence import Sequence
-
-logger = logging.getLogger(__name__)
 
 
 class GrowingChain:
-    """A chain, drawn or chosen token by token from what the request makes of the logits."""
+    """A chain, chosen token by token as the target will choose, with its noise."""
 
-    def __init__(self, sequence: Sequence, *, draws: bool) -> None:
-        """Start empty; `draws` draws the tokens of a sampled request, else they are chosen."""
+    def __init__(self, sequence: Sequence) -> None:
+        """Start empty."""
         self.sequence = sequence
         self.tokens: list[int] = []
-        self._is_drawn = draws and not sequence.request.params.is_greedy
-        self._probs: list[Tensor | None] = []
 
     @staticmethod
     def extend(chains: Items["GrowingChain"], logits: Items[Tensor]) -> None:
-        """Add a token to each chain, given the model's logits behind it. Shape of each: (1, V)."""
+        """Add what the draft would choose in the target's place to each chain.
+
+        Args:
+            chains: Chains that grow.
+            logits: The draft's behind each of them. Shape of each: (1, V).
+        """
         rows = [
             processed(
                 logits_1V,
@@ -41,28 +39,9 @@ class GrowingChain:
         ]
         likeliest = torch.cat(rows).argmax(-1).tolist()
         for chain, logits_1V, token in zip(chains, rows, likeliest, strict=True):
-            probs_V = chain._probabilities(logits_1V) if chain._is_drawn else None
-            if probs_V is not None:
-                token = draw(probs_V, chain.sequence.noise(len(chain.tokens), Purpose.DRAFT))
-            chain.tokens.append(token)
-            chain._probs.append(probs_V)
-
-    def _probabilities(self, logits_1V: Tensor) -> Tensor | None:
-        """Return what to draw from; None where the draft computed no distribution."""
-        probs_V = probabilities(logits_1V, self.sequence.request.params)[0].cpu()
-        if bool(probs_V.isfinite().all()):
-            return probs_V
-        logger.warning(
-            "draft logits are not finite request_id=%s place=%d",
-            self.sequence.request.request_id,
-            len(self.tokens),
-        )
-        return None
-
-    def tree(self) -> DraftTree:
-        """Return what was guessed, with the distributions it was drawn from."""
-        parents = tuple(range(ROOT, len(self.tokens) - 1))
-        return DraftTree(tuple(self.tokens), parents, tuple(self._probs))
+            params = chain.sequence.request.params
+            races = chain.sequence.races([len(chain.tokens)], logits_1V.shape[-1])
+            chain.tokens.append(choices(logits_1V, params, races)[0] if races else token)
 
 
 class GrowingPaths:
@@ -84,6 +63,8 @@ class GrowingPaths:
         ]
 
     def log_probs(self, logits_BV: Tensor) -> Tensor:
-        """Return log-probabilities behind the paths as the request has them. Shape: (B, V)."""
-        histories = self.sequence.histories(self._paths)
-        return processed(logits_BV, self.sequence.request.params, histories).log_softmax(-1)
+        """Return log-probabilities behind the paths as the request races them. Shape: (B, V)."""
+        params = self.sequence.request.params
+        logits_BV = processed(logits_BV, params, self.sequence.histories(self._paths))
+        races = self.sequence.races([len(path) for path in self._paths], logits_BV.shape[-1])
+        return raced(logits_BV, params, races)

@@ -1,8 +1,7 @@
 """Drafting with a Dovetail head, from the target's own features: what chains and trees share; chains.
 
 Each round the head takes in the true features of what was accepted, then its own. Between devices go
-the features of a round, in one copy, and token ids and the tree's shape back; where chains are drawn
-for sampled requests, also the distributions they were drawn from, which keep the target's law.
+the features of a round, in one copy, and token ids and the tree's shape back.
 
 Source: Zhang et al., "Dovetail" (2025, arXiv 2412.18934), section 3.
 
@@ -129,19 +128,11 @@ def cache_of(part: Scheduled) -> HeadCache:
 
 
 class HeadChainDrafter(HeadDrafter):
-    """Proposes a chain for every sequence, one step of the head a depth for all of them.
-
-    As `ChainDrafter` draws or chooses its tokens.
-    """
-
-    def __init__(self, head: DraftHead, *, most_rows: int, draws: bool = True) -> None:
-        """As `HeadDrafter`; `draws` draws the tokens of sampled requests, else they are chosen."""
-        super().__init__(head, most_rows=most_rows)
-        self._draws = draws
+    """Proposes a chain for every sequence, one step of the head a depth for all of them."""
 
     def propose(self, step: list[Scheduled]) -> list[DraftTree]:
         """Return one chain for each sequence."""
-        chains = [GrowingChain(part.sequence, draws=self._draws) for part in step]
+        chains = [GrowingChain(part.sequence) for part in step]
         depths = [min(part.num_drafts, part.most_depth) for part in step]
         active, output = self.take_in(step, [depth - 1 for depth in depths])
         level = 0
@@ -160,4 +151,4 @@ class HeadChainDrafter(HeadDrafter):
             ]
             active = [active[row] for row in rows]
             output = self._head.step(batch) if batch else None
-        return [chain.tree() for chain in chains]
+        return [DraftTree.chain(chain.tokens) for chain in chains]

@@ -19,8 +19,8 @@ from serving.engine.scheduler import Scheduled
 class HeadTreeDrafter(HeadDrafter):
     """Proposes the likeliest nodes of a beam search, all sequences side by side.
 
-    Tokens are chosen, not drawn: a seeded text is the same whatever was drafted. Each depth costs a
-    step of the beam's rows alone, since the head's cache keeps the rows of the round's tree.
+    For sampled requests the likeliest with the target's noise. Each depth costs a step of the beam's
+    rows alone, since the head's cache keeps the rows of the round's tree.
     """
 
     def __init__(self, head: DraftHead, *, most_rows: int, beam_width: int, depth: int) -> None:

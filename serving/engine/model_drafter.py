@@ -84,25 +84,14 @@ class ModelDrafter:
 
 
 class ChainDrafter(ModelDrafter):
-    """Proposes a chain for every sequence, one forward a depth for all of them.
-
-    Chosen tokens are the draft's likeliest. Then a seeded text is the same whatever was drafted;
-    drawn tokens are accepted more often, and the text depends on how many a round had.
-    """
-
-    def __init__(
-        self, model: TokenModel, *, vocabulary_size: int | None = None, draws: bool = True
-    ) -> None:
-        """As `ModelDrafter`; `draws` draws the tokens of sampled requests, else they are chosen."""
-        super().__init__(model, vocabulary_size=vocabulary_size)
-        self._draws = draws
+    """Proposes a chain for every sequence, one forward a depth for all of them."""
 
     def propose(self, step: list[Scheduled]) -> list[DraftTree]:
         """Return one chain for each sequence.
 
         Its rows stay in the draft's cache until `settle` says which of them came true.
         """
-        chains = [GrowingChain(part.sequence, draws=self._draws) for part in step]
+        chains = [GrowingChain(part.sequence) for part in step]
         wanted = [self._num_drafts(part) for part in step]
         for level in range(max(wanted, default=0)):
             active = [chains[i] for i, count in enumerate(wanted) if count > level]
@@ -111,7 +100,7 @@ class ChainDrafter(ModelDrafter):
             for rows in batch:
                 rows.cache.commit(len(rows.tokens))
             GrowingChain.extend(active, torch.split(logits_NV, 1))
-        return [chain.tree() for chain in chains]
+        return [DraftTree.chain(chain.tokens) for chain in chains]
 
     def _num_drafts(self, part: Scheduled) -> int:
         count = min(part.num_drafts, part.most_depth)

@@ -1,9 +1,11 @@
 """From logits to the distribution a request asks for, and the noise that samples it.
 
+A token is sampled by a race: every token x gets an exponential time E(x), and the one with the
+largest p(x) / E(x) wins, with chance p(x). Equivalent to the largest log p(x) + Gumbel noise.
+
 Shape letters: N rows, V vocabulary.
 """
 
-import enum
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,26 +19,21 @@ from serving.engine.sampling_params import GREEDY_BELOW, SamplingParams
 
 __all__ = [
     "GREEDY_BELOW",
-    "Purpose",
     "SamplingParams",
     "TokenLogprobs",
+    "choices",
     "distribution",
     "greedy_ids",
     "probabilities",
+    "race_times",
+    "raced",
     "raw_logprobs",
-    "uniform",
 ]
 
+_SHORTEST_TIME = 1e-300
+"""Stands for a time that came out as 0, of which nothing can be divided."""
 _USUAL_TOP_P_TOKENS = 256
 """Likeliest tokens among which top-p usually ends; sorting a whole vocabulary is slow."""
-
-
-class Purpose(enum.IntEnum):
-    """What a random number is for; each purpose has its own stream at every position."""
-
-    DRAFT = 0
-    ACCEPT = 1
-    EMIT = 2
 
 
 class TokenLogprobs(NamedTuple):
@@ -112,22 +109,46 @@ def raw_logprobs(
     ]
 
 
-def uniform(seed: int, position: int, purpose: Purpose, index: int = 0) -> float:
-    """Return the draw from [0, 1) that belongs to a position of a seeded sequence.
+def race_times(seed: int, position: int, vocabulary_size: int) -> Tensor:
+    """Return the times of all tokens in the race for a place of a seeded text, float64. Shape: (V,).
 
-    Counter-based, so that it does not depend on what runs beside the sequence or on how many
-    tokens were drafted. A draw at a position may be read again in a later round only when nothing
-    that was emitted depended on it: drafts behind a rejection are never looked at.
+    Independent, exponential, above 0. Counter-based, so that they depend on nothing but the
+    arguments: not on what runs beside the text, nor on what was drafted.
 
     Args:
         seed: The request's seed, at least 0.
         position: Index of the token in its sequence, prompt included.
-        purpose: What the draw decides.
-        index: Which of several draws for one purpose: the order among siblings of a tree. Nodes of
-            different parents may share a draw, since only one of the parents is ever reached.
+        vocabulary_size: Tokens; the same times come first for fewer.
     """
-    bits = np.random.Philox(key=seed % 2**64, counter=[position, int(purpose), index, 0])
-    return (int(bits.random_raw()) >> 11) * 2.0**-53
+    # The generator counts up the lowest word; each position has its own in the second.
+    bits = np.random.Philox(key=seed % 2**64, counter=[0, position, 0, 0])
+    times = np.random.Generator(bits).standard_exponential(vocabulary_size)
+    return torch.from_numpy(times).clamp_min_(_SHORTEST_TIME)
+
+
+def choices(logits_NV: Tensor, params: SamplingParams, times: Sequence[Tensor]) -> list[int]:
+    """Return the choice at each row of `processed` logits: the likeliest token, or the race's.
+
+    Args:
+        logits_NV: Processed; finite or -inf, with a finite one in each row. Shape: (N, V).
+        params: The request's.
+        times: `race_times` of each row's next token, unused where greedy. N times (V,).
+    """
+    if params.is_greedy:
+        return [int(i) for i in logits_NV.argmax(-1).tolist()]
+    speeds_NV = probabilities(logits_NV, params).cpu().double()
+    return [int(i) for i in speeds_NV.div_(torch.stack(list(times))).argmax(-1).tolist()]
+
+
+def raced(logits_NV: Tensor, params: SamplingParams, times: Sequence[Tensor]) -> Tensor:
+    """Return log-probabilities with the race's noise: `choices` are the largest. Shape: (N, V).
+
+    What a beam of likeliest continuations ranks by, so that it holds likely winners.
+    """
+    if params.is_greedy:
+        return logits_NV.log_softmax(-1)
+    speeds_NV = probabilities(logits_NV, params).double()
+    return (speeds_NV / torch.stack(list(times)).to(speeds_NV.device)).log().log_softmax(-1).float()
 
 
 def _top_p_threshold(probs_NV: Tensor, top_p: float) -> Tensor:

@@ -4,10 +4,14 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 
+from serving.engine.drafting_policy import DraftSize, StepLoad
 from serving.engine.pages import PagePool
 from serving.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
+
+MOST_DEPTH = 1 << 20
+"""Depth of drafts that nothing bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +21,12 @@ class Scheduled:
     sequence: Sequence
     num_rows: int
     num_drafts: int
+    size_depth: int = MOST_DEPTH
 
     @property
     def most_depth(self) -> int:
         """Places behind the newest token that a draft may reach: its round emits one more."""
-        return self.sequence.num_remaining - 1
+        return min(self.sequence.num_remaining - 1, self.size_depth)
 
     @property
     def completes_prompt(self) -> bool:
@@ -68,36 +73,45 @@ class Scheduler:
                 (self.running if sequence in self.running else self.waiting).remove(sequence)
                 sequence.release()
 
-    def schedule(self, num_drafts: int) -> list[Scheduled]:
+    @property
+    def load(self) -> StepLoad:
+        """Who would be in a step now, not counting those that wait."""
+        uncached = [sequence.num_uncached for sequence in self.running]
+        prompt_rows = sum(count for count in uncached if count > 1)
+        return StepLoad(
+            sum(count == 1 for count in uncached), min(prompt_rows, self._max_prefill_rows)
+        )
+
+    def schedule(self, size: DraftSize) -> list[Scheduled]:
         """Reserve pages, admit what fits, and return the step's work, decodes first.
 
         Args:
-            num_drafts: Tokens to draft for each decoding sequence; fewer where pages lack.
+            size: What to draft for each decoding sequence; fewer tokens where pages lack.
         """
         num_preempted = self.num_preemptions
-        step = self._schedule_decodes(num_drafts)
+        step = self._schedule_decodes(size)
         # Whoever was preempted just now would be preempted again.
         if self.num_preemptions == num_preempted:
-            step += self._admit(num_drafts)
+            step += self._admit(size)
         return step + self._schedule_prompts()
 
-    def _schedule_decodes(self, num_drafts: int) -> list[Scheduled]:
+    def _schedule_decodes(self, size: DraftSize) -> list[Scheduled]:
         step = []
         for sequence in list(self.running):
             if sequence.num_uncached > 1 or sequence not in self.running:
                 continue
             if self._make_room(sequence):
-                step.append(self._decode(sequence, num_drafts))
+                step.append(self._decode(sequence, size))
         return step
 
     @staticmethod
-    def _decode(sequence: Sequence, num_drafts: int) -> Scheduled:
+    def _decode(sequence: Sequence, size: DraftSize) -> Scheduled:
         """Give a sequence that has room for its row as many drafts as there is room for."""
         cache = sequence.target_cache
-        wanted = num_drafts if sequence.num_remaining > 1 else 0
+        wanted = size.num_drafts if sequence.num_remaining > 1 else 0
         if not cache.reserve(1 + wanted):
             wanted = min(wanted, cache.num_reserved_rows - 1)
-        return Scheduled(sequence, 1, wanted)
+        return Scheduled(sequence, 1, wanted, size.depth)
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Reserve one row, preempting from the newest on; False where that is `sequence` itself."""
@@ -121,13 +135,13 @@ class Scheduler:
         )
         sequence.release()
 
-    def _admit(self, num_drafts: int) -> list[Scheduled]:
+    def _admit(self, size: DraftSize) -> list[Scheduled]:
         """Admit from the front of the queue; return who need not compute a prompt first."""
         step = []
         while self.waiting and len(self.running) < self._max_sequences:
             sequence = self.waiting[0]
             cache, tokens = sequence.target_cache, sequence.tokens
-            num_rows = min(1 + num_drafts, sequence.num_remaining)
+            num_rows = min(1 + size.num_drafts, sequence.num_remaining)
             # What alone would fit is admitted to an empty engine, with fewer drafts.
             num_rows = min(num_rows, self._pages.num_tokens - len(tokens))
             if cache.num_pages_to_admit(tokens, num_rows) > self._pages.num_available:
@@ -137,7 +151,7 @@ class Scheduler:
             assert has_room, "the room was counted"
             self.running.append(self.waiting.popleft())
             if sequence.num_uncached == 1:
-                step.append(self._decode(sequence, num_drafts))
+                step.append(self._decode(sequence, size))
         return step
 
     def _schedule_prompts(self) -> list[Scheduled]:

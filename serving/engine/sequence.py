@@ -5,12 +5,14 @@ from collections import abc
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torch import Tensor
+
 from serving.engine.adapters import Adapter
 from serving.engine.grammar import Grammar, TokenMask, allowed_prefix, path_masks
 from serving.engine.kv_cache import SequenceCache
 from serving.engine.ngram import NgramIndex
 from serving.engine.processors import RowHistories, TokenHistory
-from serving.engine.sampling import Purpose, SamplingParams, TokenLogprobs, uniform
+from serving.engine.sampling import SamplingParams, TokenLogprobs, race_times
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Sequence:
     draft_state: DraftState | None = None
     """Made and read by the drafter that keeps one."""
     arrival_seconds: float = field(default_factory=time.monotonic)
+    _races: dict[int, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -121,6 +124,21 @@ class Sequence:
             self.draft_state.release()
             self.draft_state = None
 
-    def noise(self, offset: int, purpose: Purpose, index: int = 0) -> float:
-        """Return the draw for the token `offset` places behind the newest, 0 for the next one."""
-        return uniform(self.request.seed, len(self.tokens) + offset, purpose, index)
+    def races(self, depths: abc.Iterable[int], vocabulary_size: int) -> list[Tensor]:
+        """Return the race times of the tokens so many places behind the next one. Shape of each: (V,).
+
+        Draft and target run the same races, so each is made once; empty for a greedy request.
+        """
+        if self.request.params.is_greedy:
+            return []
+        place = len(self.tokens)
+        for old in [position for position in self._races if position < place]:
+            del self._races[old]
+        times = []
+        for depth in depths:
+            known = self._races.get(place + depth)
+            if known is None or len(known) != vocabulary_size:
+                known = race_times(self.request.seed, place + depth, vocabulary_size)
+                self._races[place + depth] = known
+            times.append(known)
+        return times

@@ -48,8 +48,8 @@ class _Branches(GrowingPaths):
 class TreeDrafter(ModelDrafter):
     """Proposes the likeliest nodes of a beam search, all sequences side by side.
 
-    Tokens are chosen, not drawn: a seeded text is the same whatever was drafted. The draft's cache
-    keeps no row of a tree; the accepted path is fed as known tokens in the next round.
+    For sampled requests the likeliest with the target's noise. The draft's cache keeps no row of a
+    tree; the accepted path is fed as known tokens in the next round.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "draft-start": "which of the target's layers the tiny draft should start as",
     "draft-head": "the tiny Dovetail head beside the small model: acceptance by depth, cost",
     "drafting": "one stream through the engine with every drafter: tokens a second, cost of drafts",
+    "drafting-load": "1 and 8 streams: drafting never, always, and left to the calibration",
     "fleet-simulator": "requests a second of the fleet simulator, from 10^4 to 10^6 requests",
     "kernels": "cost by row count of every type of weight, on a 1B-shaped random model",
     "melange-bands": "the best mix against the best single type, Llama-2-7B on four GPU types",

@@ -23,13 +23,13 @@ from serving.engine.tree_drafter import TreeDrafter
 
 ROWS = 8 * 1024
 DRAFTERS: dict[str, DrafterKind] = {
-    "chain": DrafterKind(lambda d: ChainDrafter(d.model, draws=False), 4),
+    "chain": DrafterKind(lambda d: ChainDrafter(d.model), 4),
     "n-gram": DrafterKind(lambda _: NgramDrafter(), 6),
     "tree 1x3": DrafterKind(lambda d: TreeDrafter(d.model, beam_width=1, depth=3), 3),
     "tree 2x6": DrafterKind(lambda d: TreeDrafter(d.model, beam_width=2, depth=4), 6),
     "tree 4x16": DrafterKind(lambda d: TreeDrafter(d.model, beam_width=4, depth=6), 16),
     "tree 8x40": DrafterKind(lambda d: TreeDrafter(d.model, beam_width=8, depth=3), 40),
-    "head's chain": DrafterKind(lambda d: HeadChainDrafter(d.head, most_rows=ROWS, draws=False), 4),
+    "head's chain": DrafterKind(lambda d: HeadChainDrafter(d.head, most_rows=ROWS), 4),
     "head's tree 2x6": DrafterKind(
         lambda d: HeadTreeDrafter(d.head, most_rows=ROWS, beam_width=2, depth=4), 6
     ),

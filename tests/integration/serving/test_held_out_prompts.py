@@ -11,8 +11,6 @@ from serving.tiny.corpus import read_sources, split, standard_library
 
 NUM_PROMPTS = 200
 NEW_TOKENS = 32
-GREEDY = {name: kind for name, kind in DRAFTERS.items() if name != "drawn chain"}
-"""A greedy chain is drawn as it is chosen."""
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +42,7 @@ def test_no_drafter_and_no_batch_changes_a_token(
     plain, _ = generate(target, None, held_out_prompts, **fields)
     by_eight, _ = generate(target, None, held_out_prompts, max_sequences=8, **fields)
     assert by_eight == plain
-    for name, kind in GREEDY.items():
+    for name, kind in DRAFTERS.items():
         for max_sequences in (1, 8):
             texts, engine = generate(
                 target,

@@ -12,7 +12,7 @@ DRAFTERS = [
     {"drafter": "none"},
     {"drafter": "ngram"},
     {},
-    {"chosen_drafts": True},
+    {"draft_tokens": 3},
     {"draft_tree": {"beam_width": 3, "num_nodes": 9}},
     {"draft": "head"},
     {"draft": "head", "draft_tree": {"beam_width": 3, "num_nodes": 9}},

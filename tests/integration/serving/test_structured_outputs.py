@@ -195,8 +195,6 @@ def test_drafting_changes_no_constrained_text(
     exact_target, drafts, grammar, prompts, plain, name, settings
 ):
     """Greedy text never; sampled text neither where drafts are chosen. Few pages preempt some."""
-    if name == "drawn chain" and settings == "sampled":
-        pytest.skip("drawn drafts keep the law of a sampled text, not the text")
     kind = DRAFTERS[name]
     texts, engine = run(
         exact_target,
@@ -215,7 +213,7 @@ def test_drafting_changes_no_constrained_text(
 
 def test_drafts_of_a_grammar_are_what_it_allows(exact_target, drafts, grammar, prompts):
     """Masked drafts are accepted more often than in free text: the grammar leaves little to guess."""
-    kind = DRAFTERS["chosen chain"]
+    kind = DRAFTERS["chain"]
     fields = {"num_draft_tokens": kind.num_nodes, "max_sequences": 8}
     _, engine = run(exact_target, kind.make(drafts), grammar, prompts, "greedy", **fields)
     assert engine.counters.acceptance_length > 3

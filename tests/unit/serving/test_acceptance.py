@@ -1,111 +1,139 @@
+"""Acceptance: the path that the target chooses, and the known mistakes of other implementations."""
+
 import math
 
 import pytest
 import torch
+from toy_model import TableModel, random_table
+from toy_speculation import TREE_MAKERS, Toy
 
-from serving.engine.acceptance import draw, verify_greedy, verify_sampled
-from serving.engine.draft_tree import DraftTree
-from serving.engine.sampling import Purpose
+from serving.engine.acceptance import verify
+from serving.engine.draft_tree import ROOT, DraftTree
+from serving.engine.engine import Engine, EngineLimits
+from serving.engine.model_drafter import ChainDrafter
+from serving.engine.processors import RowHistories, TokenHistory
+from serving.engine.sampling import SamplingParams, choices, greedy_ids, race_times
+from serving.engine.sequence import GenerationRequest
 
-
-def accept_greedy(target_ids, draft_ids) -> tuple[int, int]:
-    """Verify a chain; return how many of its tokens stay, and the token behind them."""
-    verdict = verify_greedy(DraftTree.chain(draft_ids), target_ids)
-    return len(verdict.nodes), verdict.token
-
-
-def accept_sampled(target_probs, draft_probs, draft_ids, *, accept_uniforms, emit_uniforms):
-    """Verify a drawn chain with the given draws; return as `accept_greedy`."""
-
-    def noise(offset: int, purpose: Purpose, index: int = 0) -> float:
-        return (accept_uniforms if purpose is Purpose.ACCEPT else emit_uniforms)[offset]
-
-    tree = DraftTree.chain(draft_ids, list(draft_probs))
-    verdict = verify_sampled(tree, target_probs, noise)
-    return len(verdict.nodes), verdict.token
+FORKED = DraftTree((4, 5, 6, 7, 8), (ROOT, ROOT, 1, 1, 3), (0, 1, 0, 1, 0))
 
 
 @pytest.mark.parametrize(
-    ("target", "draft", "expected"),
+    ("choices", "expected"),
     [
-        ([7], [], (0, 7)),
-        ([1, 2, 3], [1, 2], (2, 3)),
-        ([1, 9, 3], [1, 2], (1, 9)),
-        ([9, 2, 3], [1, 2], (0, 9)),
+        ([9, 0, 0, 0, 0, 0], ((), 9)),
+        ([4, 9, 0, 0, 0, 0], ((0,), 9)),
+        ([5, 0, 9, 0, 0, 0], ((1,), 9)),
+        ([5, 0, 7, 0, 9, 0], ((1, 3), 9)),
+        ([5, 0, 7, 0, 8, 9], ((1, 3, 4), 9)),
+        ([5, 0, 6, 9, 8, 0], ((1, 2), 9)),
     ],
 )
-def test_greedy_keeps_the_common_prefix_and_adds_the_targets_own_token(target, draft, expected):
-    """Greedy acceptance emits what plain greedy decoding would, whatever was drafted."""
-    assert accept_greedy(target, draft) == expected
+def test_a_tree_keeps_the_path_of_the_targets_choices(choices, expected):
+    """Row 0 stands behind the known tokens, row i + 1 behind node i."""
+    assert verify(FORKED, choices) == expected
 
 
-def test_greedy_rejects_a_token_that_is_likely_but_not_the_likeliest():
-    """Token 0 with target probability .40 against .60 is refused at temperature zero."""
-    target_ids = torch.tensor([[0.40, 0.60], [0.5, 0.5]]).log().argmax(-1).tolist()
-    assert accept_greedy(target_ids, [0]) == (0, 1)
+@pytest.mark.parametrize(
+    ("choices", "drafted", "expected"),
+    [
+        ([7], [], ((), 7)),
+        ([1, 2, 3], [1, 2], ((0, 1), 3)),
+        ([1, 9, 3], [1, 2], ((0,), 9)),
+        ([9, 2, 3], [1, 2], ((), 9)),
+    ],
+)
+def test_a_chain_keeps_the_common_prefix_and_the_targets_own_token(choices, drafted, expected):
+    """What is emitted is what plain decoding would emit, whatever was drafted."""
+    assert verify(DraftTree.chain(drafted), choices) == expected
 
 
-def test_sampled_accepts_everything_when_draft_and_target_agree():
-    """With q equal to p no draw rejects, and the bonus token comes from the last row."""
-    probs = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.0, 1.0]])
-    verdict = accept_sampled(
-        probs, probs[:2], [0, 1], accept_uniforms=[0.999, 0.999], emit_uniforms=[0.1, 0.1, 0.1]
+def test_greedy_does_not_compare_soft_probabilities():
+    """Draft argmax 0 with q = .34 against target (.40, .60): token 0 is refused at T = 0."""
+    params = SamplingParams(max_tokens=1, temperature=0)
+    logits = torch.tensor([[0.40, 0.60], [0.5, 0.5]]).log()
+    assert verify(DraftTree.chain([0]), choices(logits, params, [])) == ((), 1)
+
+
+def test_the_bonus_token_obeys_the_sampling_parameters():
+    """Behind an accepted leaf, logits (2, 1, 0) at T = 0.3 give (.964, .034, .001), not softmax."""
+    params = SamplingParams(max_tokens=1, temperature=0.3)
+    logits = torch.tensor([[0.0, 0.0, 90.0], [2.0, 1.0, 0.0]])
+    tree = DraftTree.chain([2])
+    tokens = []
+    for seed in range(4000):
+        races = [race_times(seed, position, 3) for position in (0, 1)]
+        tokens.append(verify(tree, choices(logits, params, races)).token)
+    shares = [tokens.count(token) / len(tokens) for token in range(3)]
+    assert shares == pytest.approx([0.964, 0.034, 0.001], abs=0.01)
+
+
+@pytest.mark.parametrize("kind", TREE_MAKERS)
+@pytest.mark.parametrize("draft_seed", [1, 2])
+def test_greedy_text_with_penalties_does_not_depend_on_the_draft(kind, draft_seed):
+    """Every kind of tree leaves the penalised greedy text as plain decoding gives it."""
+    params = SamplingParams(
+        max_tokens=12, temperature=0, repetition_penalty=1.4, frequency_penalty=0.8
     )
-    assert verdict == (2, 1)
+    target = random_table(6, seed=1)
+    experiment = Toy(target, random_table(6, draft_seed), params)
+    history = TokenHistory(experiment.prompt)
+    plain = [*experiment.prompt]
+    for _ in range(12):
+        rows = RowHistories(history, [()])
+        plain += greedy_ids(target[plain[-1:]], params, rows)
+        history.extend(plain[-1:])
+    assert experiment.run(TREE_MAKERS[kind], 12, torch.ones(16, 6)) == tuple(plain[1:])
 
 
-def test_sampled_never_accepts_a_token_the_target_cannot_emit():
-    """A drafted token of target probability zero is replaced, even at a uniform of zero."""
-    verdict = accept_sampled(
-        torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
-        torch.tensor([[1.0, 0.0]]),
-        [0],
-        accept_uniforms=[0.0],
-        emit_uniforms=[0.5, 0.5],
+@pytest.mark.parametrize("kind", TREE_MAKERS)
+def test_drafts_leave_a_seeded_text_as_it_is_without_them(kind):
+    """The same races give the same sampled text with any draft and with none."""
+    params = SamplingParams(max_tokens=40, temperature=1.3, presence_penalty=0.5)
+    target = random_table(6, seed=1)
+    for seed in range(20):
+        times = torch.stack([race_times(seed, position, 6) for position in range(44)])
+        texts = {
+            Toy(target, random_table(6, draft_seed), params).run(maker, 40, times)
+            for draft_seed, maker in [
+                (1, TREE_MAKERS[kind]),
+                (2, TREE_MAKERS[kind]),
+                (1, lambda *_: DraftTree()),
+            ]
+        }
+        assert len(texts) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.5])
+def test_a_raced_token_stays_nearly_as_often_as_the_laws_overlap(temperature):
+    """Between (1 - d) / (1 + d) and 1 - d for the distance d of the two laws, and above chance."""
+    params = SamplingParams(max_tokens=1, temperature=temperature)
+    target, draft = (random_table(50, seed)[:1] for seed in (1, 2))
+    draft = 0.7 * target + 0.3 * draft
+    laws = [(table / temperature).softmax(-1) for table in (target, draft)]
+    overlap = float(torch.minimum(*laws).sum())
+    stayed = 0
+    for seed in range(3000):
+        races = [race_times(seed, 0, 50)]
+        stayed += choices(target, params, races) == choices(draft, params, races)
+    assert overlap / (2 - overlap) - 0.03 < stayed / 3000 < overlap + 0.03
+    assert stayed / 3000 > float(laws[0][0, draft.argmax()])
+
+
+def test_acceptance_length_is_per_real_round():
+    """A perfect chain of three emits four tokens in each of the rounds that took place."""
+    table = random_table(5, seed=3)
+    engine = Engine(
+        TableModel(table),
+        ChainDrafter(TableModel(table)),
+        num_draft_tokens=3,
+        limits=EngineLimits(kv_bytes=1000, max_sequences=1, max_waiting=1),
+        eos_ids=frozenset(),
     )
-    assert verdict == (0, 1)
-
-
-def test_sampled_survives_a_residual_of_no_mass():
-    """Rounding that rejects where p equals q falls back to p instead of dividing by zero."""
-    p = torch.tensor([[0.3, 0.7], [0.5, 0.5]])
-    q = torch.tensor([[0.3000001, 0.6999999]])
-    accepted, token = accept_sampled(
-        p, q, [0], accept_uniforms=[0.99999999], emit_uniforms=[0.9, 0.9]
-    )
-    assert (accepted, token) == (0, 1)
-
-
-def test_drafting_from_a_distribution_never_changes_what_one_step_emits():
-    """Integrated over the draft and a fine grid of uniforms, the first token follows p exactly."""
-    p = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]])
-    q = torch.tensor([[0.1, 0.2, 0.7]])
-    grid = [(i + 0.5) / 100 for i in range(100)]
-    mass = torch.zeros(3)
-    for drafted in range(3):
-        for accept in grid:
-            for emit in grid:
-                accepted, token = accept_sampled(
-                    p, q, [drafted], accept_uniforms=[accept], emit_uniforms=[emit, emit]
-                )
-                mass[drafted if accepted else token] += float(q[0, drafted]) / 10_000
-    assert torch.allclose(mass, p[0], atol=0.01)
-
-
-@pytest.mark.parametrize(("uniform", "expected"), [(0.0, 1), (0.49, 1), (0.51, 3), (1 - 2**-53, 3)])
-def test_draw_never_returns_an_index_without_weight(uniform, expected):
-    """Inversion skips zero weights at both ends and between."""
-    assert draw(torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]), uniform) == expected
-
-
-@pytest.mark.parametrize("weight", [2.0**-149, 0.1, 1 / 3, 1.0, 3.4e38])
-def test_draw_of_the_largest_uniform_is_the_last_index_with_weight(weight):
-    """From the smallest float32 to nearly the largest, the product stays below the whole sum."""
-    assert draw(torch.tensor([weight, weight, 0.0]), 1 - 2**-53) == 1
-
-
-@pytest.mark.parametrize("weights", [[1.0, math.nan], [0.0, 0.0]], ids=str)
-def test_draw_from_no_distribution_is_refused(weights):
-    """Weights that are no numbers, or all zero, select nothing rather than the last index."""
-    with pytest.raises(AssertionError, match="finite and not all zero"):
-        draw(torch.tensor(weights), 0.5)
+    engine.add(GenerationRequest("a", (1,), SamplingParams(max_tokens=13, temperature=0), 0))
+    num_rounds = 0
+    while engine.has_work:
+        num_rounds += any(len(output.tokens) > 1 for output in engine.step())
+    # The prompt's own step emits one token and drafts nothing.
+    assert engine.counters.drafts == num_rounds == 3
+    assert math.isclose(engine.counters.acceptance_length, 12 / 3)

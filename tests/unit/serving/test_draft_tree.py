@@ -42,12 +42,6 @@ def test_what_is_no_tree_is_refused(tokens, parents, message):
         DraftTree(tokens, parents, (None,) * len(tokens))
 
 
-def test_drawn_siblings_may_repeat_a_token():
-    """Draws with replacement are legitimate; only chosen siblings are distinct."""
-    q = torch.tensor([0.5, 0.5])
-    assert len(DraftTree((1, 1), (ROOT, ROOT), (q, q))) == 2
-
-
 def search(tables: torch.Tensor, width: int, depth: int, max_nodes: int):
     """Grow a tree in plain Python, from log-probabilities that depend on the path's hash."""
     nodes: list[tuple[float, int, int, tuple[int, ...]]] = []  # score, parent, token, path
@@ -88,6 +82,16 @@ def grow(builder: TreeBuilder, tables: list[torch.Tensor], depth: int) -> None:
         ]
 
 
+def assert_ranked(tree: DraftTree, table: torch.Tensor) -> None:
+    """Check that siblings are ranked by their log-probability."""
+    for row, siblings in enumerate(tree.children):
+        log_probs = log_probs_behind(table, tree.row_paths[row])
+        ranked = sorted(siblings, key=tree.ranks.__getitem__)
+        assert [tree.ranks[node] for node in ranked] == list(range(len(siblings)))
+        values = [float(log_probs[tree.tokens[node]]) for node in ranked]
+        assert values == sorted(values, reverse=True)
+
+
 @pytest.mark.parametrize("levels", [None, 3], ids=["distinct", "many-equals"])
 @pytest.mark.parametrize(("width", "depth", "max_nodes"), [(1, 4, 3), (3, 3, 8), (9, 2, 100)])
 def test_trees_are_the_best_paths_with_ties_to_the_lowest(width, depth, max_nodes, levels):
@@ -107,7 +111,7 @@ def test_trees_are_the_best_paths_with_ties_to_the_lowest(width, depth, max_node
         assert list(tree.tokens) == tokens
         assert list(tree.parents) == parents
         assert 5 not in tree.tokens
-        assert tree.probs == (None,) * len(tree)
+        assert_ranked(tree, table)
 
 
 def test_a_certain_drafter_gives_a_chain():

@@ -33,21 +33,19 @@ DRAFTS = {
 }
 
 
-CHOOSING = {
-    "chain": lambda draft: ChainDrafter(draft, draws=False),
+DRAFTERS_OF_EACH_KIND = {
+    "chain": lambda draft: ChainDrafter(draft),
     "tree": lambda draft: TreeDrafter(draft, beam_width=2, depth=2),
     "n-gram": lambda _: NgramDrafter(),
-    "head's chain": lambda draft: HeadChainDrafter(
-        TableHead(draft.logits), most_rows=10_000, draws=False
-    ),
+    "head's chain": lambda draft: heads_chain(draft),
     "head's tree": lambda draft: HeadTreeDrafter(
         TableHead(draft.logits), most_rows=10_000, beam_width=2, depth=2
     ),
 }
-"""Drafters whose tokens are chosen and not drawn."""
+"""Every way of drafting."""
 
 
-def drawing_head(draft: TableModel) -> HeadChainDrafter:
+def heads_chain(draft: TableModel) -> HeadChainDrafter:
     return HeadChainDrafter(TableHead(draft.logits), most_rows=10_000)
 
 
@@ -154,10 +152,10 @@ def test_a_seeded_request_repeats_whatever_runs_beside_it():
 PENALISED = {"temperature": 1.1, "repetition_penalty": 1.4, "frequency_penalty": 0.3}
 
 
-@pytest.mark.parametrize("make", [ChainDrafter, drawing_head])
+@pytest.mark.parametrize("make", [ChainDrafter, heads_chain])
 @pytest.mark.parametrize("draft", ["none", "perfect", "random"])
-def test_a_drawn_chain_of_penalised_logits_follows_the_joint_law(draft, make):
-    """Drawn and plain decoding follow one law with penalties, which both models' rows see."""
+def test_a_chain_of_penalised_logits_follows_the_joint_law(draft, make):
+    """Drafted and plain decoding follow one law with penalties, which both models' rows see."""
     params = SamplingParams(max_tokens=NUM_TOKENS, **PENALISED)
     law = Toy(TARGET, TARGET, params, prompt=(START,)).law(NUM_TOKENS)
     check_law(sample(make_engine(DRAFTS[draft], 2, make), params, range(2_500)), law)
@@ -166,10 +164,10 @@ def test_a_drawn_chain_of_penalised_logits_follows_the_joint_law(draft, make):
 @pytest.mark.parametrize("num_runs", [1_500, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("draft", ["perfect", "random", "opposite"])
 @pytest.mark.parametrize("settings", [{"temperature": 0.3}, {"top_p": 0.8}], ids=str)
-def test_a_heads_drawn_chain_follows_the_joint_law(draft, settings, num_runs):
-    """Three tokens drawn from a head and verified are as likely as the target has them."""
+def test_a_heads_chain_follows_the_joint_law(draft, settings, num_runs):
+    """Three tokens guessed by a head and verified are as likely as the target has them."""
     params = SamplingParams(max_tokens=NUM_TOKENS, **settings)
-    engine = make_engine(DRAFTS[draft], 2, drawing_head)
+    engine = make_engine(DRAFTS[draft], 2, heads_chain)
     check_law(sample(engine, params, range(num_runs)), exact_law(params))
     assert engine.counters.draft_tokens > 0
 
@@ -187,7 +185,7 @@ CONSTRAINED = [
 @pytest.mark.parametrize("settings", CONSTRAINED, ids=str)
 @pytest.mark.parametrize("draft", ["none", "random"])
 def test_constrained_texts_follow_the_joint_law(draft, settings):
-    """Drawn and plain decoding follow one law under a grammar, and end where it ends."""
+    """Drafted and plain decoding follow one law under a grammar, and end where it ends."""
     params = SamplingParams(max_tokens=NUM_TOKENS, **settings)
     toy = Toy(TARGET, TARGET, params, prompt=(START,), end_ids=(END,), automaton=AUTOMATON)
     law = toy.law(NUM_TOKENS)
@@ -197,36 +195,38 @@ def test_constrained_texts_follow_the_joint_law(draft, settings):
 
 
 @pytest.mark.parametrize("settings", [*CONSTRAINED, {"temperature": 0}], ids=str)
-@pytest.mark.parametrize("name", CHOOSING)
-def test_chosen_drafts_leave_a_constrained_text_as_it_is_without_them(name, settings):
-    """Greedy and sampled, any chosen draft gives plain decoding's tokens under a grammar."""
+@pytest.mark.parametrize("name", DRAFTERS_OF_EACH_KIND)
+def test_drafts_leave_a_constrained_text_as_it_is_without_them(name, settings):
+    """Greedy and sampled, any draft gives plain decoding's tokens under a grammar."""
     params = SamplingParams(max_tokens=9, **settings)
     grammar, ends = ToyGrammar(AUTOMATON, VOCABULARY), frozenset({END})
     plain = sample(make_engine(None, 1, eos_ids=ends), params, range(200), grammar)
     for draft in ("perfect", "random"):
-        engine = make_engine(DRAFTS[draft], 3, CHOOSING[name], eos_ids=ends)
+        engine = make_engine(DRAFTS[draft], 3, DRAFTERS_OF_EACH_KIND[name], eos_ids=ends)
         assert sample(engine, params, range(200), grammar) == plain
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 1.0}, {"top_p": 0.8}, PENALISED], ids=str)
-@pytest.mark.parametrize("name", CHOOSING)
-def test_chosen_drafts_leave_a_seeded_text_as_it_is_without_them(name, settings):
-    """Any chosen draft gives the very tokens of plain decoding, and so their law."""
+@pytest.mark.parametrize("name", DRAFTERS_OF_EACH_KIND)
+def test_drafts_leave_a_seeded_text_as_it_is_without_them(name, settings):
+    """Any draft gives the very tokens of plain decoding, and so their law."""
     params = SamplingParams(max_tokens=12, **settings)
     plain = sample(make_engine(None, 1), params, range(200))
     for draft in ("perfect", "random"):
-        engine = make_engine(DRAFTS[draft], 3, CHOOSING[name])
+        engine = make_engine(DRAFTS[draft], 3, DRAFTERS_OF_EACH_KIND[name])
         assert sample(engine, params, range(200)) == plain
         assert engine.counters.accepted_tokens > 0
 
 
-@pytest.mark.parametrize("name", CHOOSING)
-def test_a_seeded_text_of_chosen_drafts_repeats_where_drafts_are_cut(name):
+@pytest.mark.parametrize("name", DRAFTERS_OF_EACH_KIND)
+def test_a_seeded_text_repeats_where_drafts_are_cut(name):
     """Alone, in a crowd that takes the pages, and with fewer guesses, a seed gives one text."""
     params = SamplingParams(max_tokens=90, temperature=1.1)
     alone = sample(make_engine(None, 1), params, range(6))
     for num_draft_tokens in (1, 5):
-        engine = make_engine(DRAFTS["random"], num_draft_tokens, CHOOSING[name], kv_bytes=64 * 5)
+        engine = make_engine(
+            DRAFTS["random"], num_draft_tokens, DRAFTERS_OF_EACH_KIND[name], kv_bytes=64 * 5
+        )
         assert sample(engine, params, range(6)) == alone
         assert engine.num_preemptions > 0
 

@@ -8,12 +8,13 @@ from toy_speculation import plain_distribution
 
 from serving.engine.processors import RowHistories, TokenHistory, processed
 from serving.engine.sampling import (
-    Purpose,
     SamplingParams,
+    choices,
     distribution,
     greedy_ids,
+    race_times,
+    raced,
     raw_logprobs,
-    uniform,
 )
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0]])
@@ -45,23 +46,41 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_the_mass(top_p, kept):
     assert int((distribution(LOGITS, params(top_p=top_p)) > 0).sum()) == kept
 
 
-def test_noise_belongs_to_seed_position_and_purpose():
-    """The same triple repeats; another seed, position or purpose draws anew."""
-    draws = {
-        uniform(seed, position, purpose)
+def test_races_belong_to_seed_and_position():
+    """The same pair repeats; another seed or position races anew; fewer tokens race alike."""
+    winners = {
+        tuple(race_times(seed, position, 4).tolist())
         for seed in (0, 1, 2**63)
         for position in range(20)
-        for purpose in Purpose
     }
-    assert len(draws) == 3 * 20 * 3
-    assert uniform(5, 7, Purpose.EMIT) == uniform(5, 7, Purpose.EMIT)
+    assert len(winners) == 3 * 20
+    assert torch.equal(race_times(5, 7, 9), race_times(5, 7, 9))
+    assert torch.equal(race_times(5, 7, 900)[:9], race_times(5, 7, 9))
 
 
-def test_noise_is_uniform():
-    """The mean and the spread of many draws are those of the uniform distribution."""
-    draws = torch.tensor([uniform(11, position, Purpose.ACCEPT) for position in range(4000)])
-    assert float(draws.mean()) == pytest.approx(0.5, abs=0.02)
-    assert float(draws.var()) == pytest.approx(1 / 12, abs=0.005)
+def test_race_times_are_exponential():
+    """Mean and spread of many are 1, within a place and from place to place."""
+    times = torch.stack([race_times(11, position, 50) for position in range(400)])
+    assert float(times.mean()) == pytest.approx(1, abs=0.03)
+    assert float(times.var()) == pytest.approx(1, abs=0.1)
+    assert float(times[:, 0].mean()) == pytest.approx(1, abs=0.2)
+    assert float(times.min()) > 0
+
+
+def test_races_are_won_as_often_as_a_token_is_likely():
+    """Logits (2, 1, 0) win with their softmax; a banned token never does."""
+    logits = torch.tensor([[2.0, 1.0, 0.0, -torch.inf]])
+    won = [choices(logits, params(), [race_times(seed, 3, 4)])[0] for seed in range(6000)]
+    shares = [won.count(token) / len(won) for token in range(4)]
+    assert shares == pytest.approx([0.665, 0.245, 0.090, 0.0], abs=0.02)
+
+
+def test_the_largest_raced_log_probability_is_the_choice():
+    """A beam that ranks by `raced` holds the token that `choices` names."""
+    logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(1))
+    races = [race_times(3, position, 40) for position in range(5)]
+    for request in (params(), params(temperature=0), params(top_p=0.6, temperature=1.4)):
+        assert raced(logits, request, races).argmax(-1).tolist() == choices(logits, request, races)
 
 
 def random_params(rng: random.Random, vocabulary_size: int) -> SamplingParams:
@@ -242,10 +261,3 @@ def test_ids_the_model_does_not_have_are_refused(fields, message):
     params(bad_token_ids=(2,), logit_bias={0: 1}).check_ids(3)
     with pytest.raises(ValueError, match=message):
         params(**fields).check_ids(3)
-
-
-def test_siblings_have_draws_of_their_own():
-    """The index is part of the key, and 0 is the draw without one."""
-    draws = {uniform(1, 4, Purpose.ACCEPT, index) for index in range(50)}
-    assert len(draws) == 50
-    assert uniform(1, 4, Purpose.ACCEPT) == uniform(1, 4, Purpose.ACCEPT, 0)

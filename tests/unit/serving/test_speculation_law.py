@@ -1,4 +1,4 @@
-"""What the acceptance rules and processors emit together follows the target's joint law.
+"""What races, acceptance and processors emit together follows the target's joint law.
 
 A toy loop over the engine's pure parts runs 10,000 times for each case; the law of three tokens is
 enumerated from the definitions of the processors. Every rule, draft and setting is in the default
@@ -9,11 +9,12 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import chisquare
 from toy_model import random_table
 from toy_speculation import TREE_MAKERS, Toy
 
-from serving.engine.sampling import Purpose, SamplingParams
+from serving.engine.sampling import SamplingParams
 
 VOCABULARY = 5
 NUM_TOKENS = 3
@@ -55,10 +56,10 @@ def toy(draft: str, settings: dict) -> Toy:
     return Toy(TARGET, DRAFTS[draft], params, prompt=(2, 0), end_ids=(3,), automaton=automaton)
 
 
-def all_uniforms(num_runs: int, seed: int) -> np.ndarray:
-    """Draws by run, position, purpose and index; a round looks two positions past the end."""
-    shape = (num_runs, NUM_TOKENS + 2, len(Purpose), 3)
-    return np.random.default_rng(seed).random(shape)
+def all_races(num_runs: int, seed: int) -> torch.Tensor:
+    """Times by run, position and token; a round looks two positions past the end."""
+    shape = (num_runs, NUM_TOKENS + 2, VOCABULARY)
+    return torch.from_numpy(np.random.default_rng(seed).standard_exponential(shape))
 
 
 def cases() -> list:
@@ -80,8 +81,8 @@ def test_three_tokens_follow_the_targets_joint_law(rule, draft, settings):
     law = experiment.law(NUM_TOKENS)
     assert sum(law.values()) == pytest.approx(1)
     counts = dict.fromkeys(law, 0)
-    for uniforms in all_uniforms(NUM_RUNS, seed=5):
-        counts[experiment.run(TREE_MAKERS[rule], NUM_TOKENS, uniforms)] += 1
+    for times in all_races(NUM_RUNS, seed=5):
+        counts[experiment.run(TREE_MAKERS[rule], NUM_TOKENS, times)] += 1
     # Pearson's test wants about five expected in each cell: rare texts join the rarest common one.
     common = sorted((text for text in law if law[text] * NUM_RUNS >= 5), key=law.__getitem__)
     observed = [counts[text] for text in common]

@@ -1,0 +1,121 @@
+"""Where the draft runs and how much it drafts, decided at start from what is measured here."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+
+from planner.drafting.candidate import DraftPlace
+from planner.drafting.cost_curve import CostCurve
+from planner.speculation import plan_speculation
+from serving.config import ServeConfig
+from serving.engine import cost_curve
+from serving.engine.drafter import Drafter
+from serving.engine.drafting_policy import DraftSize
+from serving.engine.model import FlatModel, TokenModel
+from serving.engine.round_calibration import calibrate
+from serving.engine.speculation_control import SpeculationControl, first_acceptance
+from serving.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+_PLACING_SECONDS = 2.0
+"""Most time to measure one model on one device."""
+
+
+def plan_drafting(
+    config: ServeConfig, target: FlatModel, drafter: Drafter | None, device: str
+) -> SpeculationControl | None:
+    """Measure rounds and return who plans them; None where their size is set."""
+    if drafter is None or config.draft_tokens != "auto":
+        return None
+    most = DraftSize(config.num_draft_nodes, config.most_draft_depth)
+    costs = calibrate(
+        target, drafter, most=most, max_sequences=config.max_sequences, kv_bytes=config.kv_bytes
+    )
+    beam_width = config.draft_tree.beam_width if config.draft_tree else 1
+    return SpeculationControl(costs, device=device, most=most, beam_width=beam_width)
+
+
+def draft_device(config: ServeConfig, target: FlatModel, load: Callable[[str], FlatModel]) -> str:
+    """Return where the draft runs: as set, or the device where it gains most.
+
+    Args:
+        config: What was asked for.
+        target: As it will be served; its keys and values count as given to it.
+        load: Loads the draft onto a device.
+
+    Raises:
+        ModelError: If no device has room for the draft.
+    """
+    if config.draft_device != "auto":
+        return config.draft_device
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if config.draft is None or len(devices) == 1:
+        logger.info("placed draft device=%s reason=there is no other", devices[0])
+        return devices[0]
+    num_tokens = config.kv_bytes // target.kv_bytes_per_token
+    places = [
+        _measured_place(device, load, num_tokens=num_tokens, taken_bytes=_taken(config, device))
+        for device in devices
+    ]
+    return best_device(_curve(target, "target"), places, depth=config.most_draft_depth)
+
+
+def best_device(target: CostCurve, places: Sequence[DraftPlace], *, depth: int) -> str:
+    """Return the device on which one request gains most, or loses least; logged with the reasons.
+
+    Args:
+        target: Seconds of one forward of the target.
+        places: Devices, with what the draft costs and takes up there.
+        depth: Tokens drafted at most.
+
+    Raises:
+        ModelError: If none of them has room for the draft.
+    """
+    most_rows = min(depth + 1, target.most_rows)
+    plan = plan_speculation(target, places, first_acceptance(depth, 1), most_rows=most_rows)
+    reasons = "; ".join(plan.reasons)
+    drafting = [candidate for candidate in plan.candidates if candidate.device is not None]
+    if not drafting:
+        raise ModelError(f"no device has room for the draft: {reasons}; name one or drop --draft")
+    device = max(drafting, key=lambda candidate: candidate.speed_up).device
+    assert device is not None, "only drafting candidates were kept"
+    logger.info("placed draft device=%s reason=%s", device, reasons)
+    return device
+
+
+def _measured_place(
+    device: str, load: Callable[[str], FlatModel], *, num_tokens: int, taken_bytes: float
+) -> DraftPlace:
+    draft = load(device)
+    weights = sum(p.numel() * p.element_size() for p in draft.model.parameters())
+    return DraftPlace(
+        device=device,
+        # The draft is loaded: what it takes is counted as free again.
+        free_bytes=max(0.0, _free_bytes(device) + weights - taken_bytes),
+        needed_bytes=weights + num_tokens * draft.kv_bytes_per_token,
+        step_seconds=_curve(draft, f"draft on {device}"),
+    )
+
+
+def _curve(model: TokenModel, name: str) -> CostCurve:
+    measured = cost_curve.measure_curve(model, name=name, most_seconds=_PLACING_SECONDS)
+    seconds = measured.seconds_by_rows
+    return CostCurve(tuple(seconds), tuple(seconds.values()))
+
+
+def _taken(config: ServeConfig, device: str) -> float:
+    """Return what the target will still take there, in bytes: its keys and values."""
+    return (
+        float(config.kv_bytes)
+        if torch.device(device) == torch.device(config.target_device)
+        else 0.0
+    )
+
+
+def _free_bytes(device: str) -> float:
+    if device.startswith("cuda"):
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

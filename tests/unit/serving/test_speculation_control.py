@@ -1,0 +1,185 @@
+"""How much is drafted follows the load and what is accepted, and nothing else."""
+
+import logging
+import random
+
+import pytest
+
+from planner.drafting.candidate import DraftPlace
+from planner.drafting.cost_curve import CostCurve
+from serving.drafting import best_device
+from serving.engine.draft_tree import ROOT, DraftTree
+from serving.engine.drafting_policy import DraftSize, StepLoad
+from serving.engine.round_costs import MeasuredRound, RoundCosts
+from serving.engine.speculation_control import NO_DRAFTS, SpeculationControl
+from serving.errors import ModelError
+
+MOST = DraftSize(8, 8)
+ALONE = StepLoad(1, 0)
+
+
+def costs(*, per_row: float = 0.1, per_depth: float = 0.15, sizes=(1, 2, 4, 8, 16)) -> RoundCosts:
+    """Return rounds whose rows are free up to eight, then cost `per_row` of a step each."""
+    return RoundCosts(
+        tuple(
+            MeasuredRound(
+                size,
+                drafts,
+                drafts,
+                verify_seconds=1 + per_row * max(0, size * (drafts + 1) - 8),
+                draft_seconds=per_depth * drafts,
+            )
+            for size in sizes
+            for drafts in (0, 1, 2, 4, 8)
+        )
+    )
+
+
+def make(**fields) -> SpeculationControl:
+    return SpeculationControl(costs(**fields), device="cpu", most=MOST)
+
+
+def run(
+    control: SpeculationControl, acceptance: float, num_rounds: int, load: StepLoad = ALONE, seed=0
+) -> list[DraftSize]:
+    """Draft chains that are accepted token by token with a set chance; return the sizes."""
+    rng = random.Random(seed)
+    sizes = []
+    for _ in range(num_rounds):
+        size = control.size(load)
+        sizes.append(size)
+        for _ in range(load.num_decoding if size.num_drafts else 0):
+            tree = DraftTree.chain([1] * size.num_drafts)
+            kept = 0
+            while kept < len(tree) and rng.random() < acceptance:
+                kept += 1
+            control.observe(tree, range(kept))
+        control.end_step()
+    return sizes
+
+
+def test_a_new_drafter_is_tried():
+    """Before anything is known, acceptance counts as high."""
+    assert make().size(ALONE).num_drafts > 2
+
+
+def test_drafts_shrink_as_the_batch_grows():
+    """Rows of others fill the forward, so each sequence gets fewer, at last none."""
+    control = make()
+    sizes = [control.size(StepLoad(count, 0)).num_drafts for count in (1, 2, 4, 8, 16)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[2] > sizes[-1]
+
+
+def test_prompt_rows_beside_fill_the_forward_too():
+    """A prompt in the step leaves less room than none."""
+    control = make(per_row=0.2)
+    assert control.size(StepLoad(1, 400)).num_drafts <= control.size(ALONE).num_drafts
+    assert control.size(StepLoad(1, 10**6)) == control.size(StepLoad(1, 512))
+
+
+def test_a_step_in_which_nobody_decodes_drafts_nothing():
+    """Prompts alone ask for no plan."""
+    control = make()
+    assert control.size(StepLoad(0, 300)) == NO_DRAFTS
+    assert control.num_plans == 0
+
+
+def test_depth_follows_what_is_accepted():
+    """A good draft goes deeper than a poor one."""
+    good, poor = make(), make()
+    run(good, 0.9, 400)
+    run(poor, 0.4, 400)
+    assert good.size(ALONE).depth > poor.size(ALONE).depth
+    assert good.acceptance[0][0] == pytest.approx(0.9, abs=0.1)
+
+
+def test_a_useless_draft_is_switched_off_tried_again_and_stays_off():
+    """Of thousands of rounds few draft, and some do."""
+    control = make()
+    sizes = run(control, 0.02, 6000)
+    assert NO_DRAFTS in sizes[:200]
+    later = sizes[1000:]
+    tries = sum(size.num_drafts > 0 for size in later)
+    assert 0 < tries < 0.03 * len(later)
+    assert control.num_changes >= 3
+
+
+def test_drafting_comes_back_when_it_pays_again():
+    """After a spell without acceptance, a good draft is found and used."""
+    control = make()
+    run(control, 0.0, 1000)
+    sizes = run(control, 0.85, 4000, seed=1)
+    assert all(size.num_drafts > 2 for size in sizes[-500:])
+
+
+def test_plans_are_kept_for_a_while():
+    """A load costs a plan now and then, not one a step."""
+    control = make()
+    run(control, 0.7, 160)
+    assert control.num_plans <= 11
+
+
+def test_sizes_follow_from_the_order_of_calls_alone():
+    """The same observations give the same sizes."""
+    assert run(make(), 0.6, 500) == run(make(), 0.6, 500)
+
+
+def test_a_change_of_plan_is_one_line_with_its_reason(caplog):
+    """Load, size, acceptance and why; nothing where the plan stays."""
+    control = make()
+    with caplog.at_level(logging.INFO):
+        control.size(ALONE)
+        control.size(ALONE)
+    (record,) = caplog.records
+    assert "num_requests=1" in record.getMessage()
+    assert "reason=a chain pays" in record.getMessage()
+    assert control.num_changes == 1
+
+
+def test_trees_are_learnt_by_depth_and_rank():
+    """The first of two siblings is refused, the second accepted, and its child refused."""
+    control = SpeculationControl(costs(), device="cpu", most=DraftSize(8, 3), beam_width=2)
+    tree = DraftTree((5, 6, 7), (ROOT, ROOT, 1), (0, 1, 0))
+    before = control.acceptance
+    for _ in range(300):
+        control.observe(tree, [1])
+        control.end_step()
+    after = control.acceptance
+    assert after[0][0] < before[0][0] / 2
+    assert after[0][1] > 0.9 - after[0][0]
+    assert after[1][0] < before[1][0] / 2
+    size = control.size(ALONE)
+    assert size.num_drafts <= 8
+    assert size.depth <= 3
+
+
+CURVE = CostCurve((1, 4, 16), (1.0, 1.1, 1.5))
+
+
+def place(name: str, seconds: float, *, free: float = 10.0, round_seconds: float = 0.0):
+    step = CostCurve((1, 64), (seconds, seconds))
+    return DraftPlace(name, free, 5.0, step, round_seconds)
+
+
+def test_the_draft_goes_where_it_gains_most(caplog):
+    """Of two devices the faster with room is chosen, and the log says why."""
+    places = [place("cpu:0", 0.2), place("cpu:1", 0.05)]
+    with caplog.at_level(logging.INFO):
+        assert best_device(CURVE, places, depth=8) == "cpu:1"
+    assert "device=cpu:1" in caplog.text
+    assert best_device(CURVE, [places[0], place("cpu:1", 0.05, free=1.0)], depth=8) == "cpu:0"
+    assert (
+        best_device(CURVE, [places[0], place("cpu:1", 0.05, round_seconds=9)], depth=8) == "cpu:0"
+    )
+
+
+def test_a_device_is_named_even_where_drafting_does_not_pay_yet():
+    """The least loss: load and acceptance may change."""
+    assert best_device(CURVE, [place("a", 30.0), place("b", 20.0)], depth=4) == "b"
+
+
+def test_no_room_anywhere_is_refused():
+    """With the needs of each device and what to do."""
+    with pytest.raises(ModelError, match=r"no device has room for the draft.*drop --draft"):
+        best_device(CURVE, [place("a", 0.1, free=1.0)], depth=4)
