@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from serving.config import ServeConfig
 from serving.engine import cost_curve
 from serving.engine.drafter import Drafter
 from serving.engine.drafting_policy import DraftSize
+from serving.engine.head_folder import is_head_folder
 from serving.engine.model import FlatModel, TokenModel
 from serving.engine.round_calibration import calibrate
 from serving.engine.speculation_control import SpeculationControl, first_acceptance
@@ -55,6 +57,9 @@ def draft_device(config: ServeConfig, target: FlatModel, load: Callable[[str], F
     if config.draft is None or len(devices) == 1:
         logger.info("placed draft device=%s reason=there is no other", devices[0])
         return devices[0]
+    if is_head_folder(Path(config.draft)):
+        logger.info("placed draft device=%s reason=a head is small", devices[1])
+        return devices[1]
     num_tokens = config.kv_bytes // target.kv_bytes_per_token
     places = [
         _measured_place(device, load, num_tokens=num_tokens, taken_bytes=_taken(config, device))

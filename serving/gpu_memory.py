@@ -1,9 +1,15 @@
 """What a GPU has room for beside the target: the edge between a configuration and the memory count."""
 
+from pathlib import Path
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from planner.documents import read_document
 from serving.config import ServeConfig
+from serving.engine.dovetail_head import DovetailHead
+from serving.engine.head_config import HeadConfig
+from serving.engine.head_folder import CONFIG, is_head_folder
 from serving.engine.offload import reserve_bytes
 from serving.engine.split import Offload, kv_layer_bytes_per_token
 from serving.errors import ModelError
@@ -31,7 +37,7 @@ def find_offload(config: ServeConfig, *, most_rows: int, dtype: torch.dtype) -> 
         hidden_size=target.hidden_size,
         intermediate_size=getattr(target, "intermediate_size", 4 * target.hidden_size),
     )
-    if config.draft is not None and _is_same_gpu(config.draft_device, device):
+    if config.draft is not None and _may_share_gpu(config.draft_device, device):
         reserved += draft_bytes(config, target)
     return Offload(
         num_layers=config.target_gpu_layers,
@@ -67,22 +73,30 @@ def draft_bytes(config: ServeConfig, target: PretrainedConfig) -> int:
     """Return what the draft takes on its device: its weights twice while they are fused, and pages.
 
     The draft's pool has as many pages as the target's, of which there are the most where the
-    processor holds all layers in the coarsest type.
+    processor holds all layers in the coarsest type. A head brings the target's embedding and output
+    head along.
     """
     assert config.draft is not None, "called with a draft"
-    draft = _read_config(config.draft)
-    with torch.device("meta"):
-        shell = AutoModelForCausalLM.from_config(draft)  # type: ignore[no-untyped-call]
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    weights = sum(parameter.numel() for parameter in shell.parameters()) * dtype.itemsize
     of_target = target.num_hidden_layers * kv_layer_bytes_per_token(target, torch.bfloat16)
-    of_draft = draft.num_hidden_layers * kv_layer_bytes_per_token(draft, dtype)
-    return int(2 * weights + config.kv_bytes * of_draft // of_target)
+    with torch.device("meta"):
+        if is_head_folder(Path(config.draft)):
+            head = read_document(Path(config.draft) / CONFIG, HeadConfig)
+            num_values = sum(p.numel() for p in DovetailHead(head).parameters())
+            num_values += 2 * head.vocabulary_size * head.feature_size
+            row = 2 * head.num_layers * head.num_key_value_heads * head.head_size
+            of_draft = row * dtype.itemsize
+        else:
+            draft = _read_config(config.draft)
+            shell = AutoModelForCausalLM.from_config(draft)  # type: ignore[no-untyped-call]
+            num_values = sum(parameter.numel() for parameter in shell.parameters())
+            of_draft = draft.num_hidden_layers * kv_layer_bytes_per_token(draft, dtype)
+    return int(2 * num_values * dtype.itemsize + config.kv_bytes * of_draft // of_target)
 
 
-def _is_same_gpu(name: str, device: torch.device) -> bool:
-    kind, _, index = name.partition(":")
-    return (kind, index or "0") == (device.type, str(device.index))
+def _may_share_gpu(draft_device: str, device: torch.device) -> bool:
+    kind, _, index = draft_device.partition(":")
+    return draft_device == "auto" or (kind, index or "0") == (device.type, str(device.index))
 
 
 def _read_config(name: str) -> PretrainedConfig:

@@ -10,6 +10,7 @@ from serving.engine.draft_tree import DraftTree
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.processors import processed
 from serving.engine.rows import Rows
+from serving.engine.sampling import raced
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
 from serving.engine.transfer import download, upload
@@ -18,8 +19,7 @@ from serving.engine.transfer import download, upload
 class ApartChainDrafter(ChainDrafter):
     """A chain drafter whose guesses feed the next depth without a stop at the processor.
 
-    Sampled requests, too, get the likeliest tokens: the target's noise, a number for each word of
-    the vocabulary, stays with the target. Fewer are accepted than of `ChainDrafter`'s.
+    A sampled request's races are copied to the device, no distribution back.
     """
 
     def propose(self, step: list[Scheduled]) -> list[DraftTree]:
@@ -36,11 +36,11 @@ class ApartChainDrafter(ChainDrafter):
             drafting = [i for i, count in enumerate(wanted) if count > level]
             if ids_S is not None and len(drafting) < len(before):
                 ids_S = ids_S[upload([before.index(i) for i in drafting], ids_S.device)]
-            ids_S = self._next([step[i].sequence for i in drafting], ids_S)
+            ids_S = self._next([step[i].sequence for i in drafting], ids_S, level)
             levels.append((drafting, ids_S))
         return _chains(len(step), levels)
 
-    def _next(self, sequences: list[Sequence], ids_S: Tensor | None) -> Tensor:
+    def _next(self, sequences: list[Sequence], ids_S: Tensor | None, level: int) -> Tensor:
         """Feed each sequence what it lacks, or its newest guess; return the next. Shape: (S,)."""
         batch = []
         for sequence in sequences:
@@ -50,11 +50,12 @@ class ApartChainDrafter(ChainDrafter):
         logits_SV = self._logits(batch, ids_S)
         for rows in batch:
             rows.cache.commit(len(rows.tokens))
-        choices = [
-            processed(logits_SV[row : row + 1], sequence.request.params)
-            for row, sequence in enumerate(sequences)
-        ]
-        return torch.cat(choices).argmax(-1)
+        scores = []
+        for row, sequence in enumerate(sequences):
+            params = sequence.request.params
+            races = sequence.races([level], logits_SV.shape[-1])
+            scores.append(raced(processed(logits_SV[row : row + 1], params), params, races))
+        return torch.cat([score.argmax(-1) for score in scores])
 
 
 def _chains(count: int, levels: list[tuple[list[int], Tensor]]) -> list[DraftTree]:
