@@ -25,6 +25,7 @@ from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
+from serving.engine.split import Offload
 from serving.engine.tree_drafter import TreeDrafter
 from serving.errors import AddressError, ModelError
 from serving.gpu_memory import find_offload
@@ -121,8 +122,7 @@ def _make_drafter(
     if config.drafter == "ngram":
         return NgramDrafter()
     assert config.draft is not None, "checked with the configuration"
-    draft_dtype = _dtype(config.dtype, config.draft_device)
-    draft = leanest(FlatModel.load(config.draft, device=config.draft_device, dtype=draft_dtype))
+    draft = leanest(_load(config.draft, config.draft_device, config.dtype))
     _check_pair(config, tokenizer)
     if config.draft_tree is None and config.draft_device != config.target_device:
         logger.info(
@@ -149,14 +149,10 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
     elif is_on_cpu and config.dtype in ("auto", "float32"):
         quantization = "float32"
     most_rows = _MAX_PREFILL_ROWS + config.max_sequences * (config.num_draft_nodes + 1)
-    dtype = _dtype(config.dtype, config.target_device)
-    target = FlatModel.load(
-        config.model,
-        device=config.target_device,
-        dtype=dtype,
-        quantization=quantization,
-        offload=find_offload(config, most_rows=most_rows, dtype=dtype),
+    offload = find_offload(
+        config, most_rows=most_rows, dtype=_dtype(config.dtype, config.target_device)
     )
+    target = _load(config.model, config.target_device, config.dtype, quantization, offload=offload)
     guarantee = UNTESTED_GUARANTEE
     if quantization is not None:
         guarantee = check_model(
@@ -176,6 +172,23 @@ def _attention_checks(target: FlatModel) -> dict[str, Callable[[], bool]]:
             target.config, device=split.device, dtype=split.dtype
         )
     return checks
+
+
+def _load(
+    name: str,
+    device: str,
+    dtype: str,
+    quantization: Quantization | None = None,
+    *,
+    offload: Offload | None = None,
+) -> FlatModel:
+    return FlatModel.load(
+        name,
+        device=device,
+        dtype=_dtype(dtype, device),
+        quantization=quantization,
+        offload=offload,
+    )
 
 
 def _dtype(name: str, device: str) -> torch.dtype:
