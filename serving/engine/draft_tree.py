@@ -20,9 +20,6 @@ from serving.engine.transfer import download
 ROOT = -1
 """The parent of a tree's first nodes: the last known token."""
 
-_NO_NODE = -2
-"""Stands for a node that may not enter a tree."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DraftTree:
@@ -160,26 +157,32 @@ class TreeBuilder:
         if not self._scores:
             return [DraftTree() for _ in max_nodes]
         scores_SL = torch.cat(self._scores, dim=1)
-        kept = _best(scores_SL, max(max_nodes), in_order=False)
-        kept = torch.where(scores_SL.gather(1, kept).isfinite(), kept, _NO_NODE)
-        num_nodes = scores_SL.shape[1]
+        best_SN = _best(scores_SL, max(max_nodes), in_order=False)
+        finite_SN = scores_SL.gather(1, best_SN).isfinite()
+        tokens, parents, kept, finite = _fetched(
+            torch.cat(self._tokens, dim=1), torch.cat(self._parents, dim=1), best_SN, finite_SN
+        )
         trees = []
-        rows = download(torch.cat([*self._tokens, *self._parents, kept], dim=1)).tolist()
-        for row, most in zip(rows, max_nodes, strict=True):
-            tokens, parents = row[:num_nodes], row[num_nodes : 2 * num_nodes]
-            best = [n for n in row[2 * num_nodes :][:most] if n != _NO_NODE]
-            kept_parents = [parents[node] for node in best]
+        for row, nodes in enumerate(kept):
+            best = [n for n, ok in zip(nodes[: max_nodes[row]], finite[row], strict=False) if ok]
+            kept_parents = [parents[row][node] for node in best]
             ranks = {n: kept_parents[:i].count(kept_parents[i]) for i, n in enumerate(best)}
             chosen = sorted(best)
             place = {ROOT: ROOT} | {node: i for i, node in enumerate(chosen)}
             trees.append(
                 DraftTree(
-                    tuple(tokens[node] for node in chosen),
-                    tuple(place[parents[node]] for node in chosen),
+                    tuple(tokens[row][node] for node in chosen),
+                    tuple(place[parents[row][node]] for node in chosen),
                     tuple(ranks[node] for node in chosen),
                 )
             )
         return trees
+
+
+def _fetched(*tables: Tensor) -> list[list[list[int]]]:
+    """Return tables with one row a sequence as plain numbers, in one copy. Shape: (S, ...) each."""
+    joined = download(torch.cat([table.long() for table in tables], dim=1))
+    return [table.tolist() for table in torch.split(joined, [t.shape[1] for t in tables], dim=1)]
 
 
 def _likeliest(log_probs_SBV: Tensor, count: int) -> tuple[Tensor, Tensor]:
