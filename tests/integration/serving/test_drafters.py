@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.head_drafter import HeadChainDrafter
+from serving.engine.head_folder import load_head
 from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.lean_head import LeanHead
@@ -99,6 +100,30 @@ def test_the_text_does_not_depend_on_the_heads_drafts(target, head, prompts, pla
     check_text(target, drafter, num_nodes, prompts, plain(settings), SETTINGS[settings])
     assert drafter.memory.num_taken == 0
     assert drafter.num_without_room == 0
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
+def test_a_head_in_another_type_and_place_changes_no_token(
+    target, tiny_family, prompts, plain, device, name
+):
+    """A bfloat16 head, also on CUDA, beside a float32 target: features cross over, ids come back."""
+    if device != "cpu" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    coarse = load_head(
+        tiny_family / "head", target_sha256=None, device=device, dtype=torch.bfloat16
+    )
+    head = LeanHead(
+        coarse,
+        embedding=target.model.get_input_embeddings().weight,
+        output_head=target.model.get_output_embeddings().weight,
+    )
+    make, num_nodes = HEADS[name]
+    texts, engine = generate(
+        target, make(head), prompts[:16:2], SETTINGS["greedy"], num_draft_tokens=num_nodes
+    )
+    assert texts == plain("greedy")[:8]
+    assert engine.counters.accepted_tokens > 0
 
 
 def check_text(
