@@ -5,14 +5,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from generation import DrafterKind, generate
+from generation import DrafterKind, Drafts, generate
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.head_drafter import HeadChainDrafter
+from serving.engine.head_folder import load_head
 from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.kv_cache import KVPool, SequenceCache
+from serving.engine.lean_head import LeanHead
 from serving.engine.model import FlatModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
@@ -75,6 +77,31 @@ def test_the_text_does_not_depend_on_the_drafter(target, drafts, prompts, plain,
     assert drafter.num_without_room == 0
     if name.startswith("head"):
         assert drafter.memory.num_taken == 0
+
+
+@pytest.mark.parametrize("name", [name for name in DRAFTERS if name.startswith("head")])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
+def test_a_head_in_another_type_and_place_changes_no_token(
+    target, draft, tiny_family, prompts, plain, device, name
+):
+    """A bfloat16 head, also on CUDA, beside a float32 target: features cross over, ids come back."""
+    if device != "cpu" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    coarse = load_head(
+        tiny_family / "head", target_sha256=None, device=device, dtype=torch.bfloat16
+    )
+    head = LeanHead(
+        coarse,
+        embedding=target.model.get_input_embeddings().weight,
+        output_head=target.model.get_output_embeddings().weight,
+    )
+    kind = DRAFTERS[name]
+    drafter = kind.make(Drafts(draft, head))
+    texts, engine = generate(
+        target, drafter, prompts[:16:2], num_draft_tokens=kind.num_nodes, **SETTINGS["greedy"]
+    )
+    assert texts == plain("greedy")[:8]
+    assert engine.counters.accepted_tokens > 0
 
 
 def test_a_wider_tree_accepts_more_than_a_chain_of_its_depth(target, draft, prompts):
