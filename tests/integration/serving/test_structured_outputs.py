@@ -178,12 +178,12 @@ def grammar(compiler) -> Grammar:
 
 @pytest.fixture(scope="module")
 def plain(exact_target, grammar, prompts) -> Callable[[str], list[tuple[int, ...]]]:
-    """Return the constrained texts of the target alone, one at a time, by the settings' name."""
+    """Return the constrained texts of the target without drafts, by the settings' name."""
     texts: dict[str, list[tuple[int, ...]]] = {}
 
     def cached(name: str) -> list[tuple[int, ...]]:
         if name not in texts:
-            texts[name], _ = run(exact_target, None, grammar, prompts, name)
+            texts[name], _ = run(exact_target, None, grammar, prompts, name, max_sequences=6)
         return texts[name]
 
     return cached
