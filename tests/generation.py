@@ -1,6 +1,6 @@
 """Texts from an engine over real models, and the drafters that must not change them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from serving.engine.model import TargetModel, TokenModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.sampling import SamplingParams
-from serving.engine.sequence import GenerationRequest
+from serving.engine.sequence import GenerationOutput, GenerationRequest
 from serving.engine.tree_drafter import TreeDrafter
 
 HEAD_ROWS = 8 * 1024
@@ -78,9 +78,15 @@ def generate(
         engine.add(
             GenerationRequest(str(index), tuple(prompt), params, seed=index, grammar=grammar)
         )
+    for output in outputs(engine):
+        texts[int(output.request_id)] += output.tokens
+    engine.check_idle()
+    return texts, engine
+
+
+def outputs(engine: Engine) -> Iterator[GenerationOutput]:
+    """Step until nothing is left to do; yield what comes, none of it an error."""
     while engine.has_work:
         for output in engine.step():
             assert output.error is None, output.error
-            texts[int(output.request_id)] += output.tokens
-    engine.check_idle()
-    return texts, engine
+            yield output

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,12 +59,3 @@ def prompts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         "# {0} the next block of data\nfor ",
     ]
     return [tokenizer.encode(form.format(name)) for form in forms for name in names]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Run with a single thread, so that sums are taken in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

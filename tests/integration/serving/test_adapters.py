@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from lora_folders import make_adapter
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -15,19 +16,6 @@ from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
 from serving.engine.rows import Rows
 from serving.errors import AdapterError
-
-
-def make_adapter(base: Path, folder: Path, *, seed: int = 0, **fields) -> Path:
-    """Write a PEFT adapter with random A and B."""
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-    peft_model = get_peft_model(model, LoraConfig(**(settings | fields)))
-    for name, parameter in peft_model.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    peft_model.save_pretrained(folder)
-    return folder
 
 
 def peft_logits(base: Path, adapter: Path, tokens: list[int]) -> torch.Tensor:

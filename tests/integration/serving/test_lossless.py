@@ -3,7 +3,6 @@
 import pytest
 import torch
 from generation import generate
-from torch import nn
 from transformers import AutoModelForCausalLM
 
 from serving.engine.kv_cache import KVPool, SequenceCache
@@ -61,76 +60,6 @@ def test_ragged_rows_equal_separate_forwards(target, prompts):
         for tokens, start in zip(known, (3, 1, 0), strict=True)
     ]
     assert torch.allclose(flat, torch.cat(separate), atol=1e-4)
-
-
-def test_the_cache_after_roll_back_equals_a_fresh_prefill(target, prompts):
-    """Rejected rows leave keys and values as if they had never been, to 1e-5 relative."""
-    tokens = prompts[3] + prompts[4]
-    rolled, fresh = SequenceCache(KVPool.for_tokens(128)), SequenceCache(KVPool.for_tokens(128))
-    target.forward([Rows(tokens[:5], rolled)])
-    rolled.commit(5)
-    for guess in (7, 8, 9):
-        target.forward([Rows([*tokens[5:6], guess, guess, guess], rolled)])
-        rolled.commit(4)
-        rolled.roll_back(5)
-    target.forward([Rows(tokens[5:], rolled)])
-    rolled.commit(len(tokens) - 5)
-    target.forward([Rows(tokens, fresh)])
-    fresh.commit(len(tokens))
-    for ours, theirs in zip(rolled.snapshot(), fresh.snapshot(), strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
-
-
-class PackedLinear(nn.Module):
-    """A linear layer whose rows do not depend on each other's number, as measured for oneDNN."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        """Take the weights of `linear`."""
-        super().__init__()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
-        self._bias = linear.bias
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the product, a lone row beside a copy of itself."""
-        two = rows if rows.shape[-2] > 1 else rows.expand(*rows.shape[:-2], 2, -1)
-        product = torch.ops.mkldnn._linear_pointwise(
-            two.contiguous(), self._packed, self._bias, "none", [], ""
-        )
-        return product[..., : rows.shape[-2], :]
-
-
-@pytest.fixture
-def invariant_target(tiny_family, one_thread) -> FlatModel:
-    """The shipped target with linear layers whose rows do not depend on their number."""
-    target = FlatModel.load(str(tiny_family / "target"), device="cpu", dtype=torch.float32)
-    for name, module in list(target.model.named_modules()):
-        if isinstance(module, nn.Linear):
-            parent, _, child = name.rpartition(".")
-            setattr(target.model.get_submodule(parent), child, PackedLinear(module))
-    return target
-
-
-@pytest.mark.parametrize("past", [5, 55, 62, 64, 100])
-def test_the_cache_after_a_tree_equals_a_fresh_prefill_bit_for_bit(invariant_target, prompts, past):
-    """Accepted rows of trees, moved behind the prefix, are what a prefill would have written."""
-    target, pool = invariant_target, KVPool(12)
-    tokens = [token for prompt in prompts[:20] for token in prompt][: past + 40]
-    grown, fresh = SequenceCache(pool), SequenceCache(pool)
-    target.forward([Rows(tokens[:past], grown)])
-    grown.commit(past)
-    while grown.length + 3 < len(tokens):
-        first, second, third = tokens[grown.length : grown.length + 3]
-        tree = [first, 7, second, 9, 9, third, 9]
-        logits = target.forward([Rows(tree, grown, 7, parents=[-1, 0, 0, 1, 2, 2, 4])])
-        grown.commit_path([0, 2, 5])
-    final = tokens[: grown.length]
-    fresh_logits = target.forward([Rows(final, fresh, 3)])
-    fresh.commit(len(final))
-    assert torch.equal(logits[[0, 2, 5]], fresh_logits)
-    for ours, theirs in zip(grown.snapshot(), fresh.snapshot(), strict=True):
-        assert torch.equal(ours[0], theirs[0])
-        assert torch.equal(ours[1], theirs[1])
 
 
 def test_draft_and_target_may_differ_in_dtype(target, tiny_family, prompts):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from generation import generate
+from generation import DRAFTERS, generate, outputs
 
 from serving.config import ServeConfig
 from serving.engine.cost_curve import measure_curve
+from serving.engine.engine import Engine, EngineLimits
 from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.invariance import check_model
@@ -13,6 +14,8 @@ from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.rows import Rows
+from serving.engine.sampling import SamplingParams
+from serving.engine.sequence import GenerationRequest
 from serving.engine.tree_drafter import TreeDrafter
 
 KINDS = ["float32", "bfloat16", "int8", "int4"]
@@ -50,6 +53,29 @@ def test_greedy_tokens_are_the_same_with_and_without_the_draft(packed_target, dr
         )
         assert headed == plain
     assert engine.counters.accepted_tokens > 0
+
+
+@pytest.mark.parametrize("name", ["chosen chain", "tree"])
+def test_logprobs_are_the_same_with_and_without_drafts(packed_target, drafts, prompts, name):
+    """Bit for bit, since a row is the same whatever is verified with it."""
+    told = []
+    for kind in (None, DRAFTERS[name]):
+        engine = Engine(
+            packed_target,
+            None if kind is None else kind.make(drafts),
+            num_draft_tokens=0 if kind is None else kind.num_nodes,
+            limits=EngineLimits(kv_bytes=1 << 24, max_sequences=4, max_waiting=4),
+            eos_ids=frozenset(),
+        )
+        for index, temperature in enumerate((0, 0.8, 1.1)):
+            params = SamplingParams(max_tokens=12, temperature=temperature, num_logprobs=3)
+            engine.add(GenerationRequest(str(index), tuple(prompts[index]), params, seed=index))
+        logprobs = dict.fromkeys("012", ())
+        for output in outputs(engine):
+            logprobs[output.request_id] += output.logprobs
+        told.append(logprobs)
+    assert told[0] == told[1]
+    assert [len(logprobs) for logprobs in told[0].values()] == [12, 12, 12]
 
 
 def test_packed_weights_stay_close_to_the_dense_model(packed_target, target, prompts):

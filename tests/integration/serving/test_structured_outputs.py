@@ -155,9 +155,20 @@ def compiler(exact_target, tokenizer) -> GrammarCompiler:
 
 SETTINGS = {
     "greedy": {"temperature": 0.0},
-    "penalised": {"temperature": 0.0, "repetition_penalty": 1.3, "frequency_penalty": 0.2},
-    "sampled": {"temperature": 0.9, "top_p": 0.95, "min_tokens": 20, "logit_bias": {99: 2.0}},
+    "sampled": {
+        "temperature": 0.9,
+        "top_p": 0.95,
+        "repetition_penalty": 1.1,
+        "min_tokens": 20,
+        "logit_bias": {99: 2.0},
+    },
 }
+SAME_TEXT = [(name, "greedy") for name in DRAFTERS] + [
+    # Drawn drafts keep the law of a sampled text, not the text.
+    (name, "sampled")
+    for name in DRAFTERS
+    if name != "drawn chain"
+]
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +178,12 @@ def grammar(compiler) -> Grammar:
 
 @pytest.fixture(scope="module")
 def plain(exact_target, grammar, prompts) -> Callable[[str], list[tuple[int, ...]]]:
-    """Return the constrained texts of the target alone, one at a time, by the settings' name."""
+    """Return the constrained texts of the target without drafts, by the settings' name."""
     texts: dict[str, list[tuple[int, ...]]] = {}
 
     def cached(name: str) -> list[tuple[int, ...]]:
         if name not in texts:
-            texts[name], _ = run(exact_target, None, grammar, prompts, name)
+            texts[name], _ = run(exact_target, None, grammar, prompts, name, max_sequences=6)
         return texts[name]
 
     return cached
@@ -189,8 +200,7 @@ def run(target, drafter, grammar, prompts, name, **fields) -> tuple[list[tuple[i
     )
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("name", DRAFTERS)
+@pytest.mark.parametrize(("name", "settings"), SAME_TEXT)
 def test_drafting_changes_no_constrained_text(
     exact_target, drafts, grammar, prompts, plain, name, settings
 ):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from generation import outputs
 from scipy.stats import chisquare
 from toy_head import TableHead
 from toy_model import TableModel, random_table
@@ -73,9 +74,8 @@ def sample(
     for seed in seeds:
         engine.add(GenerationRequest(str(seed), (START,), params, seed, grammar=grammar))
         texts[str(seed)] = ()
-    while engine.has_work:
-        for output in engine.step():
-            texts[output.request_id] += output.tokens
+    for output in outputs(engine):
+        texts[output.request_id] += output.tokens
     return [texts[str(seed)] for seed in seeds]
 
 
@@ -246,3 +246,26 @@ def test_positions_are_counted_by_depth():
     assert engine.counters.accepted_per_position == [3, 3, 3]
     assert engine.counters.drafts == 3
     assert engine.counters.draft_tokens == 18
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0}, PENALISED | {"top_k": 2}], ids=str)
+@pytest.mark.parametrize("name", [None, *DRAFTERS_OF_EACH_KIND])
+def test_logprobs_are_the_targets_own_whatever_was_drafted(name, settings):
+    """Each token has the log-probabilities of its row before any processor, and the top ones."""
+    params = SamplingParams(max_tokens=12, num_logprobs=2, **settings)
+    draft = None if name is None else DRAFTS["random"]
+    engine = make_engine(draft, 3, DRAFTERS_OF_EACH_KIND.get(name or "", ChainDrafter))
+    for seed in range(5):
+        engine.add(GenerationRequest(str(seed), (START,), params, seed))
+    log_probs = TARGET.log_softmax(-1)
+    last = dict.fromkeys(map(str, range(5)), START)
+    for output in outputs(engine):
+        assert len(output.logprobs) == len(output.tokens)
+        for token, told in zip(output.tokens, output.logprobs, strict=True):
+            row = log_probs[last[output.request_id]]
+            values, ids = row.topk(2)
+            assert told.logprob == row[token].item()
+            assert told.rank == int((row > row[token]).sum()) + 1
+            assert told.top == tuple(zip(ids.tolist(), values.tolist(), strict=True))
+            last[output.request_id] = token
+    assert draft is None or engine.counters.accepted_tokens > 0

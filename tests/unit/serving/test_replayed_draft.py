@@ -71,7 +71,7 @@ def test_the_engine_counts_what_was_set():
 
     plain, _ = run(None)
     drafter = ReplayingDrafter(
-        ChainDrafter(TableModel(random_table(40, seed=2)), draws=False),
+        ChainDrafter(TableModel(random_table(40, seed=2))),
         {"a": prompt + plain},
         rates_for(3, 5),
         vocabulary_size=40,
