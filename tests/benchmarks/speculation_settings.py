@@ -27,7 +27,7 @@ class Settings:
     shape_layers: int = 22
     shape_new_tokens: int = 32
     shape_repetitions: int = 3
-    shape_agreement: float = 0.1
+    shape_agreement: float = 0.05
     """Factor on the target's layers behind the draft's; see `rival_models`."""
 
     @classmethod

