@@ -68,7 +68,7 @@ class Contestant:
         """Generate from every prompt, one by one or all at once.
 
         Raises:
-            RivalError: If the process cannot start or fails; at every later call too.
+            RivalError: If this call fails; at every later one too if the process cannot start.
         """
         if self.failure is not None:
             raise RivalError(self.failure)
@@ -136,6 +136,8 @@ class Contestant:
             self.failure = " ".join(answer["error"].split())[:300]
             self.close()
             raise RivalError(self.failure)
+        if "failed" in answer:
+            raise RivalError(" ".join(answer["failed"].split())[:300])
         return dict(answer)
 
 
