@@ -98,23 +98,26 @@ def _measure(
         "new_tokens": settings.shape_new_tokens,
         "clock": settings.clock,
     }
-    ones = [[number] for number in range(ONE_STREAM_PROMPTS)]
-    one = race(entries, ones, prompts, title=f"1B {block}, one stream", **shared)
-    all_at_once = [list(range(STREAMS))]
-    title = f"1B {block}, {STREAMS} streams"
-    eight = race(entries, all_at_once, prompts, title=title, is_concurrent=True, **shared)
-    base = one[entries[0].label]
     about = (
         f"1B-shaped random target, {settings.shape_layers} layers, {settings.shape_threads} "
         f"thread(s), {settings.shape_new_tokens} new tokens, medians of "
         f"{settings.shape_repetitions}, {settings.clock} time; acceptance is set, not earned"
     )
     console = Console(width=190)
-    for words, results in (("one stream", one), (f"{STREAMS} streams", eight)):
+    blocks = {
+        "one stream": [[number] for number in range(ONE_STREAM_PROMPTS)],
+        f"{STREAMS} streams": [list(range(STREAMS))],
+    }
+    figures: dict[str, Any] = {}
+    base = Result()
+    for words, numbers in blocks.items():
+        title = f"1B {block}, {words}"
+        is_concurrent = len(numbers[0]) > 1
+        results = race(
+            entries, numbers, prompts, title=title, is_concurrent=is_concurrent, **shared
+        )
+        base = base if is_concurrent else results[entries[0].label]
         title = f"{block}, {words}: {about}"
         console.print(rates_table(title, results, base, everything, is_greedy=True))
-
-    def plain(results: dict[str, Result]) -> dict[str, Any]:
-        return {name: as_json(result, base, everything) for name, result in results.items()}
-
-    return {"one_stream": plain(one), "eight_streams": plain(eight)}
+        figures[words] = {name: as_json(r, base, everything) for name, r in results.items()}
+    return figures
