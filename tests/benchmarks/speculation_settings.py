@@ -24,10 +24,12 @@ class Settings:
     clock: str = "wall"
     """`processor` is each contestant's own processor time, for a machine that others use too."""
     shape_threads: int = 2
+    shape_blocks: str = ""
+    """Names of `speculation_shape.BLOCKS`; none means all."""
     shape_layers: int = 22
     shape_new_tokens: int = 32
     shape_repetitions: int = 3
-    shape_agreement: float = 0.1
+    shape_agreement: float = 0.05
     """Factor on the target's layers behind the draft's; see `rival_models`."""
 
     @classmethod

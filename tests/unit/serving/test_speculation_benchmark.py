@@ -1,7 +1,14 @@
 """What the speculation benchmark computes from its measurements."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from benchmarks import speculation_contestants
 from benchmarks.repeated_text import repeated_fraction
+from benchmarks.rival_environments import RivalError
 from benchmarks.speculation_bars import Bar, bars_table, shape_bars
 from benchmarks.speculation_contestants import Contestant, Measured
 from benchmarks.speculation_race import Entry, Result, blocks_of, equal_fraction, race, ratio
@@ -140,3 +147,51 @@ def test_the_shape_bars_name_their_thread_count():
     }
     verdicts = [bar.verdict for bar in shape_bars([row])]
     assert verdicts == ["met", "not measured", "MISSED", "not measured", "not measured"]
+
+
+WORKER = """
+from benchmarks.speculation_worker import Texts, serve
+
+
+def start(options):
+    def generate(call):
+        print("libraries print")
+        if call.mode == "bad":
+            raise ValueError("no such mode")
+        return Texts([[options["token"]] * call.new_tokens])
+
+    return generate
+
+
+serve(start)
+"""
+
+
+def test_a_process_goes_on_after_a_mode_that_failed():
+    """A call that raises is answered with its reason, the next with its texts; prints get lost."""
+    request = {"prompts": [[1]], "seeds": [0], "new_tokens": 3, "temperature": 0.0}
+    lines = [json.dumps(request | {"concurrent": False, "mode": m}) for m in ("bad", "good")]
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, '{"token": 7}'],
+        cwd=Path(__file__).parents[2],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    ready, failed, answered = map(json.loads, done.stdout.splitlines())
+    assert ready == {"ready": True}
+    assert failed == {"failed": "ValueError: no such mode"}
+    assert answered["tokens"] == [[7, 7, 7]]
+    assert 0 < answered["resident_bytes"] <= answered["peak_bytes"]
+
+
+def test_a_process_that_was_killed_is_a_reason(tmp_path, monkeypatch):
+    """A contestant that ends by itself says with which code and where its log is."""
+    monkeypatch.setattr(speculation_contestants, "LOGS", tmp_path)
+    with Contestant("gone", "no_such_worker", {"threads": 1}) as contestant:
+        with pytest.raises(RivalError, match=r"process ended with 1; its log is .*gone\.log"):
+            contestant.measure([[1]], mode="none", new_tokens=1)
+        with pytest.raises(RivalError, match="process ended"):
+            contestant.measure([[1]], mode="none", new_tokens=1)
