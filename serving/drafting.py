@@ -52,8 +52,9 @@ def draft_device(config: ServeConfig, target: FlatModel, load: Callable[[str], F
     if config.draft_device != "auto":
         return config.draft_device
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if config.draft is None or len(devices) == 1:
-        logger.info("placed draft device=%s reason=there is no other", devices[0])
+    if config.drafter != "model" or len(devices) == 1:
+        reason = "there is no other" if len(devices) == 1 else "only a draft model is placed"
+        logger.info("placed draft device=%s reason=%s", devices[0], reason)
         return devices[0]
     num_tokens = config.kv_bytes // target.kv_bytes_per_token
     places = [

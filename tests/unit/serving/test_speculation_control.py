@@ -7,7 +7,8 @@ import pytest
 
 from planner.drafting.candidate import DraftPlace
 from planner.drafting.cost_curve import CostCurve
-from serving.drafting import best_device
+from serving.config import ServeConfig
+from serving.drafting import best_device, draft_device
 from serving.engine.draft_tree import ROOT, DraftTree
 from serving.engine.drafting_policy import DraftSize, StepLoad
 from serving.engine.round_costs import MeasuredRound, RoundCosts
@@ -177,6 +178,15 @@ def test_the_draft_goes_where_it_gains_most(caplog):
 def test_a_device_is_named_even_where_drafting_does_not_pay_yet():
     """The least loss: load and acceptance may change."""
     assert best_device(CURVE, [place("a", 30.0), place("b", 20.0)], depth=4) == "b"
+
+
+def test_a_draft_is_measured_nowhere_where_there_is_one_device_or_none_to_choose():
+    """A device that was named is kept, and with one device nothing is loaded to be measured."""
+    fields = {"model": "m", "served_model_name": "m", "draft": "d"}
+    named = ServeConfig(**fields, draft_device="cuda:7")
+    assert draft_device(named, None, load=None) == "cuda:7"
+    ngram = ServeConfig(model="m", served_model_name="m", drafter="ngram", draft_device="auto")
+    assert draft_device(ngram, None, load=None) == "cpu"
 
 
 def test_no_room_anywhere_is_refused():
