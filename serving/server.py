@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -81,9 +82,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     """
     target, guarantee = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
-    device = draft_device(
-        config, target, lambda name: _load(config.draft or "", name, config.dtype)
-    )
+    device = draft_device(config, target, _draft_loader(config))
     drafter = _make_drafter(config, tokenizer, target.vocabulary_size, device)
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
@@ -113,6 +112,14 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         guarantee,
     )
     return engine, tokenizer
+
+
+def _draft_loader(config: ServeConfig) -> Callable[[str], FlatModel] | None:
+    """Return what loads the draft model onto a device; None where nothing of its own drafts."""
+    draft = config.draft
+    if draft is None or config.drafter != "model":
+        return None
+    return lambda device: _load(draft, device, config.dtype)
 
 
 def _make_drafter(
