@@ -126,6 +126,20 @@ def test_sizes_follow_from_the_order_of_calls_alone():
     assert run(make(), 0.6, 500) == run(make(), 0.6, 500)
 
 
+def test_sequences_without_a_guess_are_rows_beside(caplog):
+    """Where one of eight finds a guess, it may be longer than if all eight had one."""
+    crowd, control = StepLoad(8, 0), make(per_row=0.05, per_depth=0.0)
+    before = control.size(crowd)
+    with caplog.at_level(logging.INFO):
+        for _ in range(200):
+            size = control.size(crowd)
+            if size.num_drafts:
+                control.observe(DraftTree.chain([1] * size.num_drafts), range(size.num_drafts))
+            control.end_step()
+    assert control.size(crowd).num_drafts > before.num_drafts
+    assert "drafting=1 " in caplog.text
+
+
 def test_a_change_of_plan_is_one_line_with_its_reason(caplog):
     """Load, size, acceptance and why; nothing where the plan stays."""
     control = make()
