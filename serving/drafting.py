@@ -40,13 +40,15 @@ def plan_drafting(
     return SpeculationControl(costs, device=device, most=most, beam_width=beam_width)
 
 
-def draft_device(config: ServeConfig, target: FlatModel, load: Callable[[str], FlatModel]) -> str:
+def draft_device(
+    config: ServeConfig, target: FlatModel, load: Callable[[str], FlatModel] | None
+) -> str:
     """Return where the draft runs: as set, or the device where it gains most.
 
     Args:
         config: What was asked for.
         target: As it will be served; its keys and values count as given to it.
-        load: Loads the draft onto a device.
+        load: Loads the draft model onto a device; None where what drafts is no model of its own.
 
     Raises:
         ModelError: If no device has room for the draft.
@@ -54,12 +56,14 @@ def draft_device(config: ServeConfig, target: FlatModel, load: Callable[[str], F
     if config.draft_device != "auto":
         return config.draft_device
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if config.draft is None or len(devices) == 1:
-        logger.info("placed draft device=%s reason=there is no other", devices[0])
-        return devices[0]
-    if is_head_folder(Path(config.draft)):
+    has_head = config.draft is not None and is_head_folder(Path(config.draft))
+    if has_head and len(devices) > 1:
         logger.info("placed draft device=%s reason=a head is small", devices[1])
         return devices[1]
+    if load is None or len(devices) == 1:
+        reason = "there is no other" if len(devices) == 1 else "only a draft model is placed"
+        logger.info("placed draft device=%s reason=%s", devices[0], reason)
+        return devices[0]
     num_tokens = config.kv_bytes // target.kv_bytes_per_token
     places = [
         _measured_place(device, load, num_tokens=num_tokens, taken_bytes=_taken(config, device))

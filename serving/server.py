@@ -87,7 +87,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     """
     target, guarantee = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
-    device = draft_device(config, target, lambda name: _load_draft(config, name))
+    device = draft_device(config, target, _draft_loader(config))
     drafter = _make_drafter(config, tokenizer, target, device)
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
@@ -117,6 +117,13 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         guarantee,
     )
     return engine, tokenizer
+
+
+def _draft_loader(config: ServeConfig) -> Callable[[str], FlatModel] | None:
+    """Return what loads the draft model onto a device; None where nothing of its own drafts."""
+    if config.draft is None or config.drafter != "model":
+        return None
+    return lambda device: _load_draft(config, device)
 
 
 def _make_drafter(

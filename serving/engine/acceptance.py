@@ -7,13 +7,16 @@ place in the text. The choice depends on nothing that was drafted, so what is em
 decoding emits, token by token: drafts only decide how many choices one forward makes good. The
 distribution is the target's because each choice is drawn from it, whatever the draft was.
 
-What a draft is drawn from matters for speed alone: drafts that run the same race, with the same
+What a draft is taken from matters for speed alone: drafts that run the same race, with the same
 noise over their own probabilities, name the target's choice more often than their likeliest tokens.
+Tokens a round of the tiny family at temperature 0.8 (24 held-out prompts, 96 tokens each): chains
+of 4 2.86, of likeliest tokens 2.14; trees 4x12 3.68, of likeliest tokens 2.71. Drawn chains with the
+rule of Leviathan et al. 2023 reached 2.94, but their texts depend on how much was drafted, which
+here changes with the load.
 
-Source: Daliri, Musco and Suresh 2024, arXiv 2408.07978, "Coupling without communication and
-drafter-invariant speculative decoding", section 4: with total variation distance d, tokens agree
-with a chance of at least (1 - d) / (1 + d), where the rule of Leviathan et al. 2023 reaches 1 - d,
-whose texts depend on how much was drafted.
+Source: Daliri, Musco and Suresh 2024, arXiv 2408.07978, drafter-invariant speculative decoding by
+Gumbel sampling: at total variation distance d, tokens agree with a chance of at least
+(1 - d) / (1 + d), the best without communication; the rule of Leviathan et al. accepts 1 - d.
 """
 
 from collections.abc import Sequence

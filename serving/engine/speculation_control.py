@@ -24,6 +24,8 @@ _MIN_CHANGE = 1.01
 _STEPS_OF_A_PLAN = 16
 """Steps after which plans are made anew: acceptance has moved, yet planning is below 1 % of the
 steps' time, 0.3 ms for chains of up to 8. For trees, at 2.5 ms for 4x16, four times as many."""
+_SHARE_WEIGHT = 0.05
+"""Of a step, in the average share of the sequences asked for a draft that had one."""
 _FIRST_CHANCE = 0.8
 """Acceptance of a drafter that nothing is known of, all ranks together: high, so it is tried."""
 _CHANCE_OF_LATER_RANKS = 0.4
@@ -57,8 +59,10 @@ class SpeculationControl:
         self._estimate = AcceptanceEstimate(first_acceptance(most.depth, beam_width))
         self._num_steps = 0
         self._steps_of_a_plan = _STEPS_OF_A_PLAN if beam_width == 1 else 4 * _STEPS_OF_A_PLAN
-        self._plans: dict[Load, DraftSize] = {}
-        self._last: dict[Load, DraftSize] = {}
+        self._share = 1.0
+        self._num_asked = self._num_drafted = 0
+        self._plans: dict[StepLoad, DraftSize] = {}
+        self._last: dict[StepLoad, DraftSize] = {}
         shape = [[0] * beam_width for _ in range(most.depth)]
         self._tried = shape
         self._accepted = [list(ranks) for ranks in shape]
@@ -76,14 +80,16 @@ class SpeculationControl:
         """Return the size that pays best at a load."""
         if load.num_decoding == 0:
             return NO_DRAFTS
-        key = Load(load.num_decoding, _rounded_up(load.num_prompt_rows))
+        key = StepLoad(load.num_decoding, _rounded_up(load.num_prompt_rows))
         size = self._plans.get(key)
         if size is None:
             size = self._plans[key] = self._plan(key)
+        self._num_asked = load.num_decoding if size.num_drafts else 0
         return size
 
     def observe(self, tree: DraftTree, accepted: Sequence[int]) -> None:
         """Count the tokens that were reached: children of an accepted node, and which one stayed."""
+        self._num_drafted += 1
         children = tree.children
         parent = ROOT
         for depth, node in enumerate([*accepted, None][: self._most.depth]):
@@ -101,30 +107,37 @@ class SpeculationControl:
         self._estimate = self._estimate.updated(tried=self._tried, accepted=self._accepted)
         for counts in (*self._tried, *self._accepted):
             counts[:] = [0] * len(counts)
+        if self._num_asked:
+            self._share += _SHARE_WEIGHT * (self._num_drafted / self._num_asked - self._share)
+        self._num_asked = self._num_drafted = 0
         self._num_steps += 1
         if self._num_steps % self._steps_of_a_plan == 0:
             self._plans.clear()
 
-    def _plan(self, load: Load) -> DraftSize:
+    def _plan(self, step: StepLoad) -> DraftSize:
+        # A look-up has no guess for some; they are one row each beside those that draft.
+        num_drafting = max(1, round(self._share * step.num_decoding))
+        load = Load(num_drafting, step.num_decoding - num_drafting + step.num_prompt_rows)
         most_rows = load.rows(self._most.num_drafts + 1)
         plan = plan_speculation(
-            self._costs.target_curve(load.num_requests, most_rows=most_rows),
-            [self._costs.draft_place(load.num_requests, device=self._device)],
+            self._costs.target_curve(step.num_decoding, most_rows=most_rows),
+            [self._costs.draft_place(step.num_decoding, device=self._device)],
             self._estimate.acceptance,
             load=load,
             min_speed_up=_MIN_SPEED_UP,
             most_rows=self._most.num_drafts + 1,
         )
         self.num_plans += 1
-        before = self._last.get(load)
+        before = self._last.get(step)
         size = _size(_settled(plan, before))
         if size != before:
             self.num_changes += 1
-            self._last[load] = size
+            self._last[step] = size
             logger.info(
-                "speculation num_requests=%d other_rows=%d rows=%d depth=%d acceptance=%s reason=%s",
-                load.num_requests,
-                load.other_rows,
+                "speculation num_requests=%d other_rows=%d drafting=%d rows=%d depth=%d acceptance=%s reason=%s",
+                step.num_decoding,
+                step.num_prompt_rows,
+                num_drafting,
                 size.num_drafts + 1,
                 size.depth,
                 ",".join(f"{sum(ranks):.2f}" for ranks in self._estimate.acceptance),

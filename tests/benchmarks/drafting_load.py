@@ -5,11 +5,13 @@ noisy machine touches all alike, and each is compared with the better of the fix
 repetition. The policy is calibrated once, as at a server's start, and goes on learning.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -89,6 +91,7 @@ def measure(
     always: DraftSize = ALWAYS,
     beam_width: int = 1,
     repetitions: int = REPETITIONS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Row]:
     """Return never, always and planned drafting at every load and temperature.
 
@@ -100,86 +103,79 @@ def measure(
         always: What is always drafted in the fixed setting.
         beam_width: Children of a node that the drafter offers.
         repetitions: Passes of each setting.
+        clock: Seconds; `time.process_time` is steadier where one thread shares its processor.
     """
-    costs = calibrate(target, drafter, most=most, max_sequences=max(STREAMS), kv_bytes=KV_BYTES)
+    costs = calibrate(
+        target, drafter, most=most, max_sequences=max(STREAMS), kv_bytes=KV_BYTES, clock=clock
+    )
+    streams = Streams(target, drafter, prompts, clock)
     rows = []
-    for temperature in TEMPERATURES:
-        for streams in STREAMS:
-            planned = SpeculationControl(costs, device="cpu", most=most, beam_width=beam_width)
-            policies: dict[str, DraftingPolicy] = {
-                "never": FixedDrafting(DraftSize(0, 0)),
-                "always": FixedDrafting(always),
-                "planned": planned,
-            }
-
-            def one_pass(
-                policy: DraftingPolicy,
-                num: int | None = None,
-                *,
-                streams: int = streams,
-                temperature: float = temperature,
-            ) -> tuple[float, float]:
-                return _generate(
-                    target, drafter, prompts[:num], policy, streams=streams, temperature=temperature
-                )
-
-            rows += _compare(policies, one_pass, temperature, streams, repetitions)
+    for temperature, count in itertools.product(TEMPERATURES, STREAMS):
+        policies: dict[str, DraftingPolicy] = {
+            "never": FixedDrafting(DraftSize(0, 0)),
+            "always": FixedDrafting(always),
+            "planned": SpeculationControl(costs, device="cpu", most=most, beam_width=beam_width),
+        }
+        passes: dict[str, list[Pass]] = {name: [] for name in policies}
+        for repetition in range(repetitions + 1):
+            for name, policy in policies.items():
+                done = streams.run(policy, count, temperature, warm=repetition == 0)
+                passes[name] += [done] if repetition else []
+        rows += _rows(passes, count, temperature)
     return rows
 
 
-def _compare(
-    policies: dict[str, DraftingPolicy],
-    one_pass: Callable[..., tuple[float, float]],
-    temperature: float,
-    streams: int,
-    repetitions: int,
-) -> list[Row]:
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in policies}
-    for policy in policies.values():
-        one_pass(policy, streams)
-    for _ in range(repetitions):
-        for name, policy in policies.items():
-            runs[name].append(one_pass(policy))
-    pairs = zip(runs["never"], runs["always"], strict=True)
-    better = [max(never[0], always[0]) for never, always in pairs]
+class Pass(NamedTuple):
+    """All prompts once."""
+
+    tokens_per_second: float
+    tokens_per_round: float
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Models and prompts, run through a new engine for each pass."""
+
+    target: FlatModel
+    drafter: Drafter
+    prompts: Sequence[Sequence[int]]
+    clock: Callable[[], float]
+
+    def run(
+        self, policy: DraftingPolicy, count: int, temperature: float, *, warm: bool = False
+    ) -> Pass:
+        """Serve all prompts to `count` streams; only as many of them to warm up."""
+        engine = Engine(
+            self.target,
+            self.drafter,
+            num_draft_tokens=MOST.num_drafts,
+            limits=EngineLimits(kv_bytes=KV_BYTES, max_sequences=count, max_waiting=1000),
+            eos_ids=frozenset(),
+            drafting=policy,
+        )
+        params = SamplingParams(temperature=temperature, max_tokens=NEW_TOKENS)
+        for index, prompt in enumerate(self.prompts[: count if warm else None]):
+            engine.add(GenerationRequest(str(index), tuple(prompt), params, seed=index))
+        start = self.clock()
+        while engine.has_work:
+            engine.step()
+        seconds = self.clock() - start
+        return Pass(engine.counters.generation_tokens / seconds, engine.counters.acceptance_length)
+
+
+def _rows(passes: dict[str, list[Pass]], count: int, temperature: float) -> list[Row]:
+    pairs = zip(passes["never"], passes["always"], strict=True)
+    better = [max(never.tokens_per_second, always.tokens_per_second) for never, always in pairs]
     return [
         Row(
             temperature,
-            streams,
+            count,
             name,
-            statistics.median(rate for rate, _ in runs[name]),
-            statistics.median(length for _, length in runs[name]),
+            statistics.median(one.tokens_per_second for one in done),
+            statistics.median(one.tokens_per_round for one in done),
             statistics.median(
-                rate / best for (rate, _), best in zip(runs[name], better, strict=True)
+                one.tokens_per_second / best for one, best in zip(done, better, strict=True)
             ),
         )
-        for name in policies
+        for name, done in passes.items()
     ]
-
-
-def _generate(
-    target: FlatModel,
-    drafter: Drafter,
-    prompts: Sequence[Sequence[int]],
-    policy: DraftingPolicy,
-    *,
-    streams: int,
-    temperature: float,
-) -> tuple[float, float]:
-    """Return tokens a second and tokens a drafting round."""
-    engine = Engine(
-        target,
-        drafter,
-        num_draft_tokens=MOST.num_drafts,
-        limits=EngineLimits(kv_bytes=KV_BYTES, max_sequences=streams, max_waiting=1000),
-        eos_ids=frozenset(),
-        drafting=policy,
-    )
-    params = SamplingParams(temperature=temperature, max_tokens=NEW_TOKENS)
-    for index, prompt in enumerate(prompts):
-        engine.add(GenerationRequest(str(index), tuple(prompt), params, seed=index))
-    start = time.perf_counter()
-    while engine.has_work:
-        engine.step()
-    seconds = time.perf_counter() - start
-    return engine.counters.generation_tokens / seconds, engine.counters.acceptance_length

@@ -55,7 +55,7 @@ def test_greedy_tokens_are_the_same_with_and_without_the_draft(packed_target, dr
     assert engine.counters.accepted_tokens > 0
 
 
-@pytest.mark.parametrize("name", ["chosen chain", "tree"])
+@pytest.mark.parametrize("name", ["chain", "head's tree"])
 def test_logprobs_are_the_same_with_and_without_drafts(packed_target, drafts, prompts, name):
     """Bit for bit, since a row is the same whatever is verified with it."""
     told = []

@@ -163,12 +163,7 @@ SETTINGS = {
         "logit_bias": {99: 2.0},
     },
 }
-SAME_TEXT = [(name, "greedy") for name in DRAFTERS] + [
-    # Drawn drafts keep the law of a sampled text, not the text.
-    (name, "sampled")
-    for name in DRAFTERS
-    if name != "drawn chain"
-]
+SAME_TEXT = [(name, settings) for name in DRAFTERS for settings in SETTINGS]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 import typer
 from pydantic import ValidationError
 
-from serving.cli import _layer_count, _tree_shape
+from serving.cli import _draft_tokens, _layer_count, _tree_shape
 from serving.config import MOST_DRAFT_NODES, ServeConfig
 from serving.engine.spans import MOST_TREE_ROWS
 
@@ -17,6 +17,24 @@ def test_what_drafts_follows_from_whether_there_is_a_draft():
     assert config(draft="d").drafter == "model"
     assert config(draft="d", drafter="none").num_draft_nodes == 0
     assert config(drafter="ngram", draft_tokens=7).num_draft_nodes == 7
+
+
+def test_the_number_of_drafts_is_planned_unless_it_is_set():
+    """Auto goes up to 8 ahead; a number stays that number."""
+    assert config(draft="d").draft_tokens == "auto"
+    assert config(draft="d").num_draft_nodes == config(draft="d").most_draft_depth == 8
+    assert config(draft="d", draft_tokens=3).num_draft_nodes == 3
+    for wrong in (0, 65, "many"):
+        with pytest.raises(ValidationError, match="draft_tokens"):
+            config(draft="d", draft_tokens=wrong)
+
+
+def test_draft_tokens_are_read_from_a_word():
+    """A number or auto, and anything else is refused with what to write."""
+    assert _draft_tokens("auto") == "auto"
+    assert _draft_tokens("6") == 6
+    with pytest.raises(typer.BadParameter, match="1 to 64, or auto"):
+        _draft_tokens("-1")
 
 
 def test_a_tree_verifies_its_nodes_and_not_its_depth():

@@ -7,7 +7,8 @@ import pytest
 
 from planner.drafting.candidate import DraftPlace
 from planner.drafting.cost_curve import CostCurve
-from serving.drafting import best_device
+from serving.config import ServeConfig
+from serving.drafting import best_device, draft_device
 from serving.engine.draft_tree import ROOT, DraftTree
 from serving.engine.drafting_policy import DraftSize, StepLoad
 from serving.engine.round_costs import MeasuredRound, RoundCosts
@@ -125,6 +126,20 @@ def test_sizes_follow_from_the_order_of_calls_alone():
     assert run(make(), 0.6, 500) == run(make(), 0.6, 500)
 
 
+def test_sequences_without_a_guess_are_rows_beside(caplog):
+    """Where one of eight finds a guess, it may be longer than if all eight had one."""
+    crowd, control = StepLoad(8, 0), make(per_row=0.05, per_depth=0.0)
+    before = control.size(crowd)
+    with caplog.at_level(logging.INFO):
+        for _ in range(200):
+            size = control.size(crowd)
+            if size.num_drafts:
+                control.observe(DraftTree.chain([1] * size.num_drafts), range(size.num_drafts))
+            control.end_step()
+    assert control.size(crowd).num_drafts > before.num_drafts
+    assert "drafting=1 " in caplog.text
+
+
 def test_a_change_of_plan_is_one_line_with_its_reason(caplog):
     """Load, size, acceptance and why; nothing where the plan stays."""
     control = make()
@@ -177,6 +192,15 @@ def test_the_draft_goes_where_it_gains_most(caplog):
 def test_a_device_is_named_even_where_drafting_does_not_pay_yet():
     """The least loss: load and acceptance may change."""
     assert best_device(CURVE, [place("a", 30.0), place("b", 20.0)], depth=4) == "b"
+
+
+def test_a_draft_is_measured_nowhere_where_there_is_one_device_or_none_to_choose():
+    """A device that was named is kept, and with one device nothing is loaded to be measured."""
+    fields = {"model": "m", "served_model_name": "m", "draft": "d"}
+    named = ServeConfig(**fields, draft_device="cuda:7")
+    assert draft_device(named, None, load=None) == "cuda:7"
+    ngram = ServeConfig(model="m", served_model_name="m", drafter="ngram", draft_device="auto")
+    assert draft_device(ngram, None, load=None) == "cpu"
 
 
 def test_no_room_anywhere_is_refused():
