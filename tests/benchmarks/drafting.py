@@ -21,9 +21,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from planner.model_folder import weights_sha256
+from serving.engine.counters import EngineCounters
 from serving.engine.draft_tree import DraftTree
 from serving.engine.drafter import Drafter
-from serving.engine.engine import Engine, EngineCounters, EngineLimits
+from serving.engine.engine import Engine, EngineLimits
 from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_folder import load_head
 from serving.engine.head_tree_drafter import HeadTreeDrafter

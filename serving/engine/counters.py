@@ -1,0 +1,33 @@
+"""What the engine has done since start, as `/metrics` states it."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """Totals since start, in tokens unless named otherwise."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    accepted_per_position: list[int] = field(default_factory=list)
+    """Drafted tokens accepted by their depth in the draft, the first behind the known text."""
+    failed_requests: int = 0
+    """Requests that ended because no token could be chosen, or their grammar became too complex."""
+
+    def count_draft(self, num_drafted: int, num_accepted: int) -> None:
+        """Add a drafting round; of a tree, the accepted tokens are one path."""
+        self.drafts += 1
+        self.draft_tokens += num_drafted
+        self.accepted_tokens += num_accepted
+        positions = self.accepted_per_position
+        positions += [0] * (num_accepted - len(positions))
+        for position in range(num_accepted):
+            positions[position] += 1
+
+    @property
+    def acceptance_length(self) -> float:
+        """Mean tokens a drafting round emits; 1 where nothing was drafted."""
+        return 1 + self.accepted_tokens / self.drafts if self.drafts else 1.0
