@@ -86,9 +86,8 @@ class Engine:
         self._drafter = drafter
         num_drafts = num_draft_tokens if drafter else 0
         self.drafting = drafting or FixedDrafting(DraftSize(num_drafts, num_drafts))
-        """How much is drafted, for reading counts."""
         self.draft_size = DraftSize(0, 0)
-        """What the last step drafted at most."""
+        """What the last step drafted at most, as `drafting` said."""
         self._eos_ids = eos_ids
         self.guarantee = guarantee
         self._limits = limits
