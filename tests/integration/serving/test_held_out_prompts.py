@@ -10,7 +10,7 @@ from serving.engine.model import FlatModel
 from serving.tiny.corpus import read_sources, split, standard_library
 
 NUM_PROMPTS = 200
-NEW_TOKENS = 32
+NEW_TOKENS = 24
 
 
 @pytest.fixture(scope="session")
