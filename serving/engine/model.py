@@ -112,9 +112,7 @@ class FlatModel:
             ModelError: If there is no such model, its files are malformed, it is no decoder the
                 engine can run, or the device does not exist.
         """
-        folder = Path(name) if name and Path(name).is_dir() else None
-        if folder is None and (name.startswith((".", "/")) or name.count("/") != 1):
-            raise ModelError(f"{name!r}: no such model folder; give a local folder or a hub id")
+        folder = _local_folder(name)
         try:
             _refuse_unsupported(AutoConfig.from_pretrained(name), name)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -322,6 +320,15 @@ def _excess(found_NV: Tensor, expected_NV: Tensor, most_fraction: float) -> floa
     """Return how far logits are off where that is above a fraction of their standard deviation."""
     difference = float((found_NV.float() - expected_NV.float()).abs().max())
     return None if difference <= most_fraction * float(expected_NV.float().std()) else difference
+
+
+def _local_folder(name: str) -> Path | None:
+    """Return the folder of that name; None where it may be a hub id."""
+    if name and Path(name).is_dir():
+        return Path(name)
+    if name.startswith((".", "/")) or name.count("/") != 1:
+        raise ModelError(f"{name!r}: no such model folder; give a local folder or a hub id")
+    return None
 
 
 def _refuse_unsupported(config: PretrainedConfig, name: str) -> None:

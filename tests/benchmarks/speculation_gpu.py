@@ -4,7 +4,7 @@ A Llama of Llama-2-7B's shape with random float32 weights stays on the processor
 served. A draft of Dovetail's size (five layers of the target's width, its own embedding and head;
 1.27 of the paper's 1.34 billion weights: the gating fusion is not among them) works on the GPU in
 bfloat16, growing a tree of beam 10; features of every emitted token are copied to it. What it guesses
-is thrown away: guesses are replayed with a stated acceptance (`replayed_draft`), and the engine
+is thrown away: guesses are replayed with a stated acceptance (`set_acceptance`), and the engine
 verifies, accepts and rolls back as ever. Rows: the tiny Dovetail head's greedy acceptance by depth
 from its card, never altered, and tau = 2, 3, 4, 5 tokens a round by equal acceptance at every depth.
 
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.bus_bytes import BusBytes
-from benchmarks.replayed_draft import ReplayingDrafter, rates_for, tokens_per_round
+from benchmarks.set_acceptance import ReplayingDrafter, rates_for, tokens_per_round
 from rich.console import Console
 from rich.table import Table
 from torch import nn

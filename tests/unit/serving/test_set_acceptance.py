@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from benchmarks.bus_bytes import count
-from benchmarks.replayed_draft import (
+from benchmarks.set_acceptance import (
     ReplayingDrafter,
     rates_for,
     replayed_tree,
