@@ -35,6 +35,7 @@ from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
 from serving.engine.packing import packed_linears
 from serving.engine.rows import Rows
+from serving.engine.shared_product import by_product, pack_group
 
 CONFIG = LlamaConfig(
     hidden_size=2048,
@@ -97,18 +98,20 @@ SINGLE_ROW_KERNELS = {"float32": SingleRowFloat32, "int8": Int8Linear}
 
 
 def random_model(pack: Callable[[nn.Linear], PackedLinear]) -> FlatModel:
-    """Build the shape with random weights, a layer at a time: only one is ever dense."""
+    """Build the shape with random weights, a product at a time: only one is ever dense."""
     torch.manual_seed(0)
     with torch.device("meta"):
         model = LlamaForCausalLM(CONFIG)
     model.set_attn_implementation(FLAT_ATTENTION)
     names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    for name in names:
-        shell = model.get_submodule(name)
-        dense = nn.Linear(shell.in_features, shell.out_features, bias=False)
-        nn.init.normal_(dense.weight, std=0.02)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, pack(dense))
+    for group in by_product(model, names):
+        shells = [model.get_submodule(name) for name in group]
+        denses = [nn.Linear(s.in_features, s.out_features, bias=False) for s in shells]
+        for dense in denses:
+            nn.init.normal_(dense.weight, std=0.02)
+        for name, packed in zip(group, pack_group(denses, pack), strict=True):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, packed)
     model.model.embed_tokens = nn.Embedding(CONFIG.vocab_size, CONFIG.hidden_size)
     model.model.rotary_emb = type(model.model.rotary_emb)(CONFIG)
     for name, module in model.named_modules():
