@@ -70,11 +70,13 @@ def replayed_tree(
         for level in range(depth)
     ]
     parents = [ROOT, *range(depth - 1)]
+    ranks = [0] * depth
     for place in range(num_nodes - depth):
         level, rank = place % depth, place // depth
         tokens.append((text[level] + 2 + rank) % vocabulary_size)
         parents.append(level - 1)
-    return DraftTree(tuple(tokens), tuple(parents), (None,) * len(tokens))
+        ranks.append(rank + 1)
+    return DraftTree(tuple(tokens), tuple(parents), tuple(ranks))
 
 
 class ReplayingDrafter:

@@ -19,7 +19,7 @@ def test_a_chain_is_a_tree_without_forks():
 
 def test_a_forked_tree_knows_its_paths():
     """Nodes of two branches see their own ancestors only."""
-    tree = DraftTree((1, 2, 3, 4), (ROOT, ROOT, 0, 2), (None,) * 4)
+    tree = DraftTree((1, 2, 3, 4), (ROOT, ROOT, 0, 2), (0, 1, 0, 0))
     assert tree.depths == [1, 1, 2, 3]
     assert tree.paths == [(0,), (1,), (0, 2), (0, 2, 3)]
     assert tree.row_paths[-1] == (1, 3, 4)
@@ -39,7 +39,7 @@ def test_a_forked_tree_knows_its_paths():
 def test_what_is_no_tree_is_refused(tokens, parents, message):
     """The message names the node."""
     with pytest.raises(ValueError, match=message):
-        DraftTree(tokens, parents, (None,) * len(tokens))
+        DraftTree(tokens, parents, (0,) * len(tokens))
 
 
 def search(tables: torch.Tensor, width: int, depth: int, max_nodes: int):

@@ -76,7 +76,7 @@ def test_roll_back_undoes_tokens_and_ends(tokenizer, compiler):
 def test_tree_rows_get_the_masks_of_their_paths(tokenizer, compiler):
     """A forked tree with forbidden nodes: each row that can be reached equals a fresh matcher's."""
     a, b, c, z = (tokenizer.encode(letter).ids[0] for letter in "abcz")
-    tree = DraftTree((a, z, b, c, a), (-1, -1, 0, 0, 3), (None,) * 5)
+    tree = DraftTree((a, z, b, c, a), (-1, -1, 0, 0, 3), (0, 1, 0, 1, 0))
     grammar = compiler.compile("regex", "a(b|ca)d*")
     mask = grammar.start()
     rows = path_masks(mask, tree.row_paths)
