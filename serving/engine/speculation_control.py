@@ -26,6 +26,8 @@ _STEPS_OF_A_PLAN = 16
 steps' time, 0.3 ms for chains of up to 8. For trees, at 2.5 ms for 4x16, four times as many."""
 _SHARE_WEIGHT = 0.05
 """Of a step, in the average share of the sequences asked for a draft that had one."""
+_IDLE_SHARE_WEIGHT = 0.0005
+"""Of a step without drafts, in its way back to all of them: they are tried again."""
 _FIRST_CHANCE = 0.8
 """Acceptance of a drafter that nothing is known of, all ranks together: high, so it is tried."""
 _CHANCE_OF_LATER_RANKS = 0.4
@@ -73,8 +75,13 @@ class SpeculationControl:
 
     @property
     def acceptance(self) -> Acceptance:
-        """Present averages by depth and rank."""
-        return self._estimate.acceptance
+        """Present averages by depth and rank, of the sequences that are asked for a draft.
+
+        One for which the drafter finds nothing counts as one whose first token is refused: its rows
+        are saved, but a batch of unequal drafts costs more than its rows.
+        """
+        first, *others = self._estimate.acceptance
+        return (tuple(self._share * chance for chance in first), *others)
 
     def size(self, load: StepLoad) -> DraftSize:
         """Return the size that pays best at a load."""
@@ -109,20 +116,20 @@ class SpeculationControl:
             counts[:] = [0] * len(counts)
         if self._num_asked:
             self._share += _SHARE_WEIGHT * (self._num_drafted / self._num_asked - self._share)
+        else:
+            self._share += _IDLE_SHARE_WEIGHT * (1 - self._share)
         self._num_asked = self._num_drafted = 0
         self._num_steps += 1
         if self._num_steps % self._steps_of_a_plan == 0:
             self._plans.clear()
 
     def _plan(self, step: StepLoad) -> DraftSize:
-        # A look-up has no guess for some; they are one row each beside those that draft.
-        num_drafting = max(1, round(self._share * step.num_decoding))
-        load = Load(num_drafting, step.num_decoding - num_drafting + step.num_prompt_rows)
+        load = Load(step.num_decoding, step.num_prompt_rows)
         most_rows = load.rows(self._most.num_drafts + 1)
         plan = plan_speculation(
             self._costs.target_curve(step.num_decoding, most_rows=most_rows),
             [self._costs.draft_place(step.num_decoding, device=self._device)],
-            self._estimate.acceptance,
+            self.acceptance,
             load=load,
             min_speed_up=_MIN_SPEED_UP,
             most_rows=self._most.num_drafts + 1,
@@ -134,13 +141,12 @@ class SpeculationControl:
             self.num_changes += 1
             self._last[step] = size
             logger.info(
-                "speculation num_requests=%d other_rows=%d drafting=%d rows=%d depth=%d acceptance=%s reason=%s",
+                "speculation num_requests=%d other_rows=%d rows=%d depth=%d acceptance=%s reason=%s",
                 step.num_decoding,
                 step.num_prompt_rows,
-                num_drafting,
                 size.num_drafts + 1,
                 size.depth,
-                ",".join(f"{sum(ranks):.2f}" for ranks in self._estimate.acceptance),
+                ",".join(f"{sum(ranks):.2f}" for ranks in self.acceptance),
                 plan.reasons[-1],
             )
         return size
