@@ -26,7 +26,7 @@ class Measured:
     drafted: int
     accepted_per_position: list[int]
     peak_bytes: int
-    resident_bytes: int
+    own_bytes: int
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Contestant:
             sum(drafted for _, drafted, _ in answer["rounds"]),
             _sum_by_place([accepted for _, _, accepted in answer["rounds"]]),
             answer["peak_bytes"],
-            answer["resident_bytes"],
+            answer["own_bytes"],
         )
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

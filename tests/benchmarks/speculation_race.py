@@ -39,7 +39,8 @@ class Result:
     drafted: int = 0
     accepted: list[int] = field(default_factory=list)
     peak_bytes: int = 0
-    resident_bytes: int = 0
+    own_bytes: int = 0
+    """Resident memory at the end without files that are only mapped, which the system can drop."""
     failure: str | None = None
 
     def add(self, numbers: Sequence[int], measured: Measured) -> None:
@@ -57,7 +58,7 @@ class Result:
         for place, count in enumerate(measured.accepted_per_position):
             self.accepted[place] += count
         self.peak_bytes = max(self.peak_bytes, measured.peak_bytes)
-        self.resident_bytes = measured.resident_bytes
+        self.own_bytes = measured.own_bytes
 
     def rates(self, subset: Subset) -> list[float]:
         """Return tokens a second of each repetition, over the prompts that count."""

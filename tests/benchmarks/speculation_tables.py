@@ -16,7 +16,7 @@ def rates_table(
     for heading in ("counted tok/s", "x", "all tok/s", "x", "tokens a round"):
         table.add_column(heading, justify="right")
     table.add_column("accepted by position")
-    for heading in ("same text", "peak", "resident"):
+    for heading in ("same text", "peak", "own at the end"):
         table.add_column(heading, justify="right")
     for label, result in results.items():
         if result.failure is not None:
@@ -34,7 +34,7 @@ def rates_table(
             " ".join(f"{share:.2f}" for share in row["accepted_by_position"]),
             _figure(same, ".0%"),
             f"{result.peak_bytes / 2**20:,.0f} MiB",
-            f"{result.resident_bytes / 2**20:,.0f} MiB",
+            f"{result.own_bytes / 2**20:,.0f} MiB",
         )
     return table
 
@@ -52,7 +52,7 @@ def as_json(result: Result, baseline: Result, subset: Subset) -> dict[str, Any]:
         "accepted_by_position": result.acceptance,
         "same_text_fraction": equal_fraction(result, baseline),
         "peak_bytes": result.peak_bytes,
-        "resident_bytes": result.resident_bytes,
+        "own_bytes": result.own_bytes,
     }
 
 

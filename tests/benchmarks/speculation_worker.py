@@ -78,5 +78,5 @@ def _answer(generate: Generate, request: dict[str, Any]) -> dict[str, Any]:
         "tokens": [tokens for texts in done for tokens in texts.tokens],
         "rounds": [[t.drafts, t.drafted, list(t.accepted_per_position)] for t in done],
         "peak_bytes": int(status["VmHWM"].split()[0]) * 1024,
-        "resident_bytes": int(status["VmRSS"].split()[0]) * 1024,
+        "own_bytes": int(status["RssAnon"].split()[0]) * 1024,
     }

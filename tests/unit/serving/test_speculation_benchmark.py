@@ -184,7 +184,7 @@ def test_a_process_goes_on_after_a_mode_that_failed():
     assert ready == {"ready": True}
     assert failed == {"failed": "ValueError: no such mode"}
     assert answered["tokens"] == [[7, 7, 7]]
-    assert 0 < answered["resident_bytes"] <= answered["peak_bytes"]
+    assert 0 < answered["own_bytes"] <= answered["peak_bytes"]
 
 
 def test_a_process_that_was_killed_is_a_reason(tmp_path, monkeypatch):
