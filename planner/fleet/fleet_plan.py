@@ -63,6 +63,8 @@ class FittedSpeed(StrictModel):
     """For each prompt token."""
     prefill_pair_seconds: Amount
     """For each query-key pair of the prompts."""
+    mixed_seconds: Amount = 0.0
+    """Of a step that both decodes and computes prompts, beyond what they take apart."""
     request_overhead_seconds: Amount = 0.0
     """Beside the steps, until the client has the first token."""
     kv_capacity_tokens: Tokens

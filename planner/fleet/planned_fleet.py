@@ -80,6 +80,7 @@ def _fitted_speed(row: PlannedReplicas) -> ReplicaSpeed:
             fitted.decode_context_token_seconds,
             fitted.prefill_token_seconds,
             fitted.prefill_pair_seconds,
+            fitted.mixed_seconds,
         ),
         kv_capacity_tokens=fitted.kv_capacity_tokens,
         max_context_tokens=fitted.max_context_tokens,

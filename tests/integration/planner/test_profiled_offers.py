@@ -11,6 +11,7 @@ from planner.profiling.profile import (
     DecodeBatch,
     LatencySummary,
     LonePrompt,
+    MixedPrompt,
     ObservedLimits,
     Run,
     write_profile,
@@ -19,7 +20,7 @@ from planner.profiling.profile_assembly import ReplicaFacts, assembled
 from planner.render.engines import vllm_arguments
 from planner.speed.step_times import StepBatch
 
-STEPS = FittedStepTimes((1, 8, 64), (0.02, 0.022, 0.04), 2e-8, 1e-5, 0.0)
+STEPS = FittedStepTimes((1, 8, 64), (0.02, 0.022, 0.04), 2e-8, 1e-5, 0.0, mixed_seconds=0.003)
 MANY = ObservedLimits(max_sequences=4096, kv_capacity_tokens=200_000, max_context_tokens=20_000)
 SLO = {"ttft_seconds": 2.0, "tpot_seconds": 0.1}
 
@@ -72,6 +73,17 @@ def _profile(
             for count in STEPS.knots
             for tokens in (50, 500)
         ),
+        "mixed_prompts": tuple(
+            MixedPrompt(
+                sequences=8,
+                context_tokens=50,
+                prompt_tokens=tokens,
+                decode_steps=1,
+                seconds=STEPS.step_seconds(StepBatch(tokens, 0, 8, 400)),
+                num_repetitions=3,
+            )
+            for tokens in (16, 1000)
+        ),
         "limits": limits
         or ObservedLimits(max_sequences=64, kv_capacity_tokens=200_000, max_context_tokens=20_000),
     }
@@ -118,6 +130,7 @@ def test_a_measured_plan_is_verified_and_simulated_by_its_fitted_steps(tmp_path,
     fitted = plan.replicas[0].fitted
     assert fitted.knots == STEPS.knots
     assert fitted.base_seconds == pytest.approx(STEPS.base_seconds, rel=1e-3)
+    assert fitted.mixed_seconds == pytest.approx(STEPS.mixed_seconds, rel=1e-2)
     report = tmp_path / "report.json"
     words = ["simulate", str(tmp_path / "plan.json"), "--trace", str(path)]
     assert motley.main(["plan", *words, "--output", str(report)]) == 0
