@@ -22,13 +22,14 @@ from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
 from serving.engine.engine import UNTESTED_GUARANTEE, Engine, EngineLimits
 from serving.engine.head_folder import is_head_folder
-from serving.engine.huge_pages import collapse
+from serving.engine.huge_pages import WORTHWHILE_BYTES, collapse
 from serving.engine.invariance import check_model
 from serving.engine.kernels import Quantization
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
+from serving.engine.packing import packed_linears
 from serving.engine.tree_drafter import TreeDrafter
 from serving.errors import AddressError, ModelError
 from serving.gpu_memory import find_offload
@@ -179,7 +180,9 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
     )
     guarantee = UNTESTED_GUARANTEE
     if quantization is not None:
-        collapse()  # before the paddings are timed
+        weight_bytes = sum(part.weight_bytes for part in packed_linears(target.model).values())
+        if weight_bytes >= WORTHWHILE_BYTES:
+            collapse()  # before the paddings are timed
         guarantee = check_model(
             target.model,
             most_rows=most_rows,
