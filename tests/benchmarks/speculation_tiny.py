@@ -27,8 +27,9 @@ COUNTED_BELOW = 0.2
 """Bars count prompts of whose text less than this share repeats itself."""
 
 
-def drafters(draft: str) -> dict[str, dict[str, Any]]:
+def drafters() -> dict[str, dict[str, Any]]:
     """Return each drafter as fields of `ServeConfig`: one line each."""
+    draft, head = str(FAMILY / "draft"), str(FAMILY / "head")
     return {
         NO_DRAFTS: {},
         "motley, n-gram": {"drafter": "ngram", "draft_tokens": DRAFT_TOKENS},
@@ -38,6 +39,13 @@ def drafters(draft: str) -> dict[str, dict[str, Any]]:
             "draft_tokens": 5,
             "draft_tree": {"beam_width": 4, "num_nodes": 12},
         },
+        "motley, head, chain": {"draft": head, "draft_tokens": DRAFT_TOKENS},
+        "motley, head, tree": {
+            "draft": head,
+            "draft_tokens": 4,
+            "draft_tree": {"beam_width": 4, "num_nodes": 12},
+        },
+        AUTO: {"draft": head, "draft_tokens": "auto"},
     }
 
 
@@ -79,11 +87,20 @@ def held_out_prompts(count: int) -> list[list[int]]:
 
 def _ours(pair: Pair, threads: int) -> list[Entry]:
     """Return our drafters and transformers', the latter as it comes and as long as our chains."""
-    modes = drafters(str(pair.draft))
-    shared = {"threads": threads, "model": str(pair.model)}
+    modes = drafters()
+    # The head knows its target by the shipped file; the pair holds the same weights in float32.
     motley = Contestant(
-        "motley", "worker_motley", {**shared, "streams": STREAMS, "modes": modes}, is_ours=True
+        "motley",
+        "worker_motley",
+        {
+            "threads": threads,
+            "model": str(FAMILY / "target"),
+            "streams": STREAMS,
+            "modes": modes,
+        },
+        is_ours=True,
     )
+    shared = {"threads": threads, "model": str(pair.model)}
     as_long = {
         "num_assistant_tokens": DRAFT_TOKENS,
         "num_assistant_tokens_schedule": "constant",
