@@ -56,8 +56,8 @@ def draft_device(
     if config.draft_device != "auto":
         return config.draft_device
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    has_head = config.draft is not None and is_head_folder(Path(config.draft))
-    if has_head and len(devices) > 1:
+    drafts = config.drafter == "model" and config.draft is not None
+    if drafts and is_head_folder(Path(str(config.draft))) and len(devices) > 1:
         logger.info("placed draft device=%s reason=a head is small", devices[1])
         return devices[1]
     if load is None or len(devices) == 1:
@@ -65,10 +65,13 @@ def draft_device(
         logger.info("placed draft device=%s reason=%s", devices[0], reason)
         return devices[0]
     num_tokens = config.kv_bytes // target.kv_bytes_per_token
-    places = [
-        _measured_place(device, load, num_tokens=num_tokens, taken_bytes=_taken(config, device))
-        for device in devices
-    ]
+    places = []
+    for name in devices:
+        try:
+            taken = _taken(config, name)
+            places.append(_measured_place(name, load, num_tokens=num_tokens, taken_bytes=taken))
+        except ModelError as error:
+            logger.warning("no place for the draft device=%s reason=%s", name, error)
     return best_device(_curve(target, "target"), places, depth=config.most_draft_depth)
 
 
@@ -117,11 +120,15 @@ def _curve(model: TokenModel, name: str) -> CostCurve:
 
 def _taken(config: ServeConfig, device: str) -> float:
     """Return what the target will still take there, in bytes: its keys and values."""
-    return (
-        float(config.kv_bytes)
-        if torch.device(device) == torch.device(config.target_device)
-        else 0.0
-    )
+    theirs = [config.target_device]
+    if config.target_gpu_layers != 0:
+        theirs.append(config.target_gpu_device)
+    return float(config.kv_bytes) if _numbered(device) in map(_numbered, theirs) else 0.0
+
+
+def _numbered(device: str) -> tuple[str, int]:
+    kind, _, index = device.partition(":")
+    return kind, int(index or 0)
 
 
 def _free_bytes(device: str) -> float:

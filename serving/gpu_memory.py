@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from planner.documents import read_document
+from planner.errors import DocumentError
 from serving.config import ServeConfig
 from serving.engine.dovetail_head import DovetailHead
 from serving.engine.head_config import HeadConfig
@@ -37,7 +38,7 @@ def find_offload(config: ServeConfig, *, most_rows: int, dtype: torch.dtype) -> 
         hidden_size=target.hidden_size,
         intermediate_size=getattr(target, "intermediate_size", 4 * target.hidden_size),
     )
-    if config.draft is not None and _may_share_gpu(config.draft_device, device):
+    if config.drafter == "model" and _may_share_gpu(config.draft_device, device):
         reserved += draft_bytes(config, target)
     return Offload(
         num_layers=config.target_gpu_layers,
@@ -81,7 +82,7 @@ def draft_bytes(config: ServeConfig, target: PretrainedConfig) -> int:
     of_target = target.num_hidden_layers * kv_layer_bytes_per_token(target, torch.bfloat16)
     with torch.device("meta"):
         if is_head_folder(Path(config.draft)):
-            head = read_document(Path(config.draft) / CONFIG, HeadConfig)
+            head = _read_head_config(Path(config.draft))
             num_values = sum(p.numel() for p in DovetailHead(head).parameters())
             num_values += 2 * head.vocabulary_size * head.feature_size
             row = 2 * head.num_layers * head.num_key_value_heads * head.head_size
@@ -97,6 +98,13 @@ def draft_bytes(config: ServeConfig, target: PretrainedConfig) -> int:
 def _may_share_gpu(draft_device: str, device: torch.device) -> bool:
     kind, _, index = draft_device.partition(":")
     return draft_device == "auto" or (kind, index or "0") == (device.type, str(device.index))
+
+
+def _read_head_config(folder: Path) -> HeadConfig:
+    try:
+        return read_document(folder / CONFIG, HeadConfig)
+    except DocumentError as error:
+        raise ModelError(f"{error}; name the folder of a head") from error
 
 
 def _read_config(name: str) -> PretrainedConfig:

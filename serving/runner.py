@@ -131,8 +131,9 @@ class EngineRunner:
             while self._handle_calls(wait=not self._engine.has_work):
                 for output in self._engine.step():
                     self._deliver(output)
-        except Exception as error:
+        except BaseException as error:
             # The edge of the engine's thread: the cause is logged, clients get a plain sentence.
+            # A panic of an extension module is no Exception.
             logger.exception("engine failed")
             reason = f"the engine failed ({type(error).__name__}); see the server's log"
         self._close(reason)

@@ -346,7 +346,7 @@ class Engine:
         model = f"adapter {request.adapter_name!r}" if request.adapter_name else "the model"
         error = (
             f"{model} computed logits that are not finite for any token the request allows; check "
-            "its weights, then the request's bans"
+            "its weights, then the request's bans and grammar"
         )
         if sequence.grammar is not None and sequence.grammar.error:
             error = f"the grammar cannot be followed: {sequence.grammar.error}; simplify it"

@@ -31,9 +31,10 @@ class TokenMask(Protocol):
         """Forget the last tokens taken in."""
 
     def allowed(self) -> Tensor:
-        """Return which ids may come next, boolean, at least one; the caller's own. Shape: (V,).
+        """Return which ids may come next, boolean; the caller's own. Shape: (V,).
 
-        Where the text may end, the ids that end it are among them.
+        Where the text may end, the ids that end it are among them. Where the grammar leads nowhere
+        there is none.
         """
 
 

@@ -90,7 +90,8 @@ class GrammarCompiler:
         if warnings := matcher.get_grammar_warnings():
             # Their text repeats the client's; it is not logged.
             logger.warning("grammar honoured in part kind=%s num_warnings=%d", kind, len(warnings))
-        return GuidanceGrammar(matcher, self._end_ids, self._vocabulary_size)
+        num_known_ids = self._tokenizer.vocab_size
+        return GuidanceGrammar(matcher, self._end_ids, self._vocabulary_size, num_known_ids)
 
 
 class GuidanceGrammar:
@@ -100,9 +101,13 @@ class GuidanceGrammar:
     mask of it can be relied on any more: all of them report the error.
     """
 
-    def __init__(self, matcher: Any, end_ids: list[int], vocabulary_size: int) -> None:
+    def __init__(
+        self, matcher: Any, end_ids: list[int], vocabulary_size: int, num_known_ids: int
+    ) -> None:
         """Keep a matcher that has taken nothing in."""
         self._matcher = matcher
+        self.num_known_ids = num_known_ids
+        """Ids of the tokenizer; the model's own may be more."""
         self.end_ids = end_ids
         self.vocabulary_size = vocabulary_size
         self.error: str | None = None
@@ -142,6 +147,8 @@ class GuidanceMask:
             can_end = token in end_ids and self._matcher.is_accepting()
             self._num_ends += can_end
             return bool(can_end)
+        if token >= self._grammar.num_known_ids:
+            return False  # padding of the embedding, which the matcher would take for a failure
         is_taken = bool(self._matcher.try_consume_tokens([token]) == 1)
         return is_taken and self.error is None
 
@@ -154,7 +161,7 @@ class GuidanceMask:
             assert done or self.error, "only tokens that were taken in are forgotten"
 
     def allowed(self) -> Tensor:
-        """Return which ids may come next. Shape: (V,)."""
+        """Return which ids may come next; none in a dead end, which fails the request. Shape: (V,)."""
         allowed_V = torch.zeros(self._grammar.vocabulary_size, dtype=torch.bool)
         if self._num_ends:
             allowed_V[self._grammar.end_ids] = True
@@ -164,6 +171,9 @@ class GuidanceMask:
             return allowed_V.fill_(True)
         known = np.unpackbits(packed, bitorder="little")[: len(allowed_V)]
         allowed_V[: len(known)] = torch.from_numpy(known).view(torch.bool)
+        if not self._matcher.is_accepting():
+            # A grammar may name the end of text as one of its words; here a text has one end only.
+            allowed_V[self._grammar.end_ids] = False
         return allowed_V
 
 

@@ -145,20 +145,23 @@ def check_model(
 
 
 def _linears(model: nn.Module, counts: list[int]) -> Iterator[tuple[str, bool]]:
+    """Test kernels whole, as a layer may share its product; adapters at each layer's own shape."""
+    linears = list(packed_linears(model).values())
     by_shape: dict[tuple[str, int, int], list[PackedLinear]] = {}
-    for linear in packed_linears(model).values():
-        shape = (linear.kind, linear.in_features, linear.out_features)
-        by_shape.setdefault(shape, []).append(linear)
-    for (kind, width, height), linears in by_shape.items():
-        like = linears[0].weight
-        yield f"{kind}:{width}x{height}", settle_padding(linears[0], counts)
-        for linear in linears:
-            linear.fewest_rows = linears[0].fewest_rows
-        if not isinstance(linears[0], FixedRowsLinear):
-            _pad_if_faster(linears)
+    for kernel in {id(linear.kernel): linear.kernel for linear in linears}.values():
+        shape = (kernel.kind, kernel.in_features, kernel.out_features)
+        by_shape.setdefault(shape, []).append(kernel)
+    for (kind, width, height), kernels in by_shape.items():
+        yield f"{kind}:{width}x{height}", settle_padding(kernels[0], counts)
+        for kernel in kernels:
+            kernel.fewest_rows = kernels[0].fewest_rows
+        if not isinstance(kernels[0], FixedRowsLinear):
+            _pad_if_faster(kernels)
+    adapted = {(x.in_features, x.out_features, _place(x.weight)): x.weight for x in linears}
+    for (width, height, place), like in adapted.items():
         for rank in _ADAPTER_RANKS:
             update = LowRank(_random_rows(width, like)(rank), _random_rows(rank, like)(height), 1.0)
-            name = f"lora-r{rank}:{width}x{height}{_place(like)}"
+            name = f"lora-r{rank}:{width}x{height}{place}"
             yield name, is_row_invariant(update.apply, _random_rows(width, like), counts)
 
 

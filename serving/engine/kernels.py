@@ -65,6 +65,11 @@ class PackedLinear(nn.Module, ABC):
         return torch.empty(0, dtype=torch.float32)
 
     @property
+    def kernel(self) -> "PackedLinear":
+        """What multiplies: this layer, or the one it shares with others."""
+        return self
+
+    @property
     @abstractmethod
     def weight_bytes(self) -> int:
         """Memory one product reads for weights and scales."""

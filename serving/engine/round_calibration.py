@@ -63,17 +63,20 @@ def calibrate(
     crowd = _Crowd(target, drafter, kv_bytes=kv_bytes, most=most, clock=clock)
     rounds: list[MeasuredRound] = []
     num_passes = 0
-    for index, count in enumerate(counts):
-        left = most_seconds - (clock() - start)
-        if rounds and (left <= 0 or not crowd.fits(count)):
-            break
-        level_end = clock() + left / (len(counts) - index)
-        crowd.grow_to(count)
-        passes: list[list[tuple[float, float]]] = []
-        while not passes or (len(passes) <= MOST_REPEATS and clock() < level_end):
-            passes.append([crowd.timed_step(size) for size in sizes])
-        num_passes += len(passes)
-        rounds += _least(count, sizes, passes)
+    try:
+        for index, count in enumerate(counts):
+            left = most_seconds - (clock() - start)
+            if rounds and (left <= 0 or not crowd.fits(count)):
+                break
+            level_end = clock() + left / (len(counts) - index)
+            crowd.grow_to(count)
+            passes: list[list[tuple[float, float]]] = []
+            while not passes or (len(passes) <= MOST_REPEATS and clock() < level_end):
+                passes.append([crowd.timed_step(size) for size in sizes])
+            num_passes += len(passes)
+            rounds += _least(count, sizes, passes)
+    finally:
+        crowd.close()
     logger.info(
         "calibrated drafting sequences=%s drafts=%s passes=%d seconds=%.1f round_milliseconds=%s",
         ",".join(str(n) for n in sorted({r.num_sequences for r in rounds})),
@@ -200,6 +203,12 @@ class _Crowd:
         seconds = self._clock() - start
         self._count_off(outputs)
         return seconds - self._drafter.seconds, self._drafter.seconds
+
+    def close(self) -> None:
+        """Give back what the drafter keeps for the sequences."""
+        for name in self._left:
+            self._engine.abort(name)
+        self._left.clear()
 
     def _fill(self) -> None:
         """Replace who is near its end, and step without drafts until all decode."""

@@ -64,6 +64,11 @@ class PartLinear(PackedLinear):
         self.kind = shared.packed.kind
 
     @property
+    def kernel(self) -> PackedLinear:
+        """The shared product."""
+        return self._shared.packed
+
+    @property
     def fewest_rows(self) -> int:
         """Rows to which the shared product pads."""
         return self._shared.packed.fewest_rows

@@ -115,7 +115,9 @@ class SpeculationControl:
         for counts in (*self._tried, *self._accepted):
             counts[:] = [0] * len(counts)
         if self._num_asked:
-            self._share += _SHARE_WEIGHT * (self._num_drafted / self._num_asked - self._share)
+            # Who was admitted in this very step drafts too, unasked.
+            share = min(1.0, self._num_drafted / self._num_asked)
+            self._share += _SHARE_WEIGHT * (share - self._share)
         else:
             self._share += _IDLE_SHARE_WEIGHT * (1 - self._share)
         self._num_asked = self._num_drafted = 0

@@ -12,7 +12,9 @@ from serving.app import build_app
 from serving.config import ServeConfig
 from serving.engine.drafting_policy import DraftSize
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.model_drafter import ChainDrafter
+from serving.engine.round_calibration import calibrate
 from serving.engine.round_costs import MeasuredRound, RoundCosts
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
@@ -45,6 +47,14 @@ async def client(built) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
     runner.stop()
+
+
+def test_calibration_gives_the_heads_memory_back(target, head):
+    """What the timed rounds kept for their sequences is free for requests."""
+    drafter = HeadChainDrafter(head, most_rows=4096)
+    most = DraftSize(2, 2)
+    calibrate(target, drafter, most=most, max_sequences=2, kv_bytes=1 << 26, most_seconds=0.1)
+    assert drafter.memory.num_taken == 0
 
 
 async def complete(client: httpx.AsyncClient, **fields) -> str:

@@ -54,6 +54,24 @@ def test_a_forbidden_token_is_refused_and_changes_nothing(tokenizer, compiler):
     assert mask.advance(right)
 
 
+def test_an_end_of_text_amid_a_grammar_is_a_dead_end(tokenizer, compiler):
+    """The end ends a text and is no word of it: what only it could continue allows nothing."""
+    mask = compiler.compile("grammar", 'start: "a" <|im_end|> "b"').start()
+    (a,) = tokenizer.encode("a").ids
+    assert mask.advance(a)
+    assert not mask.allowed().any()
+    assert not mask.advance(END)
+    assert mask.error is None
+
+
+def test_an_id_behind_the_tokenizers_last_is_refused(tokenizer, compiler):
+    """Ids that only pad the embedding are no failure of the grammar, which others follow too."""
+    mask = compiler.compile("regex", "[ab]+c").start()
+    for token in (tokenizer.get_vocab_size(), WIDTH - 1):
+        assert not mask.advance(token)
+    assert mask.error is None
+
+
 def test_roll_back_undoes_tokens_and_ends(tokenizer, compiler):
     """Rolling back over an end and a token gives the masks that stood there."""
     mask = compiler.compile("grammar", 'start: "a" | "a" "b"').start()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from serving.engine.invariance import check_model
 from serving.engine.kernels import Quantization, pack
 from serving.engine.packing import packed_linears, replace_linears
 from serving.engine.shared_product import PartLinear, SharedProduct, by_product, pack_group
@@ -59,6 +60,23 @@ def test_padding_is_the_products():
     parts[0].fewest_rows = 4
     assert [part.fewest_rows for part in parts] == [4, 4, 4]
     assert sum(part.weight_bytes for part in parts) == 64 * 128 * 4
+
+
+def test_the_start_up_test_runs_each_product_that_is_run():
+    """A shared product is tested whole, and a layer alone of one part's shape is tested too."""
+    model = nn.ModuleDict(
+        {name: nn.Linear(64, 64, bias=False) for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
+    )
+    replace_linears(model, "float32")
+    sizes = []
+    for linear in {id(x.kernel): x.kernel for x in packed_linears(model).values()}.values():
+        linear.register_forward_hook(
+            lambda module, _inputs, _output: sizes.append(module.out_features)
+        )
+    assert check_model(model, most_rows=40).is_bit_exact
+    assert set(sizes) == {64, 192}
+    padding = {model[name].fewest_rows for name in ("q_proj", "k_proj", "v_proj")}
+    assert len(padding) == 1
 
 
 def test_only_siblings_alike_are_put_together():

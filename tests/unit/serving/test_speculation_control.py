@@ -64,6 +64,17 @@ def test_a_new_drafter_is_tried():
     assert make().size(ALONE).num_drafts > 2
 
 
+def test_who_is_admitted_in_the_step_may_draft_too():
+    """More drafts than sequences that were asked for are no acceptance above one."""
+    control = make()
+    for _ in range(200):
+        size = control.size(ALONE)
+        for _ in range(3):
+            control.observe(DraftTree.chain([1] * size.num_drafts), range(size.num_drafts))
+        control.end_step()
+    assert control.size(ALONE) == MOST
+
+
 def test_drafts_shrink_as_the_batch_grows():
     """Rows of others fill the forward, so each sequence gets fewer, at last none."""
     control = make()
