@@ -82,9 +82,9 @@ def fleet_problem(
         if current_replicas is not None:
             current = current_replicas.get((model.name, kind.name), 0)
         loads = tuple(_load(model, kind, group) for group in own)
-        if limit > 1:
-            loads, limit = tuple(load and load / limit for load in loads), 1.0
-        columns.append(_column(kind, loads, limit, current))
+        scale = max(1.0, min(limit, kind.speed.headroom))
+        loads = tuple(load and load / scale for load in loads)
+        columns.append(_column(kind, loads, min(limit, 1.0), kind.speed.headroom / scale, current))
     return FleetProblem(
         models=tuple(model.name for model in models),
         rows=rows,
@@ -98,6 +98,7 @@ def _column(
     kind: ReplicaKind,
     loads: tuple[float | None, ...],
     limit_fraction: float,
+    most_load_fraction: float,
     current_replicas: int | None,
 ) -> ReplicaColumn:
     return ReplicaColumn(
@@ -106,6 +107,7 @@ def _column(
         price_usd_per_hour=kind.price_usd_per_hour,
         loads=loads,
         utilisation_limit_fraction=limit_fraction,
+        most_load_fraction=most_load_fraction,
         gpus=kind.num_devices,
         gpu_type=kind.offer.gpu or kind.offer.base_name,
         market=kind.offer.market,

@@ -1,5 +1,6 @@
 """The rate of one kind of replica for each request size: stated in the file, or modelled."""
 
+import math
 from dataclasses import dataclass
 
 from planner.errors import WorkloadError
@@ -41,6 +42,8 @@ class KindSpeed:
     """Why there is no `speed`, where rates are known all the same."""
     notes: tuple[str, ...] = ()
     """What a reader of a plan with this replica must know."""
+    headroom: float = math.inf
+    """How many times its rates it was measured to keep pace with; infinite: it was not measured."""
 
 
 def stated_speed(model: FleetModel, matrix: tuple[tuple[float, ...], ...]) -> KindSpeed:

@@ -8,7 +8,7 @@ from planner.fleet.kind_rates import KindRate, KindSpeed, too_long
 from planner.fleet.offers import Offer
 from planner.profiling.fitted_speed import fitted_speed
 from planner.profiling.profile import Profile, read_profile
-from planner.profiling.profile_reading import ProfiledRate, profiled_throughputs
+from planner.profiling.profile_reading import ProfiledRate, headroom, profiled_throughputs
 from planner.speed.replica_speed import ReplicaSpeed
 
 
@@ -39,7 +39,13 @@ def profiled_speed(model: FleetModel, offer: Offer, *, path: Path, extrapolates:
         _rate(each, largest, speed)
         for each, largest in zip(found, model.largest_tokens(), strict=True)
     )
-    return KindSpeed(rates, speed, why_none, tuple(_notes(model, offer, profile, found)))
+    return KindSpeed(
+        rates,
+        speed,
+        why_none,
+        tuple(_notes(model, offer, profile, found)),
+        headroom(profile, sizes, slo, extrapolates=extrapolates),
+    )
 
 
 def _check_device(profile: Profile, offer: Offer, path: Path) -> None:

@@ -2,11 +2,13 @@
 
 Throughputs are means over a steady stream and limits leave room for bursts, so a verified plan may
 hold its targets with less. Single removals and swaps for the next cheaper offer are replayed, the
-dearest first, then swaps for every cheaper offer, until none is left that meets every target. With one replica fewer the load is shared out anew, as evenly as
-can be; where the program cannot carry it, shares stay, and those of an offer that is gone pass to
-the others in proportion.
+dearest first, then swaps for every cheaper offer, until none is left that meets every target. With
+one replica fewer the load is shared out anew, as evenly as can be; where the program cannot carry
+it, shares stay, and those of an offer that is gone pass to the others in proportion. A measured
+replica never gets more than it was measured to keep pace with.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ from typing import Literal
 from planner.errors import SolverError, WorkloadError
 from planner.fleet.fleet_plan import FleetPlan
 from planner.fleet.judging import Judge, Judged, Solved, worst_ratio
+from planner.fleet.plan_document import column_loads
 from planner.fleet_program.answer import FleetAnswer, Shares
 from planner.fleet_program.balance import balanced_shares
 from planner.fleet_program.limits import Scenario, cost_usd_per_hour, count_rows
@@ -108,6 +111,8 @@ class SavingsSearch:
         number = problem.columns[move.column].model
         model = problem.models[number]
         for shares in _shares_of(problem, answer, counts, model=number, solver=self.solver):
+            if not _keeps_pace(problem, counts, shares):
+                continue
             cheaper = _with(problem, answer, counts, shares)
             plan = self.draw(problem, cheaper)
             outcomes = self._outcomes(plan, model)
@@ -120,6 +125,19 @@ class SavingsSearch:
             return self.judge.of_model(plan, model)
         except WorkloadError:
             return None  # Some request fits none of the replicas that are left for it.
+
+
+def _keeps_pace(problem: FleetProblem, counts: Sequence[int], shares: Shares) -> bool:
+    """Tell whether no measured replica gets more than it was measured to keep pace with.
+
+    Its fitted steps are not asked: they were fitted below, and a replay's end hides a slow growth.
+    """
+    loads = column_loads(problem, shares)
+    return all(
+        load <= count * column.most_load_fraction + 1e-9
+        for column, count, load in zip(problem.columns, counts, loads, strict=True)
+        if count and math.isfinite(column.most_load_fraction)
+    )
 
 
 def _with(

@@ -42,6 +42,8 @@ class ReplicaColumn:
     """Replicas at full load by row of the column's model, in the rows' order; None: cannot serve."""
     utilisation_limit_fraction: float = 1.0
     """Highest planned load of a replica, in (0, 1]."""
+    most_load_fraction: float = math.inf
+    """Load beyond which it was measured not to keep pace; bounds what a replay may allow above 1."""
     gpus: int = 1
     """GPUs of one replica."""
     gpu_type: str = ""
@@ -144,6 +146,8 @@ def _check_column(column: ReplicaColumn, num_rows: int) -> None:
     _demand(math.isfinite(price) and price >= 0, f"{name}: price {price} is not 0 or above")
     limit = column.utilisation_limit_fraction
     _demand(0 < limit <= 1, f"{name}: utilisation limit {limit} is not in (0, 1]")
+    most = column.most_load_fraction
+    _demand(most > 0, f"{name}: most load {most} is not above 0")
     _demand(column.gpus >= 1, f"{name}: {column.gpus} GPUs; give at least 1")
     _demand((column.current_replicas or 0) >= 0, f"{name}: current replicas are negative")
     _demand(column.min_replicas >= 0, f"{name}: min_replicas is negative")

@@ -26,6 +26,9 @@ LEAST_ACHIEVED_FRACTION = 0.9
 """Of the offered rate; below it a run is saturated. Source: AIBrix, `TPUT_TOLERANCE`."""
 
 
+_NO_LIMIT_SECONDS = 1e9
+
+
 @dataclass(frozen=True, slots=True)
 class ProfiledRate:
     """What one replica sustains of one request size."""
@@ -65,6 +68,34 @@ def profiled_throughputs(
     ]
     table = _Table(profile.input_tokens, profile.output_tokens, rates)
     return tuple(table.rate(*size, extrapolates=extrapolates) for size in sizes)
+
+
+def headroom(
+    profile: Profile,
+    sizes: Sequence[tuple[float, float]],
+    slo: Slo,
+    *,
+    extrapolates: bool = False,
+) -> float:
+    """Return how many times the target's rates a replica kept pace with: the least of all sizes.
+
+    Beyond, requests were measured to pile up. Arguments and errors are those of
+    `profiled_throughputs`; 1 for imported rates, of which nothing more is known.
+    """
+    if profile.taken_under is not None:
+        return 1.0
+    limits = [name for name in ("ttft_seconds", "tpot_seconds") if getattr(slo, name) is not None]
+    loose = slo.model_copy(update=dict.fromkeys(limits, _NO_LIMIT_SECONDS))
+    within = profiled_throughputs(profile, sizes, slo, extrapolates=extrapolates)
+    at_all = profiled_throughputs(profile, sizes, loose, extrapolates=extrapolates)
+    return min(
+        (
+            most.requests_per_second / rate.requests_per_second
+            for most, rate in zip(at_all, within, strict=True)
+            if most.requests_per_second and rate.requests_per_second
+        ),
+        default=1.0,
+    )
 
 
 def check_target(profile: Profile, slo: Slo) -> None:

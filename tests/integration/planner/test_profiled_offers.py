@@ -14,11 +14,14 @@ from planner.profiling.profile import (
     MixedPrompt,
     ObservedLimits,
     Run,
+    read_profile,
     write_profile,
 )
 from planner.profiling.profile_assembly import ReplicaFacts, assembled
+from planner.profiling.profile_reading import headroom
 from planner.render.engines import vllm_arguments
 from planner.speed.step_times import StepBatch
+from planner.workloads.slo import Slo
 
 STEPS = FittedStepTimes((1, 8, 64), (0.02, 0.022, 0.04), 2e-8, 1e-5, 0.0, mixed_seconds=0.003)
 MANY = ObservedLimits(max_sequences=4096, kv_capacity_tokens=200_000, max_context_tokens=20_000)
@@ -117,6 +120,15 @@ def test_rates_are_those_of_the_runs_within_the_target(tmp_path, capsys):
         assert row.load_replicas == pytest.approx(5 / rate)
         assert row.speed == "profile"
         assert row.coefficients is None
+
+
+@pytest.mark.parametrize(("tpot_seconds", "times"), [(0.06, 1.5), (0.1, 1.0)])
+def test_what_lies_between_the_target_and_saturation_is_known(tmp_path, tpot_seconds, times):
+    """A tight target leaves the rates above it that were sustained all the same."""
+    _profile(tmp_path)
+    profile = read_profile(tmp_path / "profile.json")
+    slo = Slo(tpot_seconds=tpot_seconds)
+    assert headroom(profile, [(16, 8), (900, 100)], slo) == pytest.approx(times)
 
 
 def test_a_measured_plan_is_verified_and_simulated_by_its_fitted_steps(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The search for replicas to give up, with a rule in the place of replays."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +25,15 @@ def _offers(*prices):
     ]
 
 
-def _search(content, late, *, is_time_up=lambda: False, current=None):
+def _search(content, late, *, is_time_up=lambda: False, current=None, most_load=math.inf):
     """Return the plan before, what the search ends with, its savings, and the plans it tried."""
     inputs = inputs_of(content, Path())
     planner = FleetPlanner(inputs, Search())
     judge = RuleJudge(late)
     first = judge.judged(planner.solved({}))
+    problem = first.solved.problem
+    columns = tuple(replace(each, most_load_fraction=most_load) for each in problem.columns)
+    first = replace(first, solved=replace(first.solved, problem=replace(problem, columns=columns)))
     judge.plans.clear()
     search = SavingsSearch(judge, planner.draw, Search().solver, is_time_up)
     found = search.run(first)
@@ -69,6 +73,14 @@ def test_below_capacity_the_shares_stay_and_the_replay_decides():
     assert counts_of(after) == {"a": 1}
     assert len(savings) == 2
     assert after.replicas[0].utilisation_fraction == pytest.approx(2.0)
+
+
+def test_a_measured_replica_never_gets_more_than_it_kept_pace_with():
+    """A replay would allow twice its rates; runs at one and a half times them piled up."""
+    _, after, savings, tried = _search(_three(), _needs(1), most_load=1.5)
+    assert counts_of(after) == {"a": 2}
+    assert len(savings) == 1
+    assert {"a": 1} not in tried
 
 
 def _from_one_of_the_dearest(late):
