@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from toy_sizes import SIZES as TOY_SIZES
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -23,14 +24,7 @@ from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import FlatModel
 from serving.engine.rows import Rows
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
+SIZES = TOY_SIZES | {
     "initializer_range": 0.2,
     "pad_token_id": 0,
     "bos_token_id": 1,

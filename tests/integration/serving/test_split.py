@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from toy_sizes import SIZES as TOY_SIZES
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -40,16 +41,7 @@ from serving.engine.tree_drafter import TreeDrafter
 from serving.errors import ModelError
 from serving.server import build_engine
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-}
+SIZES = TOY_SIZES | {"initializer_range": 0.2}
 FAMILIES: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES, num_hidden_layers=3),
     "tied": LlamaConfig(**SIZES, num_hidden_layers=3, tie_word_embeddings=True),

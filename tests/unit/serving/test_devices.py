@@ -8,6 +8,7 @@ import pytest
 import torch
 from device_watch import DeviceWatch, fetched
 from toy_model import TableModel, random_table
+from toy_sizes import SIZES as TOY_SIZES
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -31,15 +32,7 @@ from serving.engine.sequence import GenerationRequest
 from serving.engine.split import Split
 
 AWAY = torch.device("meta")
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 256,
-}
+SIZES = TOY_SIZES | {"max_position_embeddings": 256}
 LLAMA = LlamaConfig(**SIZES, num_hidden_layers=3)
 FAMILIES: dict[str, PretrainedConfig] = {
     "llama": LLAMA,
