@@ -24,8 +24,7 @@ logger = logging.getLogger(__name__)
 
 _PADDINGS = (1, 2, 4, 8, 16)
 _CHEAP_PADDINGS = (2, 4)
-"""oneDNN takes four rows in less time than one or two on some processors; two rows of two digits
-are four."""
+"""oneDNN takes four rows in less time than one or two on some processors."""
 _ADAPTER_RANKS = (4, 16, 64)
 _SEED = 20
 _TIMED_RUNS = 5

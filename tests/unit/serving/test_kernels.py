@@ -34,7 +34,7 @@ def random_rows(width: int):
 def row_rounding(linear: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     """Return how far an entry of each row may move when the kernel rounds it."""
     if isinstance(linear, Int8DigitsLinear):
-        return rows.abs().amax(-1, keepdim=True).expand_as(rows) / 65278
+        return rows.abs().amax(-1, keepdim=True).expand_as(rows) / 32639
     return rows.abs() * 2**-8
 
 
