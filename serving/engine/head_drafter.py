@@ -63,7 +63,7 @@ class HeadDrafter:
         self._head = head
         self.memory = HeadMemory(most_rows)
         self.num_without_room = 0
-        """Drafts not made because the memory was full."""
+        """Drafts not made because the memory, or the device's, was full."""
 
     @property
     def context_tokens(self) -> int:

@@ -3,6 +3,7 @@
 Shape letters: N rows, E the target's hidden size.
 """
 
+import logging
 from collections.abc import Sequence as Items
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from serving.engine.head_cache import HeadCache
 from serving.engine.head_rows import HeadRows
+
+logger = logging.getLogger(__name__)
 
 _STEP_ROWS = 64
 """Caches grow by half, in whole steps of this many rows."""
@@ -22,6 +25,7 @@ class HeadMemory:
         """Set the limit; nothing is taken yet."""
         self.most_rows = most_rows
         self.num_taken = 0
+        self._has_warned = False
 
     def take(self, num_rows: int) -> bool:
         """Take rows; False, and nothing taken, where there are not as many."""
@@ -34,6 +38,27 @@ class HeadMemory:
         """Give rows back."""
         assert num_rows <= self.num_taken, "only taken rows are given back"
         self.num_taken -= num_rows
+
+    def grow(self, cache: HeadCache, capacity_rows: int) -> bool:
+        """Grow a cache; False, and nothing taken, where the limit or the device lacks memory.
+
+        A device that others use too may be full below the limit, which is said once in the log.
+        """
+        added = capacity_rows - cache.capacity_rows
+        if not self.take(added):
+            return False
+        try:
+            cache.grow(capacity_rows)
+        except torch.OutOfMemoryError as error:
+            self.give_back(added)
+            if not self._has_warned:
+                logger.warning(
+                    "draft head without memory on its device rows=%d of=%d reason=%s",
+                    self.num_taken, self.most_rows, str(error).partition(".")[0],
+                )  # fmt: skip
+            self._has_warned = True
+            return False
+        return True
 
 
 class HeadState:
@@ -68,8 +93,7 @@ class HeadState:
             return True
         for wanted in (max(needed, cache.capacity_rows * 3 // 2), needed):
             capacity = -(-wanted // _STEP_ROWS) * _STEP_ROWS
-            if self._memory.take(capacity - cache.capacity_rows):
-                cache.grow(capacity)
+            if self._memory.grow(cache, capacity):
                 return True
         return False
 

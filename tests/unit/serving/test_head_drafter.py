@@ -11,6 +11,7 @@ from toy_model import TableModel, random_table
 import serving.engine.head_drafter as drafter_module
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.head_cache import HeadCache
 from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.sampling import SamplingParams
@@ -106,6 +107,33 @@ def test_behind_a_shared_prefix_the_head_begins_where_features_do(make):
     assert texts[0] == texts[1]
     assert head.first_positions == [0, 192]
     assert accepted > 0
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_device_without_memory_costs_drafts_and_nothing_else(make, monkeypatch, caplog):
+    """The text is the plain one, each draft not made is counted, one line says why."""
+    grow = HeadCache.grow
+    asked = []
+
+    def grow_a_little(cache, capacity_rows):
+        asked.append(capacity_rows)
+        if 2 < len(asked) < 9:
+            raise torch.OutOfMemoryError("out of memory. Tried to allocate 20 MiB")
+        grow(cache, capacity_rows)
+
+    monkeypatch.setattr(HeadCache, "grow", grow_a_little)
+    texts = []
+    drafter = make(TableHead(DRAFT), 4000)
+    for engine in (make_engine(None), make_engine(drafter)):
+        for name in range(3):
+            engine.add(request(name, (name, 1), max_tokens=100))
+        texts.append(finish(engine))
+    assert texts[0] == texts[1]
+    assert len(asked) > 9, "drafting goes on once there is memory"
+    assert drafter.num_without_room == 3, "each was tried at two sizes"
+    assert engine.counters.accepted_tokens > 0
+    assert drafter.memory.num_taken == 0
+    assert [r.message.count("out of memory") for r in caplog.records] == [1]
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
