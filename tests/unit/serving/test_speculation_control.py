@@ -1,9 +1,11 @@
 """How much is drafted follows the load and what is accepted, and nothing else."""
 
 import logging
+import os
 import random
 
 import pytest
+import torch
 
 from planner.drafting.candidate import DraftPlace
 from planner.drafting.cost_curve import CostCurve
@@ -214,6 +216,59 @@ def test_a_draft_is_measured_nowhere_where_there_is_one_device_or_none_to_choose
     assert draft_device(named, None, load=None) == "cuda:7"
     ngram = ServeConfig(model="m", served_model_name="m", drafter="ngram", draft_device="auto")
     assert draft_device(ngram, None, load=None) == "cpu"
+
+
+class Sized:
+    """A model by its sizes; what a forward of it costs is said beside."""
+
+    def __init__(self, kv_bytes_per_token: int) -> None:
+        self.kv_bytes_per_token = kv_bytes_per_token
+        self.model = torch.nn.Linear(4, 4)
+
+
+def choose(seconds: dict[str, float], *, kv_bytes: int = 1 << 20, load=None) -> str:
+    """Let two devices of the processor compete, the target on the first."""
+    config = ServeConfig(
+        model="m", served_model_name="m", draft="d", draft_device="auto", kv_bytes=kv_bytes
+    )
+
+    def curve(model, name):
+        step = seconds.get(name.removeprefix("draft on "), 1.0)
+        return CostCurve((1, 64), (step, step))
+
+    return draft_device(
+        config,
+        Sized(1 << 10),
+        load or (lambda device: Sized(1)),
+        devices=("cpu", "cpu:1"),
+        curve=curve,
+    )
+
+
+def test_of_two_devices_the_draft_goes_where_its_forward_is_faster():
+    """Each is measured with the draft loaded there."""
+    assert choose({"cpu": 0.5, "cpu:1": 0.1}) == "cpu:1"
+    assert choose({"cpu": 0.1, "cpu:1": 0.5}) == "cpu"
+
+
+def test_the_targets_own_keys_and_values_take_their_device_from_the_draft():
+    """Where they fill it, the draft goes to the slower one."""
+    seconds = {"cpu": 0.1, "cpu:1": 0.5}
+    assert choose(seconds, kv_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) == (
+        "cpu:1"
+    )
+
+
+def test_a_device_that_does_not_take_the_draft_is_named_in_the_log(caplog):
+    """The other one gets it."""
+
+    def load(device):
+        if device == "cpu":
+            raise ModelError("d: no memory is left")
+        return Sized(1)
+
+    assert choose({"cpu": 0.1, "cpu:1": 0.5}, load=load) == "cpu:1"
+    assert "no place for the draft device=cpu reason=d: no memory is left" in caplog.text
 
 
 def test_no_room_anywhere_is_refused():
