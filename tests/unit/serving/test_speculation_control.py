@@ -14,7 +14,7 @@ from serving.drafting import best_device, draft_device
 from serving.engine.draft_tree import ROOT, DraftTree
 from serving.engine.drafting_policy import DraftSize, StepLoad
 from serving.engine.round_costs import MeasuredRound, RoundCosts
-from serving.engine.speculation_control import NO_DRAFTS, SpeculationControl
+from serving.engine.speculation_control import NO_DRAFTS, SpeculationControl, drafted_fraction
 from serving.errors import ModelError
 
 MOST = DraftSize(8, 8)
@@ -141,7 +141,7 @@ def test_sizes_follow_from_the_order_of_calls_alone():
 
 def test_sequences_without_a_guess_lower_what_drafting_gains():
     """Where one of eight finds a guess, however good, the batch drafts less, and tries again."""
-    crowd, control = StepLoad(8, 0), make(per_row=0.05, per_depth=0.0)
+    crowd, control = StepLoad(8, 0), make(per_row=0.08, per_depth=0.0)
     before = control.size(crowd)
     sizes = []
     for _ in range(4000):
@@ -153,6 +153,40 @@ def test_sequences_without_a_guess_lower_what_drafting_gains():
     assert before.num_drafts > 0
     assert NO_DRAFTS in sizes[:200]
     assert 0 < sum(size.num_drafts > 0 for size in sizes[1000:]) < 600
+
+
+def found_now_and_then(control: SpeculationControl, load: StepLoad, chance: float) -> DraftSize:
+    """Let each sequence find a guess with a chance, all of it right; return the last size."""
+    rng = random.Random(3)
+    for _ in range(600):
+        size = control.size(load)
+        for _ in range(load.num_decoding if size.num_drafts else 0):
+            if rng.random() < chance:
+                tree = DraftTree.chain([1] * size.num_drafts)
+                control.observe(tree, range(len(tree)))
+        control.end_step()
+    return control.size(load)
+
+
+@pytest.mark.parametrize("num_sequences", [1, 8])
+def test_guesses_that_are_rare_and_good_go_on_where_their_own_rows_pay(num_sequences):
+    """A round in which a sequence finds nothing costs no rows of it: full rounds would not pay."""
+    rounds = [
+        MeasuredRound(size, drafts, drafts, verify_seconds=1 + 0.3 * drafts, draft_seconds=0.0)
+        for size in (1, 8)
+        for drafts in (0, 1, 2, 4, 8)
+    ]
+    control = SpeculationControl(RoundCosts(tuple(rounds)), device="cpu", most=MOST)
+    assert found_now_and_then(control, StepLoad(num_sequences, 0), 0.25).num_drafts > 0
+    assert control.acceptance[0][0] < 0.6
+
+
+def test_a_rounds_extra_cost_falls_with_those_that_draft():
+    """Nothing where nobody does, all where all do; more than the rows in a batch, never in one."""
+    assert drafted_fraction(0.0, 8) == drafted_fraction(0.0, 1) == 0
+    assert drafted_fraction(1.0, 8) == drafted_fraction(1.0, 1) == 1
+    assert drafted_fraction(0.25, 1) == 0.25
+    assert 0.41 < drafted_fraction(0.25, 8) < 0.5
 
 
 def test_a_change_of_plan_is_one_line_with_its_reason(caplog):
