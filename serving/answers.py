@@ -19,6 +19,7 @@ from serving.engine.guidance import GrammarCompiler
 from serving.engine.sequence import GenerationRequest
 from serving.errors import (
     ContextLengthError,
+    ModelError,
     NotFoundError,
     RequestError,
     ServingError,
@@ -69,6 +70,7 @@ class AnswerService:
         self._tokenizer = tokenizer
         self._model_name = model_name
         self._vocabulary_size = vocabulary_size or len(tokenizer)
+        self._tokenizer_fault: str | None = None
 
     @property
     def model_name(self) -> str:
@@ -179,18 +181,29 @@ class AnswerService:
         """The compiler, made when the first grammar comes; two first ones may make it twice.
 
         Raises:
-            UnsupportedError: If the model has no token that ends a text.
+            UnsupportedError: If the model has no token that ends a text, or a tokenizer whose
+                tokens cannot be read as bytes.
         """
+        if self._tokenizer_fault is not None:
+            raise self._no_grammar(self._tokenizer_fault)
         engine = self._runner.engine
         if not engine.eos_ids:
-            raise UnsupportedError(
-                f"model {self._model_name!r} has no end-of-text token, so no answer of it can be "
-                "constrained; leave response_format and structured_outputs out"
+            raise self._no_grammar("has no end-of-text token")
+        try:
+            return GrammarCompiler(
+                self._tokenizer.backend_tokenizer.to_str(),
+                vocabulary_size=engine.vocabulary_size,
+                end_ids=engine.eos_ids,
             )
-        return GrammarCompiler(
-            self._tokenizer.backend_tokenizer.to_str(),
-            vocabulary_size=engine.vocabulary_size,
-            end_ids=engine.eos_ids,
+        except ModelError as error:
+            logger.warning("no structured outputs model=%s reason=%s", self._model_name, error)
+            self._tokenizer_fault = f"has a tokenizer that no grammar can follow ({error})"
+            raise self._no_grammar(self._tokenizer_fault) from None
+
+    def _no_grammar(self, reason: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"model {self._model_name!r} {reason}, so no answer of it can be constrained; leave "
+            "response_format and structured_outputs out"
         )
 
     def _prompt(self, body: GenerateBody) -> list[int]:

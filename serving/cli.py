@@ -20,7 +20,10 @@ _DraftOption = Annotated[
 ]
 _DrafterOption = Annotated[
     str | None,
-    typer.Option(help="model (default with --draft), ngram (the text's own past) or none."),
+    typer.Option(
+        help="model (default with --draft), ngram (copies what followed the same words in the text "
+        "before; needs no draft) or none."
+    ),
 ]
 _DraftTokensOption = Annotated[
     str,
@@ -40,7 +43,10 @@ _DraftTreeOption = Annotated[
 ]
 _QuantizationOption = Annotated[
     str,
-    typer.Option(help="Weights of the target on a CPU: auto, float32, bfloat16, int8 or int4."),
+    typer.Option(
+        help="Weights of the target on a CPU: float32, bfloat16, int8 or int4, the latter two with "
+        "less memory and some error; auto: as --dtype says."
+    ),
 ]
 _AdapterOption = Annotated[
     list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
@@ -107,13 +113,24 @@ def serve(
     adapter: _AdapterOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: _PortOption = 8000,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of one forward.")] = None,
-    kv_memory: Annotated[str, typer.Option(help="Memory for keys and values.")] = "1GiB",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of one forward; default: one a core.")
+    ] = None,
+    kv_memory: Annotated[
+        str, typer.Option(help="Memory for keys and values, such as 512MiB.")
+    ] = "1GiB",
     max_sequences: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 16,
-    max_waiting: Annotated[int, typer.Option(min=0, help="Requests that wait.")] = 256,
+    max_waiting: Annotated[
+        int, typer.Option(min=0, help="Requests that wait; one more gets 429.")
+    ] = 256,
     verbose: Annotated[bool, typer.Option(help="Log every step.")] = False,
 ) -> None:
-    """Serve MODEL over OpenAI's API, drafting on one device and verifying on another."""
+    """Serve MODEL, a local folder or a hub id, over OpenAI's API.
+
+    With --draft or --drafter ngram several tokens are guessed and the model verifies them at once:
+    the text is the model's own, and comes sooner where guesses are good. Devices are cpu, cuda or
+    cuda:0. http://HOST:PORT/metrics says how many guesses are accepted.
+    """
     configure_logging(verbose=verbose)
     config = _config(
         model=model,

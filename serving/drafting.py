@@ -40,8 +40,19 @@ def plan_drafting(
     return SpeculationControl(costs, device=device, most=most, beam_width=beam_width)
 
 
+def _curve(model: TokenModel, name: str) -> CostCurve:
+    measured = cost_curve.measure_curve(model, name=name, most_seconds=_PLACING_SECONDS)
+    seconds = measured.seconds_by_rows
+    return CostCurve(tuple(seconds), tuple(seconds.values()))
+
+
 def draft_device(
-    config: ServeConfig, target: FlatModel, load: Callable[[str], FlatModel] | None
+    config: ServeConfig,
+    target: FlatModel,
+    load: Callable[[str], FlatModel] | None,
+    *,
+    devices: Sequence[str] | None = None,
+    curve: Callable[[TokenModel, str], CostCurve] = _curve,
 ) -> str:
     """Return where the draft runs: as set, or the device where it gains most.
 
@@ -49,13 +60,16 @@ def draft_device(
         config: What was asked for.
         target: As it will be served; its keys and values count as given to it.
         load: Loads the draft model onto a device; None where what drafts is no model of its own.
+        devices: To choose among; None: the processor and every CUDA device.
+        curve: Measures a model's forward by rows; its second argument names it in the log.
 
     Raises:
         ModelError: If no device has room for the draft.
     """
     if config.draft_device != "auto":
         return config.draft_device
-    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if devices is None:
+        devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     drafts = config.drafter == "model" and config.draft is not None
     if drafts and is_head_folder(Path(str(config.draft))) and len(devices) > 1:
         logger.info("placed draft device=%s reason=a head is small", devices[1])
@@ -69,10 +83,11 @@ def draft_device(
     for name in devices:
         try:
             taken = _taken(config, name)
-            places.append(_measured_place(name, load, num_tokens=num_tokens, taken_bytes=taken))
+            place = _place(name, load(name), curve, num_tokens=num_tokens, taken_bytes=taken)
+            places.append(place)
         except ModelError as error:
             logger.warning("no place for the draft device=%s reason=%s", name, error)
-    return best_device(_curve(target, "target"), places, depth=config.most_draft_depth)
+    return best_device(curve(target, "target"), places, depth=config.most_draft_depth)
 
 
 def best_device(target: CostCurve, places: Sequence[DraftPlace], *, depth: int) -> str:
@@ -98,24 +113,22 @@ def best_device(target: CostCurve, places: Sequence[DraftPlace], *, depth: int) 
     return device
 
 
-def _measured_place(
-    device: str, load: Callable[[str], FlatModel], *, num_tokens: int, taken_bytes: float
+def _place(
+    device: str,
+    draft: FlatModel,
+    curve: Callable[[TokenModel, str], CostCurve],
+    *,
+    num_tokens: int,
+    taken_bytes: float,
 ) -> DraftPlace:
-    draft = load(device)
     weights = sum(p.numel() * p.element_size() for p in draft.model.parameters())
     return DraftPlace(
         device=device,
         # The draft is loaded: what it takes is counted as free again.
         free_bytes=max(0.0, _free_bytes(device) + weights - taken_bytes),
         needed_bytes=weights + num_tokens * draft.kv_bytes_per_token,
-        step_seconds=_curve(draft, f"draft on {device}"),
+        step_seconds=curve(draft, f"draft on {device}"),
     )
-
-
-def _curve(model: TokenModel, name: str) -> CostCurve:
-    measured = cost_curve.measure_curve(model, name=name, most_seconds=_PLACING_SECONDS)
-    seconds = measured.seconds_by_rows
-    return CostCurve(tuple(seconds), tuple(seconds.values()))
 
 
 def _taken(config: ServeConfig, device: str) -> float:

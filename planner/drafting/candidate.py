@@ -54,17 +54,24 @@ class Load:
     """Requests that draft alike."""
     other_rows: int = 0
     """Rows beside theirs, such as prompts' or of requests that do not draft; each one token's worth."""
+    drafted_fraction: float = 1.0
+    """Share of what drafting adds to a step that it costs on average; below 1 where the drafter does
+    not find something for every request in every round."""
 
     def __post_init__(self) -> None:
         """Check the counts.
 
         Raises:
-            ValueError: If there is no request, or rows are negative.
+            ValueError: If there is no request, rows are negative, or the share is none.
         """
         if self.num_requests < 1 or self.other_rows < 0:
             raise ValueError(
                 f"{self.num_requests} requests and {self.other_rows} other rows; "
                 "give at least 1 request and 0 rows"
+            )
+        if not 0 <= self.drafted_fraction <= 1:
+            raise ValueError(
+                f"drafted_fraction is {self.drafted_fraction}; give a share from 0 to 1"
             )
 
     def rows(self, tree_rows: int) -> int:
@@ -78,7 +85,7 @@ class Load:
     @property
     def half(self) -> "Load":
         """The larger of two halves of the batch."""
-        return Load(-(-self.num_requests // 2), -(-self.other_rows // 2))
+        return Load(-(-self.num_requests // 2), -(-self.other_rows // 2), self.drafted_fraction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +145,8 @@ def speculation(
     speed-up = (B + S tau) / round * c(B + S) / (B + S), for S requests and B other rows. With one
     request alone that is tau / (c(M) / c(1) + draft / c(1)). Under load everybody waits for what
     the tree adds, c(B + S M) - c(B + S) + draft: it gains exactly where its extra tokens per such
-    second exceed the rate the step has without it.
+    second exceed the rate the step has without it. Where the drafter finds something for a part of
+    the requests alone, acceptance says so to tau, and `drafted_fraction` to the round.
 
     Raises:
         ValueError: If a curve does not reach so many rows.
@@ -151,6 +159,7 @@ def speculation(
     if place.is_apart:
         seconds = _overlapped_seconds(place, tree, target, load, overlap)
     plain = without_speculation(target, load)
+    seconds = plain.round_seconds + load.drafted_fraction * (seconds - plain.round_seconds)
     gain = load.tokens(tree.tokens_per_round) / load.tokens(1.0)
     return Candidate(
         device=place.device,

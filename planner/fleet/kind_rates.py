@@ -28,6 +28,8 @@ class KindRate:
     """Why it cannot; empty where it can."""
     binding: str = ""
     """What ends a modelled rate, such as `memory` or `tpot`; empty where that is not known."""
+    over_limit: float | None = None
+    """How many times its limit a latency is, where that is the obstacle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,10 @@ def modelled_speed(
             output_tokens=outputs,
             limits=untimed if s in tail else limits,
         )
-        reason = held.obstacle.text if held.obstacle else ""
-        rates.append(KindRate(held.requests_per_second, reason, held.binding))
+        reason, over = (
+            (held.obstacle.text, held.obstacle.over_limit) if held.obstacle else ("", None)
+        )
+        rates.append(KindRate(held.requests_per_second, reason, held.binding, over))
     return KindSpeed(tuple(rates), speed)
 
 

@@ -20,6 +20,7 @@ from planner.fleet.replica_kinds import ReplicaKind
 from planner.fleet.requests_config import MixRequests
 from planner.fleet.weights import integer_weights
 from planner.fleet_program.answer import FleetAnswer, Shares
+from planner.fleet_program.infeasible import Hindrance
 from planner.fleet_program.problem import FleetProblem, ReplicaColumn, ShareRow
 from planner.hardware.catalogue import Market
 from planner.hardware.coefficients import built_in_coefficients
@@ -45,14 +46,14 @@ class FleetInputs:
         """Return the request sizes behind each row of the program."""
         return size_groups(self.models, knows_outputs=self.knows_outputs)
 
-    def obstacle(self, column: int, position: int) -> str:
-        """Return why a kind cannot serve the row at this position of its model; empty: it can."""
+    def obstacle(self, column: int, position: int) -> Hindrance | None:
+        """Return why a kind cannot serve the row at this position of its model; nothing: it can."""
         kind = self.kinds[column]
         group = [group for group in self.groups() if group.model == kind.model][position]
-        reasons = [kind.speed.rates[s].obstacle for s in group.sizes]
-        return next(filter(None, reasons), "")
+        rates = [kind.speed.rates[s] for s in group.sizes]
+        return next((Hindrance(r.obstacle, r.over_limit) for r in rates if r.obstacle), None)
 
-    def why_not(self, column: ReplicaColumn, row: ShareRow) -> str:
+    def why_not(self, column: ReplicaColumn, row: ShareRow) -> Hindrance:
         """Return why a column of the program cannot serve a row of it."""
         c = next(
             c
@@ -64,7 +65,7 @@ class FleetInputs:
             for group in self.groups()
             if group.model == column.model
         ]
-        return self.obstacle(c, names.index(row.name)) or "cannot serve it"
+        return self.obstacle(c, names.index(row.name)) or Hindrance("cannot serve it")
 
     @property
     def notes(self) -> tuple[str, ...]:

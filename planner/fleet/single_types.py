@@ -42,6 +42,7 @@ def _obstacle(
     ]
     for position, r in enumerate(problem.rows_of(fleet.model)):
         if all(problem.columns[c].loads[position] is None for c in columns):
-            reasons = {inputs.obstacle(c, position) for c in columns}
+            hindrances = [inputs.obstacle(c, position) for c in columns]
+            reasons = [hindrance.text for hindrance in hindrances if hindrance is not None]
             return f"cannot serve {problem.rows[r].name}: {min(reasons)}"
     return "a cap or rule forbids as many as it takes"

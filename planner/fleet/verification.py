@@ -78,6 +78,8 @@ class VerificationReport(StrictModel):
     """Models that the replay says nothing about."""
     models_with_few_requests: dict[Name, Count] = Field(default_factory=dict)
     """Models whose recorded requests are too few to say anything: how many."""
+    models_drawn_from_grid: tuple[Name, ...] = ()
+    """Models whose requests were drawn from the plan's grid of sizes, in place of recorded ones."""
 
     @property
     def is_verified(self) -> bool:
@@ -104,12 +106,18 @@ class VerificationReport(StrictModel):
                 "whether a queue grows; replay more requests"
             )
         if not missed:
-            return f"latency verified: every target met over {self.num_samples} samples"
+            return f"latency verified{self._stand_in}: every target met over {self.num_samples} samples"
         worst = max(missed, key=lambda row: row.value_seconds / row.limit_seconds)
         return (
-            f"latency target missed: best attained {worst.target} of {worst.model} is "
+            f"latency target missed{self._stand_in}: best attained {worst.target} of {worst.model} is "
             f"{worst.value_seconds:.4g} s, the limit {worst.limit_seconds:.4g} s"
         )
+
+    @property
+    def _stand_in(self) -> str:
+        if not self.models_drawn_from_grid:
+            return ""
+        return " on requests drawn from the plan's grid of sizes (--trace replays recorded ones)"
 
 
 def too_few_in_words(num_requests_by_model: Mapping[str, int]) -> str:

@@ -7,7 +7,7 @@ found by leaving all out and putting back each that may stay.
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from planner.errors import SolverError
 from planner.fleet_program.cap_raises import enough_caps, smallest_caps
@@ -17,8 +17,23 @@ from planner.fleet_program.relaxations import Relaxation, relaxations, with_rule
 from planner.fleet_program.solve import WHOLE_SHARES, num_shares, solve, unservable_rows
 from planner.solvers import SolverChain
 
-WhyNot = Callable[[ReplicaColumn, ShareRow], str]
-"""Returns why a column cannot serve a row, such as `needs 48 GiB of 24`."""
+
+@dataclass(frozen=True, slots=True)
+class Hindrance:
+    """Why a column cannot serve a row."""
+
+    text: str
+    """Such as `needs 48 GiB of 24`; what would help may follow behind a semicolon."""
+    over_limit: float | None = None
+    """How many times its limit a latency is; nothing: another reason."""
+
+    @property
+    def what(self) -> str:
+        """The reason alone."""
+        return self.text.partition(";")[0]
+
+
+WhyNot = Callable[[ReplicaColumn, ShareRow], Hindrance]
 
 ANY_PLAN_GAP = 1.0
 CHEAPEST_GAP = 1e-6
@@ -37,7 +52,7 @@ def explain(
     *,
     solver: SolverChain,
     clock: Callable[[], float],
-    why_not: WhyNot = lambda column, row: "cannot serve it",
+    why_not: WhyNot = lambda column, row: Hindrance("cannot serve it"),
 ) -> str:
     """Return in one line what makes an infeasible problem infeasible, and what would help.
 
@@ -96,13 +111,23 @@ class _Question:
 def _unservable(problem: FleetProblem, rows: tuple[int, ...], why_not: WhyNot) -> str:
     row = problem.rows[rows[0]]
     columns = [problem.columns[o] for o in problem.columns_of(row.model)]
-    causes = [f"{column.offer}: {why_not(column, row)}" for column in columns[:NAMED_OFFERS]]
+    hindrances = [(column.offer, why_not(column, row)) for column in columns]
+    more = f" and {len(rows) - 1} more sizes" if len(rows) > 1 else ""
+    start = f"no offer can serve {row.name} of {problem.models[row.model]}{more}"
+    late = [(h.over_limit, offer, h.what) for offer, h in hindrances if h.over_limit is not None]
+    if late and len(late) == len(columns):
+        _, offer, what = min(late)
+        num_others = len(columns) - 1
+        others = f"; nor can the other {num_others}" if num_others else ""
+        return (
+            f"{start}: on {offer}, which comes nearest, {what}{others}; loosen the limit, add a "
+            "faster offer, or leave out these requests"
+        )
+    causes = [f"{offer}: {hindrance.text}" for offer, hindrance in hindrances[:NAMED_OFFERS]]
     if len(columns) > NAMED_OFFERS:
         causes.append(f"and {len(columns) - NAMED_OFFERS} more")
-    more = f" and {len(rows) - 1} more sizes" if len(rows) > 1 else ""
     return (
-        f"no offer can serve {row.name} of {problem.models[row.model]}{more} "
-        f"({', '.join(causes) or 'there is no offer'}); "
+        f"{start} ({', '.join(causes) or 'there is no offer'}); "
         "add an offer that can, or leave out these requests"
     )
 

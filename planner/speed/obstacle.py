@@ -14,3 +14,5 @@ class Obstacle:
     kind: Binding | Literal["parallelism", "dtype", "context"]
     text: str
     """What, the value, what would help; one line."""
+    over_limit: float | None = None
+    """How many times its limit a latency is; nothing: another reason."""

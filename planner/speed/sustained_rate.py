@@ -173,6 +173,7 @@ def _latency_obstacle(broken: Latency, alone: SteadyState, limits: LatencyLimits
         broken,
         f"a request alone has a {broken.upper()} of {best:.3g} s, the limit is {limit:.3g} s; "
         "take faster or more devices, or loosen the limit",
+        over_limit=best / limit,
     )
 
 

@@ -126,10 +126,12 @@ class TreeBuilder:
 
         Args:
             log_probs_SBV: Log-probabilities behind each row of the last beam; at first behind the
-                root's place, with one row. Tokens of -inf never enter a tree. Shape: (S, B, V).
+                root's place, with one row. Tokens of -inf never enter a tree, nor any of a row
+                without a possible token, whose values may be no numbers. Shape: (S, B, V).
 
         Returns:
-            The next beam.
+            The next beam. Places that no possible token is left for hold token 0, which every model
+            can run, and nothing grows behind them.
         """
         num_sequences, num_rows, _ = log_probs_SBV.shape
         if self._beam_nodes is None:
@@ -139,8 +141,9 @@ class TreeBuilder:
             assert self._beam_scores is not None, "set together"
             nodes_SB, above_SB = self._beam_nodes, self._beam_scores
         ids_SBC, values_SBC = _likeliest(log_probs_SBV, self._width)
+        values_SBC = values_SBC.double().masked_fill(values_SBC.isnan(), -torch.inf)
         # Never above the parent, by rounding either: a set of best nodes then holds its parents.
-        scores_SL = (above_SB[..., None] + values_SBC.double().clamp_max(0.0)).flatten(1)
+        scores_SL = (above_SB[..., None] + values_SBC.clamp_max(0.0)).flatten(1)
         ids_SL = ids_SBC.flatten(1)
         num_children = ids_SBC.shape[-1]
         first_node = sum(tokens.shape[1] for tokens in self._tokens)
@@ -150,7 +153,9 @@ class TreeBuilder:
         best_SB = _best(scores_SL, self._width)
         self._beam_nodes = best_SB + first_node
         self._beam_scores = scores_SL.gather(1, best_SB)
-        return Beam(ids_SL.gather(1, best_SB), best_SB // num_children)
+        # Which impossible tokens `topk` returns is not defined; a draft may not even have a row for them.
+        tokens_SB = ids_SL.gather(1, best_SB).masked_fill(self._beam_scores.isinf(), 0)
+        return Beam(tokens_SB, best_SB // num_children)
 
     def trees(self, max_nodes: Sequence[int]) -> list[DraftTree]:
         """Return each sequence's tree of its likeliest nodes, at most `max_nodes` of them."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from serving.engine.grammar import GrammarKind
-from serving.errors import RequestError
+from serving.errors import ModelError, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +45,16 @@ class GrammarCompiler:
             vocabulary_size: Width of the model's logits; ids the tokenizer lacks are never allowed.
             end_ids: Ids that end a text, at least one.
             most_lexer_states: States a grammar's automaton may grow to, one to two kilobytes each.
+
+        Raises:
+            ModelError: If the tokenizer is of a kind that llguidance cannot read.
         """
         self._end_ids = sorted(set(end_ids))
         self._vocabulary_size = vocabulary_size
-        self._tokenizer = llguidance.LLTokenizer(tokenizer_json, eos_token=self._end_ids)
+        try:
+            self._tokenizer = llguidance.LLTokenizer(tokenizer_json, eos_token=self._end_ids)
+        except ValueError as error:
+            raise ModelError(f"tokenizer: {_line(str(error))}") from None
         self._limits = llguidance.LLParserLimits(
             max_lexer_states=most_lexer_states, verbose_errors=False
         )

@@ -1,6 +1,7 @@
 """From a trace of the shape of the Azure conversation trace to a verified plan, and after losses."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -66,11 +67,15 @@ def test_a_verified_plan_meets_its_percentiles_whensimulated(verified, folder, c
 
 
 def test_requests_drawn_from_the_plans_own_grid_are_met_too(verified, folder, capsys):
-    """Without a trace Poisson requests of the planned rates are drawn anew ten times."""
+    """Without a trace Poisson requests of the planned rates are drawn anew; the verdict says so."""
     code, report = simulated(folder)
     assert (code, report["num_samples"]) == (0, 10)
     for target in report["targets"]:
         assert target["value_seconds"] < 1.3 * target["limit_seconds"]
+    (verdict,) = re.findall("^latency .*", capsys.readouterr().out, re.M)
+    words = r"latency (verified|target missed) on requests drawn from the plan's grid of sizes "
+    assert re.match(words, verdict)
+    assert report["models_drawn_from_grid"] == [verified.models[0].name]
 
 
 def test_no_replica_of_a_verified_plan_is_spare(verified, folder, capsys):

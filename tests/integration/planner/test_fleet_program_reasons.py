@@ -7,7 +7,7 @@ import pytest
 from fleet_programs import brute_force_cost, one_model, random_program
 
 from planner.fleet_program.cap_raises import enough_caps, smallest_caps
-from planner.fleet_program.infeasible import explain
+from planner.fleet_program.infeasible import Hindrance, explain
 from planner.fleet_program.problem import Cap, Rules
 from planner.fleet_program.sensitivity import binding, one_more_and_one_fewer
 from planner.fleet_program.single_type import best_single_types
@@ -44,8 +44,20 @@ def _markets(problem, *markets):
 def test_a_size_nobody_serves_is_named_with_every_reason():
     """The message holds the row, the model, the offers and the caller's reasons."""
     problem = one_model([1.0, 1.0], [(1.0, [1.0, 0.0])])
-    text = _explain(problem, why_not=lambda column, row: "needs 48 GiB of 24")
+    text = _explain(problem, why_not=lambda column, row: Hindrance("needs 48 GiB of 24"))
     assert text.startswith("no offer can serve row 1 of m (offer-0: needs 48 GiB of 24)")
+
+
+def test_of_offers_that_are_too_slow_the_nearest_is_named_alone():
+    """One short line with its value and the limit, however many there are."""
+    problem = one_model([1.0], [(1.0, [0.0])] * 9)
+    late = {"offer-4": Hindrance("a TPOT of 0.2 s, the limit is 0.1 s; take more", 2.0)}
+    other = Hindrance("a TPOT of 0.5 s, the limit is 0.1 s; take more", 5.0)
+    assert _explain(problem, why_not=lambda column, row: late.get(column.offer, other)) == (
+        "no offer can serve row 0 of m: on offer-4, which comes nearest, a TPOT of 0.2 s, the "
+        "limit is 0.1 s; nor can the other 8; loosen the limit, add a faster offer, or leave out "
+        "these requests"
+    )
 
 
 def test_a_cap_names_its_smallest_raise():

@@ -11,6 +11,8 @@ import pytest
 import torch
 from generation import DRAFTERS, generate
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from serving.answers import AnswerService
 from serving.app import build_app
@@ -315,3 +317,26 @@ async def test_a_malformed_constraint_is_one_clear_refusal(
     assert words in error["message"]
     assert "\n" not in error["message"]
     assert (await plain_client.post("/v1/completions", json=content)).status_code == 200
+
+
+async def test_a_tokenizer_that_grammars_cannot_follow_refuses_them_and_nothing_else(
+    exact_target, tokenizer, caplog
+):
+    """Status 400 that names the tokenizer, logged once; what asks for no grammar is answered."""
+    words = Tokenizer(models.WordLevel(tokenizer.get_vocab(), unk_token="a"))
+    odd = PreTrainedTokenizerFast(tokenizer_object=words)
+    runner = start_runner(exact_target, None, 0)
+    application = build_app(AnswerService(runner, odd, model_name="tiny"), runner)
+    transport = httpx.ASGITransport(app=application)
+    content = {"model": "tiny", "prompt": [5, 6], "max_tokens": 2}
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for _ in range(2):
+            wanted = {"structured_outputs": {"regex": "a"}}
+            response = await client.post("/v1/completions", json=content | wanted)
+            error = response.json()["error"]
+            assert response.status_code == 400
+            assert error["param"] == "structured_outputs"
+            assert "tokenizer that no grammar can follow" in error["message"]
+        assert (await client.post("/v1/completions", json=content)).status_code == 200
+    runner.stop()
+    assert caplog.text.count("no structured outputs model=tiny") == 1

@@ -142,6 +142,15 @@ def test_a_miss_names_the_worst_target():
     )
 
 
+def test_requests_drawn_from_a_grid_are_not_passed_for_recorded_ones():
+    """Met or missed, the outcome says what stood in for a trace."""
+    drawn = {"models_drawn_from_grid": ("m",)}
+    words = " on requests drawn from the plan's grid of sizes (--trace replays recorded ones): "
+    met, missed = (_report(value).model_copy(update=drawn).in_words for value in (0.5, 1.2))
+    assert met == f"latency verified{words}every target met over 19 samples"
+    assert missed.startswith(f"latency target missed{words}best attained")
+
+
 def test_a_short_replay_verifies_nothing():
     """Targets met for two minutes count; met for less, the outcome says that it proves nothing."""
     assert _report(0.5, replayed_seconds=120).is_verified

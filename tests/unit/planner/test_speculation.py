@@ -44,6 +44,18 @@ def test_the_worked_figures_of_sixteen_rows(verify, speed_up):
     assert sixteen.speed_up == pytest.approx(speed_up, abs=1e-3)
 
 
+def test_a_part_of_the_rounds_costs_that_part_of_what_drafting_adds():
+    """Where one request in four has a draft, three quarters of its rows are never verified."""
+    target = CostCurve((1, 4), (1.0, 2.0))
+    load = Load(drafted_fraction=0.25)
+    plan = plan_speculation(target, [_place()], chain_acceptance([0.25, 1.0, 1.0]), load=load)
+    assert plan.chosen.rows == 4
+    assert plan.chosen.tokens_per_round == pytest.approx(1.75)
+    assert plan.chosen.speed_up == pytest.approx(1.75 / 1.25)
+    with pytest.raises(ValueError, match=r"drafted_fraction is 1\.5"):
+        Load(drafted_fraction=1.5)
+
+
 def test_a_hostile_curve_turns_speculation_off_and_says_why():
     """Where every row costs a row, no tree pays; the numbers are in the reason."""
     plan = plan_speculation(HOSTILE, [_place()], chain_acceptance([0.41] * 4))

@@ -126,6 +126,25 @@ def test_a_certain_drafter_gives_a_chain():
     assert tree.parents == (ROOT, 0)
 
 
+def test_places_without_a_possible_token_add_no_node_and_displace_none():
+    """A beam wider than the possible is filled with token 0; a dead end leaves others their places."""
+    first = torch.full((2, 1, 6), -torch.inf)
+    first[0, 0, [3, 5]] = 0.0
+    builder = TreeBuilder(beam_width=4)
+    beam = builder.grow(first.log_softmax(-1))  # nothing is possible in the second sequence: NaN
+    assert sorted(beam.tokens[0].tolist()) == [0, 0, 3, 5]
+    assert beam.tokens[1].tolist() == [0, 0, 0, 0]
+    second = torch.full((2, 4, 6), -torch.inf)
+    living = beam.tokens[0].tolist().index(5)
+    second[0, living, [1, 2]] = 0.0
+    second[1] = 0.0
+    beam = builder.grow(second.log_softmax(-1))
+    assert sorted(beam.tokens[0].tolist()) == [0, 0, 1, 2]
+    tree, nothing = builder.trees([4, 4])
+    assert tree.row_paths == [(), (3,), (5,), (5, 1), (5, 2)]
+    assert len(nothing) == 0
+
+
 def test_a_builder_that_never_grew_gives_empty_trees():
     """No level, no node, and no room no node."""
     assert [len(tree) for tree in TreeBuilder(beam_width=2).trees([3, 4])] == [0, 0]

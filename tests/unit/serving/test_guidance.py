@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from serving.engine.draft_tree import DraftTree
 from serving.engine.grammar import allowed_prefix, path_masks
-from serving.errors import RequestError
+from serving.errors import ModelError, RequestError
 
 pytest.importorskip("llguidance", reason="the serving extra of an older set-up lacks llguidance")
 
@@ -186,3 +186,11 @@ def test_a_source_beyond_the_limit_is_refused(compiler):
     """The line says how long it is and how long it may be."""
     with pytest.raises(RequestError, match=r"has 262145 characters, above 262144; shorten it"):
         compiler.compile("regex", "a" * (MOST_SOURCE_CHARACTERS + 1))
+
+
+def test_a_tokenizer_whose_tokens_are_no_bytes_is_refused():
+    """One line with what cannot be read."""
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    with pytest.raises(ModelError, match="tokenizer: can't determine decoder type") as caught:
+        GrammarCompiler(words.to_str(), vocabulary_size=2, end_ids=[0])
+    assert "\n" not in str(caught.value)

@@ -1,9 +1,11 @@
 """How much is drafted follows the load and what is accepted, and nothing else."""
 
 import logging
+import os
 import random
 
 import pytest
+import torch
 
 from planner.drafting.candidate import DraftPlace
 from planner.drafting.cost_curve import CostCurve
@@ -12,7 +14,7 @@ from serving.drafting import best_device, draft_device
 from serving.engine.draft_tree import ROOT, DraftTree
 from serving.engine.drafting_policy import DraftSize, StepLoad
 from serving.engine.round_costs import MeasuredRound, RoundCosts
-from serving.engine.speculation_control import NO_DRAFTS, SpeculationControl
+from serving.engine.speculation_control import NO_DRAFTS, SpeculationControl, drafted_fraction
 from serving.errors import ModelError
 
 MOST = DraftSize(8, 8)
@@ -139,7 +141,7 @@ def test_sizes_follow_from_the_order_of_calls_alone():
 
 def test_sequences_without_a_guess_lower_what_drafting_gains():
     """Where one of eight finds a guess, however good, the batch drafts less, and tries again."""
-    crowd, control = StepLoad(8, 0), make(per_row=0.05, per_depth=0.0)
+    crowd, control = StepLoad(8, 0), make(per_row=0.08, per_depth=0.0)
     before = control.size(crowd)
     sizes = []
     for _ in range(4000):
@@ -151,6 +153,40 @@ def test_sequences_without_a_guess_lower_what_drafting_gains():
     assert before.num_drafts > 0
     assert NO_DRAFTS in sizes[:200]
     assert 0 < sum(size.num_drafts > 0 for size in sizes[1000:]) < 600
+
+
+def found_now_and_then(control: SpeculationControl, load: StepLoad, chance: float) -> DraftSize:
+    """Let each sequence find a guess with a chance, all of it right; return the last size."""
+    rng = random.Random(3)
+    for _ in range(600):
+        size = control.size(load)
+        for _ in range(load.num_decoding if size.num_drafts else 0):
+            if rng.random() < chance:
+                tree = DraftTree.chain([1] * size.num_drafts)
+                control.observe(tree, range(len(tree)))
+        control.end_step()
+    return control.size(load)
+
+
+@pytest.mark.parametrize("num_sequences", [1, 8])
+def test_guesses_that_are_rare_and_good_go_on_where_their_own_rows_pay(num_sequences):
+    """A round in which a sequence finds nothing costs no rows of it: full rounds would not pay."""
+    rounds = [
+        MeasuredRound(size, drafts, drafts, verify_seconds=1 + 0.3 * drafts, draft_seconds=0.0)
+        for size in (1, 8)
+        for drafts in (0, 1, 2, 4, 8)
+    ]
+    control = SpeculationControl(RoundCosts(tuple(rounds)), device="cpu", most=MOST)
+    assert found_now_and_then(control, StepLoad(num_sequences, 0), 0.25).num_drafts > 0
+    assert control.acceptance[0][0] < 0.6
+
+
+def test_a_rounds_extra_cost_falls_with_those_that_draft():
+    """Nothing where nobody does, all where all do; more than the rows in a batch, never in one."""
+    assert drafted_fraction(0.0, 8) == drafted_fraction(0.0, 1) == 0
+    assert drafted_fraction(1.0, 8) == drafted_fraction(1.0, 1) == 1
+    assert drafted_fraction(0.25, 1) == 0.25
+    assert 0.41 < drafted_fraction(0.25, 8) < 0.5
 
 
 def test_a_change_of_plan_is_one_line_with_its_reason(caplog):
@@ -214,6 +250,59 @@ def test_a_draft_is_measured_nowhere_where_there_is_one_device_or_none_to_choose
     assert draft_device(named, None, load=None) == "cuda:7"
     ngram = ServeConfig(model="m", served_model_name="m", drafter="ngram", draft_device="auto")
     assert draft_device(ngram, None, load=None) == "cpu"
+
+
+class Sized:
+    """A model by its sizes; what a forward of it costs is said beside."""
+
+    def __init__(self, kv_bytes_per_token: int) -> None:
+        self.kv_bytes_per_token = kv_bytes_per_token
+        self.model = torch.nn.Linear(4, 4)
+
+
+def choose(seconds: dict[str, float], *, kv_bytes: int = 1 << 20, load=None) -> str:
+    """Let two devices of the processor compete, the target on the first."""
+    config = ServeConfig(
+        model="m", served_model_name="m", draft="d", draft_device="auto", kv_bytes=kv_bytes
+    )
+
+    def curve(model, name):
+        step = seconds.get(name.removeprefix("draft on "), 1.0)
+        return CostCurve((1, 64), (step, step))
+
+    return draft_device(
+        config,
+        Sized(1 << 10),
+        load or (lambda device: Sized(1)),
+        devices=("cpu", "cpu:1"),
+        curve=curve,
+    )
+
+
+def test_of_two_devices_the_draft_goes_where_its_forward_is_faster():
+    """Each is measured with the draft loaded there."""
+    assert choose({"cpu": 0.5, "cpu:1": 0.1}) == "cpu:1"
+    assert choose({"cpu": 0.1, "cpu:1": 0.5}) == "cpu"
+
+
+def test_the_targets_own_keys_and_values_take_their_device_from_the_draft():
+    """Where they fill it, the draft goes to the slower one."""
+    seconds = {"cpu": 0.1, "cpu:1": 0.5}
+    assert choose(seconds, kv_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) == (
+        "cpu:1"
+    )
+
+
+def test_a_device_that_does_not_take_the_draft_is_named_in_the_log(caplog):
+    """The other one gets it."""
+
+    def load(device):
+        if device == "cpu":
+            raise ModelError("d: no memory is left")
+        return Sized(1)
+
+    assert choose({"cpu": 0.1, "cpu:1": 0.5}, load=load) == "cpu:1"
+    assert "no place for the draft device=cpu reason=d: no memory is left" in caplog.text
 
 
 def test_no_room_anywhere_is_refused():
