@@ -14,6 +14,11 @@ from serving.engine.sampling import choices, raced
 from serving.engine.sequence import Sequence
 
 
+def never() -> bool:
+    """Say that no draft is to stop."""
+    return False
+
+
 class GrowingChain:
     """A chain, chosen token by token as the target will choose, with its noise."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from serving.engine.draft_tree import DraftTree
-from serving.engine.growing import GrowingChain
+from serving.engine.growing import GrowingChain, never
 from serving.engine.kv_cache import SequenceCache
 from serving.engine.model import TokenModel
 from serving.engine.rows import Rows
@@ -20,11 +20,6 @@ from serving.engine.sequence import Sequence
 
 MOST_CATCH_UP_ROWS = 512
 """Known tokens a sequence feeds to the draft in one step."""
-
-
-def never() -> bool:
-    """Say that no draft is to stop."""
-    return False
 
 
 class ModelDrafter:

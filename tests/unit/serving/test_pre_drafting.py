@@ -1,10 +1,12 @@
 """Drafts made while the target verifies: no token changes, nothing is lost, nothing is left behind."""
 
 import pytest
+from toy_head import TableHead
 from toy_model import TableModel, random_table
 
 from serving.engine.apart_drafter import ApartChainDrafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.pre_drafting import PreDrafter
 from serving.engine.sampling import SamplingParams
@@ -14,6 +16,7 @@ TARGET = random_table(12, seed=1)
 DRAFT = TARGET + random_table(12, seed=2, scale=0.5)
 MAKERS = {
     "chain": lambda: ChainDrafter(TableModel(DRAFT)),
+    "head": lambda: HeadChainDrafter(TableHead(DRAFT), most_rows=20000),
     "apart": lambda: ApartChainDrafter(TableModel(DRAFT)),
 }
 SETTINGS = {
@@ -34,6 +37,10 @@ class WaitingTarget(TableModel):
     def forward(self, batch, ids_T=None):
         self._wait()
         return super().forward(batch, ids_T)
+
+    def forward_with_features(self, batch):
+        self._wait()
+        return super().forward_with_features(batch)
 
 
 def make_engine(drafter, *, target=None, num_drafts=4, kv_tokens=20000):
