@@ -41,6 +41,14 @@ _DraftTreeOption = Annotated[
         "depths, and how many guesses to verify; for example 4x16.",
     ),
 ]
+_PreDraftOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|on|off",
+        help="Chains of the likeliest outcomes are drafted while the target verifies; auto: where "
+        "draft and target share no cores.",
+    ),
+]
 _QuantizationOption = Annotated[
     str,
     typer.Option(
@@ -101,6 +109,7 @@ def serve(
     drafter: _DrafterOption = None,
     draft_tokens: _DraftTokensOption = "auto",
     draft_tree: _DraftTreeOption = None,
+    pre_draft: _PreDraftOption = "auto",
     no_draft: _NoDraftOption = False,
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on CPU), float32, bfloat16 or float16.")
@@ -140,6 +149,7 @@ def serve(
         draft_device=draft_device,
         draft_tokens=_draft_tokens(draft_tokens),
         draft_tree=_tree_shape(draft_tree),
+        pre_draft=pre_draft,
         dtype=dtype,
         target_quantization=target_quantization,
         target_gpu_layers=_layer_count(target_gpu_layers),

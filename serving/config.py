@@ -44,6 +44,9 @@ class ServeConfig(StrictModel):
     from costs measured at start and acceptance, for each load anew: from none to 8."""
     draft_tree: DraftTreeShape | None = None
     """Trees of the draft model instead of chains; None drafts chains."""
+    pre_draft: Literal["auto", "on", "off"] = "auto"
+    """Whether chains are drafted ahead while the target verifies; auto does where draft and target
+    share no device, and so no cores."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weights of target and draft; auto is float32 on a CPU and bfloat16 elsewhere."""
     target_quantization: Literal["auto", "float32", "bfloat16", "int8", "int4"] = "auto"
@@ -99,6 +102,16 @@ class ServeConfig(StrictModel):
                 f"draft_tree of beam {self.draft_tree.beam_width} and draft_tokens "
                 f"{self.most_draft_depth} makes {num_rows} rows of the draft, above "
                 f"{MOST_DRAFT_NODES + 1}; narrow the beam or draft fewer tokens ahead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _draft_ahead_in_chains(self) -> Self:
+        if self.pre_draft == "on" and (self.drafter != "model" or self.draft_tree is not None):
+            what = self.drafter if self.draft_tree is None else "trees"
+            raise ValueError(
+                f"pre_draft on is for chains of a draft model or head, not for {what}; leave it at "
+                "auto, or drop draft_tree or drafter"
             )
         return self
 

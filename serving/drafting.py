@@ -14,8 +14,11 @@ from serving.config import ServeConfig
 from serving.engine import cost_curve
 from serving.engine.drafter import Drafter
 from serving.engine.drafting_policy import DraftSize
+from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_folder import is_head_folder
 from serving.engine.model import FlatModel, TokenModel
+from serving.engine.model_drafter import ChainDrafter
+from serving.engine.pre_drafting import PreDrafter
 from serving.engine.round_calibration import calibrate
 from serving.engine.speculation_control import SpeculationControl, first_acceptance
 from serving.errors import ModelError
@@ -33,11 +36,57 @@ def plan_drafting(
     if drafter is None or config.draft_tokens != "auto":
         return None
     most = DraftSize(config.num_draft_nodes, config.most_draft_depth)
+    ahead = drafter if isinstance(drafter, PreDrafter) else None
+    # Drafts that are ready would be timed as free: the plan reckons with their share by itself.
     costs = calibrate(
-        target, drafter, most=most, max_sequences=config.max_sequences, kv_bytes=config.kv_bytes
+        target,
+        ahead.drafter if ahead else drafter,
+        most=most,
+        max_sequences=config.max_sequences,
+        kv_bytes=config.kv_bytes,
     )
     beam_width = config.draft_tree.beam_width if config.draft_tree else 1
-    return SpeculationControl(costs, device=device, most=most, beam_width=beam_width)
+    return SpeculationControl(
+        costs,
+        device=device,
+        most=most,
+        beam_width=beam_width,
+        ready_fraction=(lambda: ahead.ready_fraction) if ahead else None,
+    )
+
+
+def draft_ahead(config: ServeConfig, drafter: Drafter | None, device: str) -> Drafter | None:
+    """Return the drafter, made to draft while the target verifies where that is asked for or pays.
+
+    Args:
+        config: What was asked for.
+        drafter: What drafts.
+        device: Where it does.
+    """
+    if drafter is None or config.pre_draft == "off":
+        return drafter
+    if not isinstance(drafter, ChainDrafter | HeadChainDrafter):
+        logger.info("pre-drafting is off reason=only chains of a model or head are drafted ahead")
+        return drafter
+    shared = _shared_device(config, device)
+    if shared is not None and config.pre_draft == "auto":
+        logger.info("pre-drafting is off reason=draft and target share %s", shared)
+        return drafter
+    if shared is not None:
+        logger.warning("pre-drafting is on though draft and target share %s: expect a loss", shared)
+    else:
+        logger.info("pre-drafting is on reason=the draft has %s to itself", device)
+    synchronize = None
+    if device.startswith("cuda"):
+        synchronize = torch.cuda.current_stream(torch.device(device)).synchronize
+    return PreDrafter(drafter, synchronize=synchronize)
+
+
+def _shared_device(config: ServeConfig, device: str) -> str | None:
+    """Return the device on which both would compute at once; None where there is none."""
+    if device.startswith("cpu") and config.target_device.startswith("cpu"):
+        return "the processor's cores"
+    return device if _numbered(device) in map(_numbered, _target_devices(config)) else None
 
 
 def _curve(model: TokenModel, name: str) -> CostCurve:
@@ -133,10 +182,13 @@ def _place(
 
 def _taken(config: ServeConfig, device: str) -> float:
     """Return what the target will still take there, in bytes: its keys and values."""
-    theirs = [config.target_device]
-    if config.target_gpu_layers != 0:
-        theirs.append(config.target_gpu_device)
-    return float(config.kv_bytes) if _numbered(device) in map(_numbered, theirs) else 0.0
+    is_theirs = _numbered(device) in map(_numbered, _target_devices(config))
+    return float(config.kv_bytes) if is_theirs else 0.0
+
+
+def _target_devices(config: ServeConfig) -> list[str]:
+    is_split = config.target_gpu_layers != 0
+    return [config.target_device, *([config.target_gpu_device] if is_split else [])]
 
 
 def _numbered(device: str) -> tuple[str, int]:

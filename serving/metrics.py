@@ -65,6 +65,7 @@ class EngineCollector(Collector):
             prefix="motley",
         )
         yield from self._planning()
+        yield from self._pre_drafting()
         guarantee = GaugeMetricFamily(
             "motley:guarantee_info",
             "How exactly greedy output is the target's own, as the start-up test found",
@@ -100,6 +101,24 @@ class EngineCollector(Collector):
             self._engine.drafting.num_changes,
             prefix="motley",
         )
+
+    def _pre_drafting(self) -> Iterator[Metric]:
+        """Yield what was drafted while the target verified, where anything is."""
+        counts = self._engine.pre_drafts
+        if counts is None:
+            return
+        for name, text, value in (
+            ("texts", "Guessed texts behind which was drafted ahead", counts.texts),
+            ("tokens", "Tokens drafted ahead", counts.tokens),
+            ("wasted_tokens", "Tokens drafted ahead that nobody verified", counts.wasted_tokens),
+            ("asked", "Drafts that might have been ready", counts.asked),
+            ("used", "Drafts that were ready, whole or in part", counts.used),
+            ("late", "Rounds whose verification ended before drafting ahead", counts.late),
+            ("without_room", "Guessed texts for which memory lacked", counts.without_room),
+            ("failures", "Errors of drafting ahead; the first ends it", counts.failures),
+            ("waited_seconds", "Time the engine waited for it", counts.waited_seconds),
+        ):
+            yield self._counter(f"pre_draft_{name}", text, value, prefix="motley")
 
     def _gauge(self, name: str, text: str, value: float, prefix: str = "vllm") -> Metric:
         family = GaugeMetricFamily(f"{prefix}:{name}", text, labels=["model_name"])

@@ -136,6 +136,7 @@ class EngineRunner:
             # A panic of an extension module is no Exception.
             logger.exception("engine failed")
             reason = f"the engine failed ({type(error).__name__}); see the server's log"
+        self._engine.close()
         self._close(reason)
 
     def _handle_calls(self, *, wait: bool) -> bool:

@@ -16,7 +16,7 @@ from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
 from serving.draft_head import make_head_drafter, torch_dtype
-from serving.drafting import draft_device, plan_drafting
+from serving.drafting import draft_ahead, draft_device, plan_drafting
 from serving.engine.apart_drafter import ApartChainDrafter
 from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
@@ -89,7 +89,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     target, guarantee = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
     device = draft_device(config, target, _draft_loader(config))
-    drafter = _make_drafter(config, tokenizer, target, device)
+    drafter = draft_ahead(config, _make_drafter(config, tokenizer, target, device), device)
     limits = EngineLimits(
         kv_bytes=config.kv_bytes,
         max_sequences=config.max_sequences,

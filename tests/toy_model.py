@@ -4,15 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
-from serving.engine.kv_cache import KVPool
 from serving.engine.rows import Rows, lay_flat
 
 
 class TableModel:
     """A model whose logits after a token are a row of a table: a first-order Markov chain.
 
-    It keeps its own record of the slots of each pool that were written, and so notices a cache that
-    claims tokens nobody computed, and an engine that lacks room for what it feeds.
+    Its keys are the tokens and ones, which pools clear, copy and move like any keys: so it notices a
+    cache that claims tokens nobody computed, and an engine that lacks room for what it feeds.
     """
 
     context_tokens = 4096
@@ -22,19 +21,21 @@ class TableModel:
         """Take the table. Shape: (vocabulary, vocabulary)."""
         self.logits = logits
         self.vocabulary_size = logits.shape[-1]
-        self._written: dict[KVPool, set[int]] = {}
 
     def forward(self, batch: Sequence[Rows], ids_T: torch.Tensor | None = None) -> torch.Tensor:
         """Return the table's rows for the wanted tokens."""
         wanted = []
         ids = None if ids_T is None else iter(ids_T.tolist())
         for rows in batch:
-            cache, written = rows.cache, self._written.setdefault(rows.cache.pool, set())
-            past = {cache.slot(place) for place in range(cache.length)}
-            assert past <= written, "the cache claims tokens it was never given"
+            cache = rows.cache
+            cache.pool.clean()
+            keys = cache.pool.layer(0, *torch.zeros(2, 1, 1, 1))[0].view(-1)
+            past = [cache.slot(place) for place in range(cache.length)]
+            assert keys[past].all(), "the cache claims tokens it was never given"
             assert cache.num_reserved_rows >= len(rows.tokens), "rows need room"
-            written |= {cache.slot(cache.length + row) for row in range(len(rows.tokens))}
             tokens = rows.tokens if ids is None else [next(ids) for _ in rows.tokens]
+            new = [cache.slot(cache.length + row) for row in range(len(rows.tokens))]
+            keys[new] = torch.tensor(tokens) + 1.0
             wanted.extend(tokens[-rows.num_logits :])
         return self.logits[torch.tensor(wanted)]
 

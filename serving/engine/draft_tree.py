@@ -30,6 +30,8 @@ class DraftTree:
     """Node before each node; -1 is the root's place."""
     ranks: tuple[int, ...] = ()
     """Place of each node among its siblings by the drafter's own odds, from 0, the likeliest."""
+    others: tuple[int, ...] = ()
+    """Of a chain whose drafter was asked for them: the second likeliest token at each place."""
 
     def __post_init__(self) -> None:
         """Refuse what no tree is.
@@ -52,9 +54,10 @@ class DraftTree:
             known.add((parent, token))
 
     @classmethod
-    def chain(cls, tokens: Sequence[int]) -> Self:
+    def chain(cls, tokens: Sequence[int], others: Sequence[int] = ()) -> Self:
         """Return the tree without forks."""
-        return cls(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)), (0,) * len(tokens))
+        parents = tuple(range(ROOT, len(tokens) - 1))
+        return cls(tuple(tokens), parents, (0,) * len(tokens), tuple(others))
 
     def __len__(self) -> int:
         """Number of nodes, the root's place not counted."""

@@ -17,6 +17,7 @@ from serving.engine.drafting_policy import DraftingPolicy, DraftSize, FixedDraft
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import TargetModel
 from serving.engine.pages import PAGE_TOKENS, PagePool
+from serving.engine.pre_drafting import PreDraftCounts, PreDrafter
 from serving.engine.processors import processed
 from serving.engine.rows import Rows
 from serving.engine.sampling import choices, raw_logprobs
@@ -152,9 +153,19 @@ class Engine:
         return self._drafter.num_without_room if self._drafter else 0
 
     @property
+    def pre_drafts(self) -> PreDraftCounts | None:
+        """What was drafted while the target verified; None where nothing is drafted ahead."""
+        return self._drafter.counts if isinstance(self._drafter, PreDrafter) else None
+
+    @property
     def kv_pages(self) -> PagePool:
         """The target's pages, for reading counts."""
         return self._pool.pages
+
+    def close(self) -> None:
+        """End the thread that drafts ahead, where there is one; no step follows."""
+        if isinstance(self._drafter, PreDrafter):
+            self._drafter.close()
 
     def check_idle(self) -> None:
         """Check that an engine without work holds no page.

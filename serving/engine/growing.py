@@ -8,9 +8,15 @@ from collections.abc import Sequence as Items
 import torch
 from torch import Tensor
 
+from serving.engine.draft_tree import DraftTree
 from serving.engine.processors import processed
 from serving.engine.sampling import choices, raced
 from serving.engine.sequence import Sequence
+
+
+def never() -> bool:
+    """Say that no draft is to stop."""
+    return False
 
 
 class GrowingChain:
@@ -20,14 +26,23 @@ class GrowingChain:
         """Start empty."""
         self.sequence = sequence
         self.tokens: list[int] = []
+        self.others: list[int] = []
+
+    @property
+    def tree(self) -> DraftTree:
+        """The chain so far."""
+        return DraftTree.chain(self.tokens, self.others)
 
     @staticmethod
-    def extend(chains: Items["GrowingChain"], logits: Items[Tensor]) -> None:
+    def extend(
+        chains: Items["GrowingChain"], logits: Items[Tensor], *, names_others: bool = False
+    ) -> None:
         """Add what the draft would choose in the target's place to each chain.
 
         Args:
             chains: Chains that grow.
             logits: The draft's behind each of them. Shape of each: (1, V).
+            names_others: Whether to add the second likeliest to `others` too.
         """
         rows = [
             processed(
@@ -42,6 +57,15 @@ class GrowingChain:
             params = chain.sequence.request.params
             races = chain.sequence.races([len(chain.tokens)], logits_1V.shape[-1])
             chain.tokens.append(choices(logits_1V, params, races)[0] if races else token)
+            if names_others:
+                scores_1V = raced(logits_1V, params, races) if races else logits_1V
+                chain.others += second_likeliest(scores_1V).tolist()
+
+
+def second_likeliest(scores_NV: Tensor) -> Tensor:
+    """Return the token that would be the choice of each row if the first were not there. (N,)."""
+    first_N1 = scores_NV.argmax(-1, keepdim=True)
+    return scores_NV.scatter(-1, first_N1, -torch.inf).argmax(-1)
 
 
 class GrowingPaths:

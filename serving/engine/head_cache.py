@@ -49,6 +49,12 @@ class HeadCache:
         rows[:, :, :, : self.length] = self._rows[:, :, :, : self.length]
         self._rows, self.capacity_rows, self.num_tree_rows = rows, capacity_rows, 0
 
+    def begin_as(self, other: "HeadCache") -> None:
+        """Take a copy of another cache's verified rows in place of all there is."""
+        rows = other._rows[:, :, :, : other.length]
+        self._rows[:, :, :, : other.length] = rows
+        self.length, self.num_tree_rows = other.length, 0
+
     def write(self, layer: int, keys_GND: Tensor, values_GND: Tensor) -> tuple[Tensor, Tensor]:
         """Put new rows behind all others; return keys and values of all rows, (G, L, D) each."""
         start = self.length + self.num_tree_rows

@@ -8,6 +8,7 @@ Source: Zhang et al., "Dovetail" (2025, arXiv 2412.18934), section 3.
 Shape letters: N rows, E the target's hidden size.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from serving.engine.draft_tree import DraftTree
-from serving.engine.growing import GrowingChain
+from serving.engine.growing import GrowingChain, never
 from serving.engine.head_cache import HeadCache
 from serving.engine.head_rows import HeadOutput, HeadRows
 from serving.engine.head_state import HeadMemory, HeadState
@@ -79,6 +80,7 @@ class HeadDrafter:
             state = HeadState(self._head.new_cache(0, first_position=first), self.memory)
             sequence.draft_state = state
         state.add(features_NE)
+        state.forget_guessed(sequence.target_cache.length)
         assert state.stop == sequence.target_cache.length, "features come without a gap"
 
     def take_in(
@@ -120,15 +122,32 @@ def _state(sequence: Sequence) -> HeadState | None:
     return state
 
 
+def state_of(sequence: Sequence) -> HeadState:
+    """Return what the head knows of a sequence that drafts."""
+    state = _state(sequence)
+    assert state is not None, "a sequence that drafts has a state"
+    return state
+
+
 def cache_of(part: Scheduled) -> HeadCache:
     """Return the head's cache of a sequence that drafts."""
-    state = _state(part.sequence)
-    assert state is not None, "a sequence that drafts has a state"
-    return state.cache
+    return state_of(part.sequence).cache
 
 
 class HeadChainDrafter(HeadDrafter):
-    """Proposes a chain for every sequence, one step of the head a depth for all of them."""
+    """Proposes a chain for every sequence, one step of the head a depth for all of them.
+
+    Ahead of a verification it drafts from its own features of the tokens that are guessed to be
+    accepted; the true ones are taken in before the next time.
+    """
+
+    def __init__(self, head: DraftHead, *, most_rows: int) -> None:
+        """As `HeadDrafter`."""
+        super().__init__(head, most_rows=most_rows)
+        self.is_stopped: Callable[[], bool] = never
+        """Asked between two depths; a draft ends there where it is true."""
+        self.names_others = False
+        """Whether chains name the second likeliest tokens, and features are kept."""
 
     def propose(self, step: list[Scheduled]) -> list[DraftTree]:
         """Return one chain for each sequence."""
@@ -137,8 +156,17 @@ class HeadChainDrafter(HeadDrafter):
         active, output = self.take_in(step, [depth - 1 for depth in depths])
         level = 0
         while output is not None:
-            GrowingChain.extend([chains[i] for i in active], torch.split(output.logits_TV, 1))
+            growing = [chains[i] for i in active]
+            logits = torch.split(output.logits_TV, 1)
+            GrowingChain.extend(growing, logits, names_others=self.names_others)
+            if self.names_others:
+                features = torch.split(output.features_TE, 1)
+                for chain, feature_1E in zip(growing, features, strict=True):
+                    place = len(chain.sequence.tokens) + level
+                    state_of(chain.sequence).guessed[place] = feature_1E
             level += 1
+            if self.is_stopped():
+                break
             rows = [row for row, i in enumerate(active) if depths[i] > level]
             batch = [
                 HeadRows(
@@ -151,4 +179,34 @@ class HeadChainDrafter(HeadDrafter):
             ]
             active = [active[row] for row in rows]
             output = self._head.step(batch) if batch else None
-        return [DraftTree.chain(chain.tokens) for chain in chains]
+        return [chain.tree for chain in chains]
+
+    def imagine(self, sequence: Sequence, path: Items[int], num_drafts: int) -> Sequence | None:
+        """Return the text as if `path` followed, with room to draft; None where memory lacks."""
+        imagined = sequence.imagined(path)
+        places = range(len(sequence.tokens), len(imagined.tokens))
+        imagined.draft_state = state_of(sequence).fork(self._head, places, num_drafts)
+        return imagined if imagined.draft_state is not None else None
+
+    def prepare(self, imagined: Items[Sequence]) -> None:
+        """Take in the true features of the texts that go on, and copy the head's rows of them."""
+        pending: list[HeadRows] = []
+        for each in imagined:
+            origin = state_of(each).origin
+            if origin is not None and origin.num_pending:
+                pending.append(origin.pending_rows(each.tokens))
+        if pending:
+            self._head.prefill(pending)
+        for each in imagined:
+            state_of(each).begin_as_origin()
+
+    def go_on(self, imagined: Sequence, chain: Items[int]) -> None:
+        """Take a chain drafted behind an imagined text for part of it, to draft behind that."""
+        first = len(imagined.tokens)
+        imagined.tokens += chain
+        state_of(imagined).add_guessed(range(first, len(imagined.tokens)))
+
+    def adopt(self, sequence: Sequence, imagined: Sequence) -> None:
+        """Keep the features drafted with behind a text that came true."""
+        drafted = _state(imagined)
+        state_of(sequence).guessed = {} if drafted is None else drafted.guessed

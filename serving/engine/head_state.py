@@ -5,6 +5,7 @@ Shape letters: N rows, E the target's hidden size.
 
 import logging
 from collections.abc import Sequence as Items
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ logger = logging.getLogger(__name__)
 
 _STEP_ROWS = 64
 """Caches grow by half, in whole steps of this many rows."""
+
+
+class CacheMaker(Protocol):
+    """What makes caches for a head."""
+
+    def new_cache(self, capacity_rows: int, *, first_position: int = 0) -> HeadCache:
+        """Return an empty cache for one sequence."""
 
 
 class HeadMemory:
@@ -74,6 +82,11 @@ class HeadState:
         self._features: list[Tensor] = []
         self.num_pending = 0
         """Features that wait; they stay on the target's device."""
+        self.guessed: dict[int, Tensor] = {}
+        """The head's own feature of the last of so many tokens, drafted ones included, kept for
+        drafting ahead. Shape of each: (1, E)."""
+        self.origin: HeadState | None = None
+        """Of an imagined text: the state it begins as."""
 
     @property
     def stop(self) -> int:
@@ -92,10 +105,49 @@ class HeadState:
         if needed <= cache.capacity_rows:
             return True
         for wanted in (max(needed, cache.capacity_rows * 3 // 2), needed):
-            capacity = -(-wanted // _STEP_ROWS) * _STEP_ROWS
-            if self._memory.grow(cache, capacity):
+            if self._memory.grow(cache, _whole_steps(wanted)):
                 return True
         return False
+
+    def fork(self, head: CacheMaker, places: range, num_tree_rows: int) -> "HeadState | None":
+        """Return the state of a text that goes on with guessed tokens; None where memory lacks.
+
+        Its cache has the room, and gets this one's rows by `begin_as_origin`.
+
+        Args:
+            head: Makes the cache.
+            places: Of the guessed tokens.
+            num_tree_rows: Of a draft behind them.
+        """
+        if not (self.guessed.keys() >= set(places) and self.reserve(0)):
+            return None
+        num_rows = self.cache.length + self.num_pending + len(places) + num_tree_rows
+        cache = head.new_cache(0, first_position=self.cache.first_position)
+        if not self._memory.grow(cache, _whole_steps(num_rows)):
+            return None
+        fork = HeadState(cache, self._memory)
+        fork.origin = self
+        fork.guessed = dict(self.guessed)
+        fork.add_guessed(places)
+        return fork
+
+    def forget_guessed(self, num_tokens: int) -> None:
+        """Forget own features of tokens whose true ones are known."""
+        for place in [place for place in self.guessed if place <= num_tokens]:
+            del self.guessed[place]
+
+    def add_guessed(self, places: range) -> None:
+        """Take the head's own features for true, for the tokens at `places`."""
+        for place in places:
+            self.add(self.guessed[place])
+
+    def begin_as_origin(self) -> None:
+        """Copy the rows of the state this one begins as, whose features are all taken in."""
+        origin = self.origin
+        assert origin is not None, "a state begins once"
+        assert origin.num_pending == 0, "what is pending is taken in first"
+        self.cache.begin_as(origin.cache)
+        self.origin = None
 
     def pending_rows(self, tokens: Items[int]) -> HeadRows:
         """Return what is pending as verified rows, which the caller now feeds.
@@ -114,3 +166,7 @@ class HeadState:
         """Give the cache's memory back; nothing is known any more."""
         self._memory.give_back(self.cache.capacity_rows)
         self._features, self.num_pending = [], 0
+
+
+def _whole_steps(num_rows: int) -> int:
+    return -(-num_rows // _STEP_ROWS) * _STEP_ROWS

@@ -121,6 +121,7 @@ class SequenceCache:
         self._salt = salt
         self._keys: list[bytes] = []
         self._num_published = 0
+        self._copied: tuple[list[int], list[int]] = [], []
 
     def reserve(self, num_rows: int) -> bool:
         """Make room for rows behind `length`; False, and nothing taken, where pages lack."""
@@ -133,6 +134,41 @@ class SequenceCache:
     def num_missing_pages(self, num_rows: int) -> int:
         """Return how many pages `reserve` would take."""
         return max(0, pages_for(self.length + num_rows) - len(self.pages))
+
+    def fork(self, length: int, num_rows: int) -> "SequenceCache | None":
+        """Return a cache that begins with the first `length` tokens, or None where pages lack.
+
+        Full pages are shared, so this one must not write before `length` while the fork lives. The
+        rest's copy is left to `copy_forked`, so that it may happen beside other work.
+
+        Args:
+            length: Final tokens to keep.
+            num_rows: Rows behind them to make room for.
+        """
+        assert length <= self.length, "a fork begins with what is final"
+        num_shared = length // PAGE_TOKENS
+        taken = self.pool.take(pages_for(length + num_rows) - num_shared)
+        if taken is None:
+            return None
+        fork = SequenceCache(self.pool, self._salt)
+        fork.pages = self.pages[:num_shared] + taken
+        for page in fork.pages[:num_shared]:
+            self.pool.pages.hold(page)
+        fork.length = length
+        fork._keys = self._keys[:num_shared]
+        fork._num_published = min(self._num_published, num_shared)
+        copied = range(num_shared * PAGE_TOKENS, length)
+        fork._copied = [self.slot(i) for i in copied], [fork.slot(i) for i in copied]
+        return fork
+
+    @staticmethod
+    def copy_forked(forks: Sequence["SequenceCache"]) -> None:
+        """Copy what forks of one pool do not share with the caches they come from."""
+        sources = [slot for fork in forks for slot in fork._copied[0]]
+        destinations = [slot for fork in forks for slot in fork._copied[1]]
+        for pool in {id(fork.pool): fork.pool for fork in forks}.values():
+            pool.clean()
+            pool.move(sources, destinations)
 
     @property
     def num_reserved_rows(self) -> int:

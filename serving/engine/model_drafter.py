@@ -3,6 +3,7 @@
 Shape letters: N rows, V vocabulary.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from serving.engine.draft_tree import DraftTree
-from serving.engine.growing import GrowingChain
+from serving.engine.growing import GrowingChain, never
+from serving.engine.kv_cache import SequenceCache
 from serving.engine.model import TokenModel
 from serving.engine.rows import Rows
 from serving.engine.scheduler import Scheduled
@@ -37,6 +39,10 @@ class ModelDrafter:
         self._vocabulary_size = vocabulary_size
         self.num_without_room = 0
         """Drafts not made because the draft's pool was full."""
+        self.is_stopped: Callable[[], bool] = never
+        """Asked between two depths; a draft ends there where it is true."""
+        self.names_others = False
+        """Whether chains name the second likeliest tokens."""
 
     @property
     def context_tokens(self) -> int:
@@ -94,13 +100,38 @@ class ChainDrafter(ModelDrafter):
         chains = [GrowingChain(part.sequence) for part in step]
         wanted = [self._num_drafts(part) for part in step]
         for level in range(max(wanted, default=0)):
+            if self.is_stopped():
+                break
             active = [chains[i] for i, count in enumerate(wanted) if count > level]
             batch = [_unseen(chain) for chain in active]
             logits_NV = self._logits(batch)
             for rows in batch:
                 rows.cache.commit(len(rows.tokens))
-            GrowingChain.extend(active, torch.split(logits_NV, 1))
-        return [DraftTree.chain(chain.tokens) for chain in chains]
+            GrowingChain.extend(active, torch.split(logits_NV, 1), names_others=self.names_others)
+        return [chain.tree for chain in chains]
+
+    def imagine(self, sequence: Sequence, path: Items[int], num_drafts: int) -> Sequence | None:
+        """Return the text as if `path` followed, with room to draft; None where pages lack."""
+        imagined = sequence.imagined(path)
+        length = min(sequence.draft_cache.length, len(imagined.tokens) - 1)
+        num_rows = len(imagined.tokens) - length + num_drafts
+        cache = sequence.draft_cache.fork(length, num_rows)
+        if cache is None:
+            return None
+        imagined.draft_cache = cache
+        return imagined
+
+    def prepare(self, imagined: Items[Sequence]) -> None:
+        """Copy what imagined texts need of the draft's keys and values."""
+        SequenceCache.copy_forked([each.draft_cache for each in imagined])
+
+    def go_on(self, imagined: Sequence, chain: Items[int]) -> None:
+        """Take a chain drafted behind an imagined text for part of it, to draft behind that."""
+        imagined.tokens += chain
+
+    def adopt(self, sequence: Sequence, imagined: Sequence) -> None:
+        """Give a text that came true the keys and values made for it and what is drafted behind."""
+        sequence.draft_cache, imagined.draft_cache = imagined.draft_cache, sequence.draft_cache
 
     def _num_drafts(self, part: Scheduled) -> int:
         count = min(part.num_drafts, part.most_depth)

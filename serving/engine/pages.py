@@ -76,6 +76,11 @@ class PagePool:
         self._unused.pop(page, None)
         self._references[page] += 1
 
+    def hold(self, page: int) -> None:
+        """Add a reference to a page that has one, known or not: nobody may write it from now on."""
+        assert self._references[page] > 0, "only held pages are held once more"
+        self._references[page] += 1
+
     def give_back(self, pages: Sequence[int]) -> None:
         """Drop one reference to each page; a sequence's last page becomes reusable first."""
         for page in reversed(pages):

@@ -69,6 +69,8 @@ class Sequence:
     """Filled by the drafter that reads it."""
     draft_state: DraftState | None = None
     """Made and read by the drafter that keeps one."""
+    ahead: DraftState | None = None
+    """What was drafted behind this text's likeliest next tokens, while they are verified."""
     arrival_seconds: float = field(default_factory=time.monotonic)
     _races: dict[int, Tensor] = field(init=False, default_factory=dict)
 
@@ -116,8 +118,28 @@ class Sequence:
         """Return drafted tokens up to the first that the request's grammar forbids."""
         return path if self.grammar is None else allowed_prefix(self.grammar, path)
 
+    def imagined(self, path: abc.Sequence[int]) -> "Sequence":
+        """Return this text as if `path` followed, for a drafter alone; its caches are empty.
+
+        Only of texts whose tokens have no history: it would be another one.
+        """
+        assert self.history is None, "processors would read the path"
+        target_cache = SequenceCache(self.target_cache.pool)
+        draft_cache = SequenceCache(self.draft_cache.pool)
+        imagined = Sequence(self.request, self.adapter, target_cache, draft_cache, self.end_ids)
+        imagined.tokens = [*self.tokens, *path]
+        imagined._races = dict(self._races)
+        return imagined
+
+    def take_races(self, imagined: "Sequence") -> None:
+        """Keep the race times that drafting behind an imagined text made."""
+        self._races |= imagined._races
+
     def release(self) -> None:
         """Free the memory on both devices."""
+        if self.ahead is not None:
+            self.ahead.release()
+            self.ahead = None
         self.target_cache.release()
         self.draft_cache.release()
         if self.draft_state is not None:

@@ -1,10 +1,11 @@
 """How much to draft at the present load and acceptance: the planner's answer, kept while it holds."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from planner.drafting.acceptance_estimate import AcceptanceEstimate
-from planner.drafting.candidate import Candidate, Load
+from planner.drafting.candidate import Candidate, Load, Overlap
 from planner.drafting.draft_tree import Acceptance
 from planner.speculation import SpeculationPlan, plan_speculation
 from serving.engine.draft_tree import ROOT, DraftTree
@@ -44,7 +45,13 @@ class SpeculationControl:
     """
 
     def __init__(
-        self, costs: RoundCosts, *, device: str, most: DraftSize, beam_width: int = 1
+        self,
+        costs: RoundCosts,
+        *,
+        device: str,
+        most: DraftSize,
+        beam_width: int = 1,
+        ready_fraction: Callable[[], float] | None = None,
     ) -> None:
         """Plan with measured costs.
 
@@ -53,7 +60,10 @@ class SpeculationControl:
             device: Where the draft runs, for the log.
             most: What the drafter may be asked for at most.
             beam_width: Children of a node that it may offer; 1 drafts chains.
+            ready_fraction: Tells the present share of drafts that pre-drafting has ready, each of
+                which is taken to be free; None where nothing is drafted ahead.
         """
+        self._ready_fraction = ready_fraction
         self._costs = costs
         self._device = device
         self._most = most
@@ -129,11 +139,17 @@ class SpeculationControl:
         fraction = drafted_fraction(self._share, step.num_decoding)
         load = Load(step.num_decoding, step.num_prompt_rows, fraction)
         most_rows = load.rows(self._most.num_drafts + 1)
+        place = self._costs.draft_place(step.num_decoding, device=self._device)
+        overlap = None
+        if self._ready_fraction is not None:
+            place = replace(place, is_apart=True)
+            overlap = Overlap(ready_fraction=self._ready_fraction())
         plan = plan_speculation(
             self._costs.target_curve(step.num_decoding, most_rows=most_rows),
-            [self._costs.draft_place(step.num_decoding, device=self._device)],
+            [place],
             self.acceptance,
             load=load,
+            overlap=overlap,
             min_speed_up=_MIN_SPEED_UP,
             most_rows=self._most.num_drafts + 1,
         )
