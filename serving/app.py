@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from planner.documents import describe
 from serving.answers import AnswerService
+from serving.engine_client import EngineClient
 from serving.errors import (
     EngineError,
     MethodError,
@@ -29,7 +30,6 @@ from serving.errors import (
     UnavailableError,
     error_body,
 )
-from serving.metrics import exposition
 from serving.openai_api import (
     AdapterBody,
     AdapterNameBody,
@@ -37,7 +37,6 @@ from serving.openai_api import (
     CompletionBody,
     GenerateBody,
 )
-from serving.runner import EngineRunner
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +53,10 @@ Result = TypeVar("Result")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def build_app(service: AnswerService, runner: EngineRunner) -> FastAPI:
-    """Return the application; the runner must have been started."""
+def build_app(service: AnswerService, engine: EngineClient) -> FastAPI:
+    """Return the application over an engine and the service that answers with it."""
     app = FastAPI(title="Motley", docs_url=None, redoc_url=None)
-    endpoint = _Endpoint(service, runner)
+    endpoint = _Endpoint(service, engine)
     for method, path, handler in (
         ("POST", "/v1/completions", endpoint.completions),
         ("POST", "/v1/chat/completions", endpoint.chat_completions),
@@ -80,9 +79,9 @@ def build_app(service: AnswerService, runner: EngineRunner) -> FastAPI:
 class _Endpoint:
     """The handlers, over one service."""
 
-    def __init__(self, service: AnswerService, runner: EngineRunner) -> None:
+    def __init__(self, service: AnswerService, engine: EngineClient) -> None:
         self._service = service
-        self._runner = runner
+        self._engine = engine
         self._start_time = int(time.time())
 
     async def completions(self, request: Request) -> Response:
@@ -111,30 +110,27 @@ class _Endpoint:
                 f"lora_name {body.lora_name!r} is the base model's name; choose another",
                 param="lora_name",
             )
-        await self._runner.load_adapter(body.lora_name, Path(body.lora_path))
+        await self._engine.load_adapter(body.lora_name, Path(body.lora_path))
         return Response(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     async def unload_adapter(self, request: Request) -> Response:
         body = await _read(request, AdapterNameBody)
-        await self._runner.unload_adapter(body.lora_name)
+        await self._engine.unload_adapter(body.lora_name)
         return Response(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     async def health(self) -> Response:
-        if not self._runner.is_healthy:
-            raise UnavailableError("the engine is not running; see the server's log")
+        if (problem := self._engine.problem) is not None:
+            raise UnavailableError(problem)
         return Response(status_code=200)
 
     async def metrics(self) -> Response:
-        content = exposition(self._runner.engine, self._service.model_name)
+        content = await self._engine.metrics(self._service.model_name)
         return Response(content, media_type="text/plain; version=0.0.4")
 
     async def version(self) -> Response:
+        facts = self._engine.facts
         return JSONResponse(
-            {
-                "version": version("motley"),
-                "engine": "motley",
-                "guarantee": self._runner.engine.guarantee,
-            }
+            {"version": version("motley"), "engine": facts.name, "guarantee": facts.guarantee}
         )
 
     async def _generate(self, request: Request, body: GenerateBody) -> Response:

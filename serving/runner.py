@@ -12,7 +12,9 @@ from typing import Any, Generic, TypeVar
 
 from serving.engine.engine import Engine
 from serving.engine.sequence import GenerationOutput, GenerationRequest
+from serving.engine_client import EngineFacts
 from serving.errors import EngineError, UnavailableError
+from serving.metrics import exposition
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +44,18 @@ class _Call(Generic[Result]):
             self.future.set_exception(UnavailableError(reason))
 
 
+def engine_facts(engine: Engine) -> EngineFacts:
+    """Return what is fixed about an engine."""
+    return EngineFacts(
+        context_tokens=engine.context_tokens,
+        vocabulary_size=engine.vocabulary_size,
+        eos_ids=engine.eos_ids,
+        guarantee=engine.guarantee,
+    )
+
+
 class EngineRunner:
-    """Owns the thread in which the engine steps; every call to the engine happens there."""
+    """An `EngineClient` over a thread in which the engine steps; every call to it happens there."""
 
     def __init__(self, engine: Engine) -> None:
         """Take the engine; from now on others only read its counts and names."""
@@ -59,6 +71,23 @@ class EngineRunner:
     def is_healthy(self) -> bool:
         """Whether requests can be served."""
         return self._thread.is_alive() and self._closed_reason is None
+
+    @property
+    def problem(self) -> str | None:
+        """Why requests cannot be served; None where they can."""
+        if self.is_healthy:
+            return None
+        return self._closed_reason or "the engine is not running; see the server's log"
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What is fixed about the model."""
+        return engine_facts(self._engine)
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """Loaded adapters, sorted."""
+        return self._engine.adapter_names
 
     @property
     def engine(self) -> Engine:
@@ -111,6 +140,10 @@ class EngineRunner:
     async def unload_adapter(self, name: str) -> None:
         """Forget a LoRA adapter between two steps."""
         await self._call(lambda: self._engine.unload_adapter(name))
+
+    async def metrics(self, model_name: str) -> bytes:
+        """Return the engine's counters in Prometheus's text format."""
+        return exposition(self._engine, model_name)
 
     async def _call(self, function: Callable[[], Result]) -> Result:
         """Run `function` in the engine's thread and hand back what it returns or raises."""
