@@ -55,7 +55,6 @@ class AnswerService:
         tokenizer: PreTrainedTokenizerBase,
         *,
         model_name: str,
-        vocabulary_size: int | None = None,
     ) -> None:
         """Serve an engine as `model_name`.
 
@@ -63,12 +62,10 @@ class AnswerService:
             engine: Asked for what is generated.
             tokenizer: The model's.
             model_name: What clients ask for.
-            vocabulary_size: Ids a prompt may hold; None is what the tokenizer has.
         """
         self._engine = engine
         self._tokenizer = tokenizer
         self._model_name = model_name
-        self._vocabulary_size = vocabulary_size or len(tokenizer)
 
     @property
     def model_name(self) -> str:
@@ -208,10 +205,12 @@ class AnswerService:
             prompt = self._tokenizer.encode(prompt)
         if not prompt:
             raise RequestError("prompt is empty; send at least one token", param="prompt")
-        wrong = next((t for t in prompt if not 0 <= t < self._vocabulary_size), None)
+        # An embedding may be padded beyond the tokenizer's ids, or a tokenizer hold unused ones.
+        num_ids = min(len(self._tokenizer), self._engine.facts.vocabulary_size)
+        wrong = next((t for t in prompt if not 0 <= t < num_ids), None)
         if wrong is not None:
             raise RequestError(
-                f"prompt holds token {wrong}; ids go from 0 to {self._vocabulary_size - 1}",
+                f"prompt holds token {wrong}; ids go from 0 to {num_ids - 1}",
                 param="prompt",
             )
         return list(prompt)
