@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import uvloop
+from transformers import PreTrainedTokenizerBase
 
 from serving.adapter_roots import AdapterRoots
 from serving.answers import AnswerService
@@ -15,6 +16,7 @@ from serving.endpoint_config import EndpointConfig
 from serving.endpoint_server import EndpointServer
 from serving.engine_child import ConfiguredEngine, EngineChild
 from serving.engine_process import EngineProcess
+from serving.errors import ModelError
 from serving.keys import KeyRing
 from serving.tokenizer import load_tokenizer, quieten_transformers
 
@@ -54,7 +56,7 @@ async def _serve(
     )
     engine.start()
     try:
-        tokenizer = await asyncio.to_thread(load_tokenizer, config.model)
+        tokenizer = await _load_tokenizer(config.model, engine)
         service = AnswerService(engine, tokenizer, model_name=config.served_model_name)
         roots = AdapterRoots.of(endpoint.adapter_roots, host=config.host)
         gate = Gate()
@@ -73,3 +75,12 @@ async def _serve(
             await loading
     finally:
         await engine.stop()
+
+
+async def _load_tokenizer(model: str, engine: EngineProcess) -> PreTrainedTokenizerBase:
+    try:
+        return await asyncio.to_thread(load_tokenizer, model)
+    except ModelError:
+        # Where the model itself is at fault, the engine says so better.
+        await engine.wait_loaded()
+        raise

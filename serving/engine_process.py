@@ -36,6 +36,8 @@ _CALL_SECONDS = 600.0
 """Longest a call to the engine may take: an adapter of gigabytes from a slow disk."""
 _SCRAPE_SECONDS = 5.0
 
+_STOPPED = "the server is shutting down; retry elsewhere"
+
 _Stream = asyncio.Queue[GenerationOutput | ServingError]
 
 
@@ -137,11 +139,12 @@ class EngineProcess:
 
     async def stop(self) -> None:
         """End the process; running requests end with an error."""
+        self._lose(_STOPPED)
         if self._supervision is not None:
             self._supervision.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervision
-        self._lose("the server is shutting down; retry elsewhere")
+        self._problem = _STOPPED
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationOutput]:
         """Yield a request's outputs as they come; leaving the iterator aborts the request.
