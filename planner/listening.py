@@ -36,10 +36,18 @@ class GracefulServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, then log one line with the address."""
         await super().startup(sockets=sockets)
-        for listener in sockets or []:
-            host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            logger.info("listening url=http://%s:%d", shown, port)
+        self.announce(sockets or [])
+
+    def announce(self, listeners: list[socket.socket]) -> None:
+        """Log where requests are answered."""
+        for listener in listeners:
+            logger.info("listening url=%s", self.url(listener))
+
+    def url(self, listener: socket.socket) -> str:
+        """Return the address of a socket this server accepts from."""
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.config.is_ssl else 'http'}://{shown}:{port}"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End gracefully at the first signal, at once at the second."""

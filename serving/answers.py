@@ -17,6 +17,7 @@ from serving.detokenizer import StreamingText
 from serving.engine.grammar import Grammar, GrammarKind
 from serving.engine.guidance import GrammarCompiler
 from serving.engine.sequence import GenerationRequest
+from serving.engine_client import EngineClient
 from serving.errors import (
     ContextLengthError,
     ModelError,
@@ -27,7 +28,6 @@ from serving.errors import (
     error_body,
 )
 from serving.openai_api import AnswerFormat, ChatBody, CompletionBody, GenerateBody, usage
-from serving.runner import EngineRunner
 
 logger = logging.getLogger(__name__)
 
@@ -52,24 +52,21 @@ class AnswerService:
 
     def __init__(
         self,
-        runner: EngineRunner,
+        engine: EngineClient,
         tokenizer: PreTrainedTokenizerBase,
         *,
         model_name: str,
-        vocabulary_size: int | None = None,
     ) -> None:
-        """Serve the runner's engine as `model_name`.
+        """Serve an engine as `model_name`.
 
         Args:
-            runner: Must have been started.
+            engine: Asked for what is generated.
             tokenizer: The model's.
             model_name: What clients ask for.
-            vocabulary_size: Ids a prompt may hold; None is what the tokenizer has.
         """
-        self._runner = runner
+        self._engine = engine
         self._tokenizer = tokenizer
         self._model_name = model_name
-        self._vocabulary_size = vocabulary_size or len(tokenizer)
         self._tokenizer_fault: str | None = None
 
     @property
@@ -79,7 +76,7 @@ class AnswerService:
 
     def model_names(self) -> list[str]:
         """Return the base model's name, then the adapters'."""
-        return [self._model_name, *self._runner.engine.adapter_names]
+        return [self._model_name, *self._engine.adapter_names]
 
     async def prepare(self, body: GenerateBody, request_id: str) -> GenerationRequest:
         """Check a body and turn it into the engine's request; a grammar compiles in a thread.
@@ -148,7 +145,7 @@ class AnswerService:
     ) -> AsyncGenerator[str]:
         """Yield the text of each engine output, maybe empty, and keep `tally`."""
         text = StreamingText(self._tokenizer.backend_tokenizer, body.stops())
-        async with aclosing(self._runner.generate(request)) as outputs:
+        async with aclosing(self._engine.generate(request)) as outputs:
             async for output in outputs:
                 pieces = []
                 for token in output.tokens:
@@ -186,14 +183,14 @@ class AnswerService:
         """
         if self._tokenizer_fault is not None:
             raise self._no_grammar(self._tokenizer_fault)
-        engine = self._runner.engine
-        if not engine.eos_ids:
+        facts = self._engine.facts
+        if not facts.eos_ids:
             raise self._no_grammar("has no end-of-text token")
         try:
             return GrammarCompiler(
                 self._tokenizer.backend_tokenizer.to_str(),
-                vocabulary_size=engine.vocabulary_size,
-                end_ids=engine.eos_ids,
+                vocabulary_size=facts.vocabulary_size,
+                end_ids=facts.eos_ids,
             )
         except ModelError as error:
             logger.warning("no structured outputs model=%s reason=%s", self._model_name, error)
@@ -221,10 +218,12 @@ class AnswerService:
             prompt = self._tokenizer.encode(prompt)
         if not prompt:
             raise RequestError("prompt is empty; send at least one token", param="prompt")
-        wrong = next((t for t in prompt if not 0 <= t < self._vocabulary_size), None)
+        # An embedding may be padded beyond the tokenizer's ids, or a tokenizer hold unused ones.
+        num_ids = min(len(self._tokenizer), self._engine.facts.vocabulary_size)
+        wrong = next((t for t in prompt if not 0 <= t < num_ids), None)
         if wrong is not None:
             raise RequestError(
-                f"prompt holds token {wrong}; ids go from 0 to {self._vocabulary_size - 1}",
+                f"prompt holds token {wrong}; ids go from 0 to {num_ids - 1}",
                 param="prompt",
             )
         return list(prompt)
@@ -248,7 +247,7 @@ class AnswerService:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _max_tokens(self, body: GenerateBody, prompt_tokens: int) -> int:
-        context = self._runner.engine.context_tokens
+        context = self._engine.facts.context_tokens
         room = context - prompt_tokens
         if room < 1:
             raise ContextLengthError(

@@ -2,25 +2,24 @@
 
 import asyncio
 import json
-import logging
-import re
-import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from importlib.metadata import version
-from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from planner.documents import describe
+from serving.adapter_roots import AdapterRoots
 from serving.answers import AnswerService
+from serving.edge import SHUTTING_DOWN, EndpointEdge, Gate
+from serving.engine_client import EngineClient
 from serving.errors import (
-    EngineError,
     MethodError,
     NotFoundError,
     RequestError,
@@ -28,8 +27,10 @@ from serving.errors import (
     TooLargeError,
     UnavailableError,
     error_body,
+    error_headers,
 )
-from serving.metrics import exposition
+from serving.keys import KeyRing
+from serving.metrics import error_exposition
 from serving.openai_api import (
     AdapterBody,
     AdapterNameBody,
@@ -37,9 +38,6 @@ from serving.openai_api import (
     CompletionBody,
     GenerateBody,
 )
-from serving.runner import EngineRunner
-
-logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 << 20
 """Largest request body taken."""
@@ -47,17 +45,30 @@ MAX_BODY_BYTES = 8 << 20
 CLIENT_LEFT = 499
 """Status, for the log only, of an answer nobody waits for any more."""
 
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
-
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
-Handler = Callable[[Request], Awaitable[Response]]
 
 
-def build_app(service: AnswerService, runner: EngineRunner) -> FastAPI:
-    """Return the application; the runner must have been started."""
+def build_app(
+    service: AnswerService,
+    engine: EngineClient,
+    *,
+    keys: KeyRing | None = None,
+    roots: AdapterRoots | None = None,
+    gate: Gate | None = None,
+) -> FastAPI:
+    """Return the application.
+
+    Args:
+        service: Answers requests.
+        engine: What it answers with.
+        keys: Who may ask; None everybody.
+        roots: Where clients may have adapters loaded from; None everywhere.
+        gate: Counts requests and sends new ones away while the endpoint drains.
+    """
+    keys, roots, gate = keys or KeyRing(), roots or AdapterRoots(), gate or Gate()
     app = FastAPI(title="Motley", docs_url=None, redoc_url=None)
-    endpoint = _Endpoint(service, runner)
+    endpoint = _Endpoint(service, engine, roots, gate)
     for method, path, handler in (
         ("POST", "/v1/completions", endpoint.completions),
         ("POST", "/v1/chat/completions", endpoint.chat_completions),
@@ -70,19 +81,45 @@ def build_app(service: AnswerService, runner: EngineRunner) -> FastAPI:
         ("GET", "/version", endpoint.version),
     ):
         app.add_api_route(path, handler, methods=[method], response_model=None)
-    app.add_exception_handler(ServingError, _serving_error)
-    app.add_exception_handler(HTTPException, _routing_error)
-    app.add_exception_handler(Exception, _unforeseen_error)
-    app.middleware("http")(_carry_request_id)
+    _answer_failures(app, gate)
+    app.add_middleware(EndpointEdge, gate=gate, keys=keys)
     return app
+
+
+def _answer_failures(app: FastAPI, gate: Gate) -> None:
+    """Give every failure OpenAI's body; what is not foreseen here ends at the edge."""
+
+    async def own(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServingError), "registered for this class"
+        return gate.refusal(error, request.state.request_id)
+
+    async def routing(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "registered for this class"
+        response = gate.refusal(_routing_error(error, request), request.state.request_id)
+        response.headers.update(error.headers or {})
+        return response
+
+    async def validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError), "registered for this class"
+        # Its own message would quote the value, which may be a text.
+        refused = RequestError("the request breaks the endpoint's schema; correct it")
+        return gate.refusal(refused, request.state.request_id)
+
+    app.add_exception_handler(ServingError, own)
+    app.add_exception_handler(HTTPException, routing)
+    app.add_exception_handler(RequestValidationError, validation)
 
 
 class _Endpoint:
     """The handlers, over one service."""
 
-    def __init__(self, service: AnswerService, runner: EngineRunner) -> None:
+    def __init__(
+        self, service: AnswerService, engine: EngineClient, roots: AdapterRoots, gate: Gate
+    ) -> None:
         self._service = service
-        self._runner = runner
+        self._engine = engine
+        self._roots = roots
+        self._gate = gate
         self._start_time = int(time.time())
 
     async def completions(self, request: Request) -> Response:
@@ -111,30 +148,32 @@ class _Endpoint:
                 f"lora_name {body.lora_name!r} is the base model's name; choose another",
                 param="lora_name",
             )
-        await self._runner.load_adapter(body.lora_name, Path(body.lora_path))
+        await self._engine.load_adapter(body.lora_name, self._roots.resolve(body.lora_path))
         return Response(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     async def unload_adapter(self, request: Request) -> Response:
         body = await _read(request, AdapterNameBody)
-        await self._runner.unload_adapter(body.lora_name)
+        await self._engine.unload_adapter(body.lora_name)
         return Response(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     async def health(self) -> Response:
-        if not self._runner.is_healthy:
-            raise UnavailableError("the engine is not running; see the server's log")
-        return Response(status_code=200)
+        is_draining = self._gate.is_draining
+        problem = SHUTTING_DOWN if is_draining else self._engine.problem
+        if problem is None:
+            return Response(status_code=200)
+        # Not raised: a probe that learns the truth is no failed request.
+        status, body = error_body(UnavailableError(problem))
+        return JSONResponse(body, status, error_headers(UnavailableError(problem)))
 
     async def metrics(self) -> Response:
-        content = exposition(self._runner.engine, self._service.model_name)
+        name = self._service.model_name
+        content = await self._engine.metrics(name) + error_exposition(name, self._gate.errors)
         return Response(content, media_type="text/plain; version=0.0.4")
 
     async def version(self) -> Response:
+        facts = self._engine.facts
         return JSONResponse(
-            {
-                "version": version("motley"),
-                "engine": "motley",
-                "guarantee": self._runner.engine.guarantee,
-            }
+            {"version": version("motley"), "engine": facts.name, "guarantee": facts.guarantee}
         )
 
     async def _generate(self, request: Request, body: GenerateBody) -> Response:
@@ -219,33 +258,11 @@ async def _read(request: Request, model: type[Body]) -> Body:
         raise RequestError(describe(error), param=param) from None
 
 
-async def _serving_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServingError), "registered for this class"
-    status, body = error_body(error)
-    if status >= 500:
-        logger.warning("request failed request_id=%s error=%s", request.state.request_id, error)
-    headers = {"Retry-After": "1"} if status in (429, 503) else None
-    return JSONResponse(body, status, headers)
-
-
-async def _unforeseen_error(request: Request, error: Exception) -> Response:
-    # The process edge: the server logs the traceback, the client gets OpenAI's body.
-    return await _serving_error(request, EngineError("the server failed; see its log"))
-
-
-async def _routing_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException), "registered for this class"
-    path = request.url.path
+def _routing_error(error: HTTPException, request: Request) -> ServingError:
+    """Return what the framework refused as one of our failures."""
+    path = request.url.path[:200]
+    if error.status_code == 404:
+        return NotFoundError(f"there is no path {path}; see /v1/models")
     if error.status_code == 405:
-        return await _serving_error(request, MethodError(f"{path} does not take {request.method}"))
-    return await _serving_error(request, NotFoundError(f"there is no path {path}; see /v1/models"))
-
-
-async def _carry_request_id(
-    request: Request, call_next: Callable[[Request], Awaitable[Response]]
-) -> Response:
-    given = request.headers.get("x-request-id", "")
-    request.state.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    response = await call_next(request)
-    response.headers["x-request-id"] = request.state.request_id
-    return response
+        return MethodError(f"{path} does not take {request.method}")
+    return RequestError(f"the request is malformed ({error.detail}); correct it"[:200])

@@ -1,12 +1,13 @@
 """`motley serve`: an OpenAI endpoint over one model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from planner.console import configure_logging, run_app
 from serving.config import ServeConfig
+from serving.endpoint_config import EndpointConfig
 from serving.errors import ModelError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -75,6 +76,34 @@ _GpuLayersOption = Annotated[
 _GpuDtypeOption = Annotated[
     str, typer.Option(help="Their weights: auto (the target's), float32, bfloat16 or float16.")
 ]
+_KeyFileOption = Annotated[
+    Path | None,
+    typer.Option(help="API keys, one a line; MOTLEY_API_KEYS (comma-separated) adds to them."),
+]
+_AdminKeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keys that may load adapters too; MOTLEY_ADMIN_KEYS adds to them. Where any key is "
+        "set, loading adapters needs one of these."
+    ),
+]
+_TlsCertOption = Annotated[
+    Path | None, typer.Option(help="Certificate chain in PEM: HTTPS instead of HTTP.")
+]
+_TlsKeyOption = Annotated[Path | None, typer.Option(help="The certificate's key in PEM.")]
+_AdapterRootOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Folder that clients may have adapters loaded from; repeatable. Default: any on "
+        "loopback, none on other addresses."
+    ),
+]
+_RequestTimeoutOption = Annotated[
+    float, typer.Option(help="Seconds a request may take, waiting included.")
+]
+_DrainTimeoutOption = Annotated[
+    float, typer.Option(help="Seconds running requests have after the signal to stop.")
+]
 _NoDraftOption = Annotated[
     bool, typer.Option("--no-draft", help="Ignore --draft; as --drafter none.")
 ]
@@ -100,6 +129,7 @@ def run(arguments: list[str]) -> None:
     "serve train-tiny --help` about making the small models that ship with Motley."
 )
 def serve(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Local folder or hub id of the model to serve.")],
     draft: _DraftOption = None,
     target_device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
@@ -132,6 +162,13 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Requests that wait; one more gets 429.")
     ] = 256,
+    api_key_file: _KeyFileOption = None,
+    admin_key_file: _AdminKeyFileOption = None,
+    tls_cert: _TlsCertOption = None,
+    tls_key: _TlsKeyOption = None,
+    adapter_root: _AdapterRootOption = None,
+    request_timeout: _RequestTimeoutOption = 3600.0,
+    drain_timeout: _DrainTimeoutOption = 25.0,
     verbose: Annotated[bool, typer.Option(help="Log every step.")] = False,
 ) -> None:
     """Serve MODEL, a local folder or a hub id, over OpenAI's API.
@@ -141,48 +178,54 @@ def serve(
     cuda:0. http://HOST:PORT/metrics says how many guesses are accepted.
     """
     configure_logging(verbose=verbose)
-    config = _config(
-        model=model,
-        draft=draft,
-        drafter="none" if no_draft else drafter,
-        target_device=target_device,
-        draft_device=draft_device,
-        draft_tokens=_draft_tokens(draft_tokens),
-        draft_tree=_tree_shape(draft_tree),
-        pre_draft=pre_draft,
-        dtype=dtype,
-        target_quantization=target_quantization,
-        target_gpu_layers=_layer_count(target_gpu_layers),
-        target_gpu_device=target_gpu_device,
-        target_gpu_dtype=target_gpu_dtype,
-        served_model_name=served_model_name or _default_name(model),
-        host=host,
-        port=port,
-        threads=threads,
-        kv_bytes=kv_memory,
-        max_sequences=max_sequences,
-        max_waiting=max_waiting,
-    )
+    config = _config(context.params)
+    endpoint = _endpoint(context.params)
     adapters = dict(_adapter(word) for word in adapter or [])
-    from serving.server import serve as serve_forever
+    from serving.start import serve as serve_forever
 
-    serve_forever(config, adapters)
+    serve_forever(config, adapters, endpoint, is_verbose=verbose)
 
 
-def _config(**fields: object) -> ServeConfig:
-    from pydantic import ByteSize, TypeAdapter, ValidationError
+def _endpoint(options: dict[str, Any]) -> EndpointConfig:
+    from pydantic import ValidationError
 
     from planner.documents import describe
 
     try:
-        kv_bytes = TypeAdapter(ByteSize).validate_python(fields["kv_bytes"])
+        return EndpointConfig(
+            api_key_file=options["api_key_file"],
+            admin_key_file=options["admin_key_file"],
+            tls_cert=options["tls_cert"],
+            tls_key=options["tls_key"],
+            adapter_roots=tuple(options["adapter_root"] or ()),
+            request_timeout_seconds=options["request_timeout"],
+            drain_seconds=options["drain_timeout"],
+        )
+    except ValidationError as error:
+        raise typer.BadParameter(describe(error)) from None
+
+
+def _config(options: dict[str, Any]) -> ServeConfig:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from planner.documents import describe
+
+    given = {name: options[name] for name in ServeConfig.model_fields if name in options}
+    given["drafter"] = "none" if options["no_draft"] else options["drafter"]
+    given["draft_tokens"] = _draft_tokens(options["draft_tokens"])
+    given["draft_tree"] = _tree_shape(options["draft_tree"])
+    given["target_gpu_layers"] = _layer_count(options["target_gpu_layers"])
+    given["served_model_name"] = options["served_model_name"] or _default_name(options["model"])
+    try:
+        given["kv_bytes"] = int(TypeAdapter(ByteSize).validate_python(options["kv_memory"]))
     except ValidationError:
         raise typer.BadParameter(
-            f"--kv-memory {fields['kv_bytes']!r} is no size; write for example 2GiB"
+            f"--kv-memory {options['kv_memory']!r} is no size; write for example 2GiB"
         ) from None
     try:
-        given = {name: value for name, value in fields.items() if value is not None}
-        return ServeConfig.model_validate(given | {"kv_bytes": int(kv_bytes)})
+        return ServeConfig.model_validate(
+            {name: value for name, value in given.items() if value is not None}
+        )
     except ValidationError as error:
         raise typer.BadParameter(describe(error)) from None
 

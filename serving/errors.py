@@ -4,15 +4,19 @@ ServingError
 ├── ModelError              a model or adapter folder that cannot be loaded
 │   └── AdapterError        an adapter that does not fit the base model
 ├── AddressError            the address to listen on cannot be had
+├── KeyFileError            keys or certificates that cannot be used
 ├── RequestError            a request that cannot be served as asked
 │   ├── ContextLengthError  prompt and answer do not fit the context or the KV memory
 │   ├── UnsupportedError    a field whose meaning this endpoint does not have
 │   ├── NotFoundError       a model, adapter or path that does not exist
 │   ├── MethodError         a path that exists but takes another method
 │   └── TooLargeError       a body above the size limit
+├── AuthenticationError     no key, or one that is not known
+├── ForbiddenError          a known key that does not suffice, or a folder outside the allowed ones
+├── SlowRequestError        a request that took longer than it may
 ├── OverloadedError         the queue is full
 └── EngineError             the engine failed; the fault is ours
-    └── UnavailableError    the engine is loading, draining or stopped
+    └── UnavailableError    the engine is loading, restarting, draining or stopped
 """
 
 from typing import ClassVar
@@ -34,6 +38,10 @@ class AdapterError(ModelError):
 
 class AddressError(ServingError):
     """The address to listen on is taken or not ours."""
+
+
+class KeyFileError(ServingError):
+    """Keys or certificates cannot be read or used."""
 
 
 class RequestError(ServingError):
@@ -65,6 +73,18 @@ class TooLargeError(RequestError):
     """The body is above the size limit."""
 
 
+class AuthenticationError(ServingError):
+    """The request carries no key, or one that is not known."""
+
+
+class ForbiddenError(ServingError):
+    """The key is known and does not suffice, or the folder is outside the allowed ones."""
+
+
+class SlowRequestError(ServingError):
+    """The request took longer than it may."""
+
+
 class OverloadedError(ServingError):
     """The queue of waiting requests is full."""
 
@@ -76,24 +96,39 @@ class EngineError(ServingError):
 
 
 class UnavailableError(EngineError):
-    """The engine is loading, draining or stopped."""
+    """The engine is loading, restarting, draining or stopped."""
 
 
 HTTP_ERRORS: dict[type[ServingError], tuple[int, str]] = {
     ModelError: (400, "BadRequestError"),
     AdapterError: (400, "BadRequestError"),
     AddressError: (500, "InternalServerError"),
+    KeyFileError: (500, "InternalServerError"),
     RequestError: (400, "BadRequestError"),
     ContextLengthError: (400, "BadRequestError"),
     UnsupportedError: (400, "BadRequestError"),
     NotFoundError: (404, "NotFoundError"),
     MethodError: (405, "MethodNotAllowedError"),
     TooLargeError: (413, "RequestTooLargeError"),
+    AuthenticationError: (401, "AuthenticationError"),
+    ForbiddenError: (403, "PermissionDeniedError"),
+    SlowRequestError: (408, "RequestTimeoutError"),
     OverloadedError: (429, "RateLimitError"),
     EngineError: (500, "InternalServerError"),
     UnavailableError: (503, "ServiceUnavailableError"),
 }
 """The one table from our exceptions to HTTP status and OpenAI error type."""
+
+RETRY_SECONDS = 1
+"""When a client that was refused for load or a restart may come again, in `Retry-After`."""
+
+
+def error_headers(error: ServingError) -> dict[str, str]:
+    """Return the headers that belong to an answer with `error`."""
+    status, _ = HTTP_ERRORS[type(error)]
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else {}
 
 
 def error_body(error: ServingError) -> tuple[int, dict[str, object]]:

@@ -3,7 +3,7 @@
 What vLLM has no name for starts with `motley:`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -129,6 +129,47 @@ class EngineCollector(Collector):
         family = CounterMetricFamily(f"{prefix}:{name}", text, labels=["model_name"])
         family.add_metric([self._model_name], value)
         return family
+
+
+class _Fixed(Collector):
+    """Families that are known already."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+
+
+def process_exposition(model_name: str, *, num_restarts: int, is_up: bool) -> bytes:
+    """Return what is known of the engine's process while none may run, in Prometheus's format."""
+    restarts = CounterMetricFamily(
+        "motley:engine_restarts",
+        "Times the engine's process was started again after it had ended by itself",
+        labels=["model_name"],
+    )
+    restarts.add_metric([model_name], num_restarts)
+    up = GaugeMetricFamily("motley:engine_up", "Whether an engine is loaded", labels=["model_name"])
+    up.add_metric([model_name], is_up)
+    return _text([restarts, up])
+
+
+def error_exposition(model_name: str, errors: Mapping[int, int]) -> bytes:
+    """Return how many requests ended in an error, by HTTP status, in Prometheus's format."""
+    family = CounterMetricFamily(
+        "motley:request_errors",
+        "Requests that ended in an error, mid-stream ones included",
+        labels=["model_name", "status"],
+    )
+    for status, count in sorted(errors.items()):
+        family.add_metric([model_name, str(status)], count)
+    return _text([family])
+
+
+def _text(families: list[Metric]) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(_Fixed(families))
+    return generate_latest(registry)
 
 
 def exposition(engine: Engine, model_name: str) -> bytes:

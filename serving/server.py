@@ -1,19 +1,12 @@
-"""Builds the engine a configuration asks for and serves it until told to stop."""
+"""Builds the engine a configuration asks for: runs in the engine's process."""
 
 import logging
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import uvicorn
-from fastapi import FastAPI
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedTokenizerBase
 
-from planner import listening
-from serving.answers import AnswerService
-from serving.app import build_app
 from serving.config import ServeConfig
 from serving.draft_head import make_head_drafter, torch_dtype
 from serving.drafting import draft_ahead, draft_device, plan_drafting
@@ -31,53 +24,28 @@ from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.packing import packed_linears
 from serving.engine.tree_drafter import TreeDrafter
-from serving.errors import AddressError, ModelError
+from serving.engine_host import HostedEngine
+from serving.errors import ModelError
 from serving.gpu_memory import find_offload
-from serving.runner import EngineRunner
+from serving.tokenizer import load_tokenizer, quieten_transformers
 
 logger = logging.getLogger(__name__)
 
 _MAX_PREFILL_ROWS = 512
 """Prompt tokens of one step."""
-_DRAIN_SECONDS = 10
-"""Time running answers have to end after the signal to stop."""
 
 
-def serve(config: ServeConfig, adapters: dict[str, Path]) -> None:
-    """Load, listen, and serve until SIGINT or SIGTERM.
-
-    Args:
-        config: What to serve.
-        adapters: LoRA folders to load at start, by the name they answer under.
+def load_hosted(config: ServeConfig) -> HostedEngine:
+    """Load target, draft and tokenizer in the engine's process.
 
     Raises:
-        AddressError: If the address is taken; found out before the model loads.
-        ModelError: If a model or adapter cannot be loaded.
+        ModelError: If one cannot be loaded or draft and target do not share a vocabulary.
     """
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    # Both libraries tell of each retry in paragraphs; our one line says what failed.
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    with _bind(config.host, config.port) as listener:
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        engine, tokenizer = build_engine(config)
-        for name, folder in adapters.items():
-            if name == config.served_model_name:
-                raise ModelError(f"--adapter {name!r} is the model's own name; choose another")
-            engine.load_adapter(name, folder)
-        runner = EngineRunner(engine)
-        runner.start()
-        service = AnswerService(
-            runner,
-            tokenizer,
-            model_name=config.served_model_name,
-            vocabulary_size=min(len(tokenizer), engine.vocabulary_size),
-        )
-        try:
-            _run_until_stopped(build_app(service, runner), listener)
-        finally:
-            runner.stop()
+    quieten_transformers()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    engine, tokenizer = build_engine(config)
+    return HostedEngine(engine, tokenizer.backend_tokenizer.to_str())
 
 
 def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
@@ -87,7 +55,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         ModelError: If one cannot be loaded or draft and target do not share a vocabulary.
     """
     target, guarantee = _load_target(config)
-    tokenizer = _load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model)
     device = draft_device(config, target, _draft_loader(config))
     drafter = draft_ahead(config, _make_drafter(config, tokenizer, target, device), device)
     limits = EngineLimits(
@@ -202,21 +170,10 @@ def _attention_checks(target: FlatModel) -> dict[str, Callable[[], bool]]:
     return checks
 
 
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{name}: its tokenizer cannot be loaded ({reason})") from error
-    if not tokenizer.is_fast:
-        raise ModelError(f"{name}: has no fast tokenizer; add a tokenizer.json to its folder")
-    return tokenizer
-
-
 def _check_pair(config: ServeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     assert config.draft is not None, "called with a draft"
     # Embeddings may be padded to different widths; the tokenizer is what must be shared.
-    if _load_tokenizer(config.draft).get_vocab() != tokenizer.get_vocab():
+    if load_tokenizer(config.draft).get_vocab() != tokenizer.get_vocab():
         raise ModelError(
             f"{config.draft}: its tokenizer differs from the target's; name a draft that shares it"
         )
@@ -229,19 +186,3 @@ def _eos_ids(target: FlatModel) -> frozenset[int]:
     if ids is None:
         return frozenset()
     return frozenset([ids] if isinstance(ids, int) else ids)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        return listening.bind(host, port)
-    except OSError as error:
-        raise AddressError(
-            f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port"
-        ) from None
-
-
-def _run_until_stopped(app: FastAPI, listener: socket.socket) -> None:
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=_DRAIN_SECONDS
-    )
-    listening.GracefulServer(config).run(sockets=[listener])

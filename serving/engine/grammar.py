@@ -4,13 +4,20 @@ Shape letters: N rows, V vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 GrammarKind = Literal["json_schema", "regex", "choice", "grammar"]
 """What a grammar is written as: `GrammarCompiler.compile`."""
+
+
+class GrammarSource(NamedTuple):
+    """A grammar as it is written; compiled, it cannot leave its process."""
+
+    kind: GrammarKind
+    text: str
 
 
 class TokenMask(Protocol):
@@ -40,6 +47,10 @@ class TokenMask(Protocol):
 
 class Grammar(Protocol):
     """A compiled grammar, for as many requests as ask for it."""
+
+    @property
+    def source(self) -> GrammarSource:
+        """What it was compiled from."""
 
     def start(self) -> TokenMask:
         """Return a mask of its own for one request, at the grammar's start."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from serving.engine.grammar import GrammarKind
+from serving.engine.grammar import GrammarKind, GrammarSource
 from serving.errors import ModelError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -96,8 +96,13 @@ class GrammarCompiler:
         if warnings := matcher.get_grammar_warnings():
             # Their text repeats the client's; it is not logged.
             logger.warning("grammar honoured in part kind=%s num_warnings=%d", kind, len(warnings))
-        num_known_ids = self._tokenizer.vocab_size
-        return GuidanceGrammar(matcher, self._end_ids, self._vocabulary_size, num_known_ids)
+        return GuidanceGrammar(
+            matcher,
+            self._end_ids,
+            self._vocabulary_size,
+            self._tokenizer.vocab_size,
+            GrammarSource(kind, source),
+        )
 
 
 class GuidanceGrammar:
@@ -108,10 +113,17 @@ class GuidanceGrammar:
     """
 
     def __init__(
-        self, matcher: Any, end_ids: list[int], vocabulary_size: int, num_known_ids: int
+        self,
+        matcher: Any,
+        end_ids: list[int],
+        vocabulary_size: int,
+        num_known_ids: int,
+        source: GrammarSource,
     ) -> None:
         """Keep a matcher that has taken nothing in."""
         self._matcher = matcher
+        self.source = source
+        """What it was compiled from."""
         self.num_known_ids = num_known_ids
         """Ids of the tokenizer; the model's own may be more."""
         self.end_ids = end_ids

@@ -1,0 +1,72 @@
+"""What the endpoint knows of an engine, wherever that runs: a thread, a process, another server."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from serving.engine.sequence import GenerationOutput, GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What stays the same once the model is loaded."""
+
+    context_tokens: int
+    """Longest sequence, prompt and answer together."""
+    vocabulary_size: int
+    """Token ids the model knows."""
+    eos_ids: frozenset[int]
+    """Tokens that end a text."""
+    guarantee: str
+    """How exactly greedy output is the target's own, as the start-up test found."""
+    name: str = "motley"
+    """What `/version` calls the engine."""
+
+
+class EngineClient(Protocol):
+    """An engine as the endpoint's event loop sees it; safe to call at any time of its life."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why requests cannot be served now (loading, restarting, draining); None where they can."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What is fixed about the model.
+
+        Raises:
+            UnavailableError: While it has not been loaded yet.
+        """
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """Loaded adapters, sorted."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationOutput]:
+        """Yield a request's outputs as they come; leaving the iterator aborts the request.
+
+        Raises:
+            RequestError: If the request cannot be served as asked.
+            OverloadedError: If the queue is full.
+            UnavailableError: If the engine cannot be reached now, or ends meanwhile.
+            EngineError: If the engine fails at this request.
+        """
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA folder between two steps.
+
+        Raises:
+            AdapterError: If it does not fit.
+            RequestError: If the name is taken.
+        """
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget a LoRA adapter; requests that run with it finish with it.
+
+        Raises:
+            NotFoundError: If there is none of that name.
+        """
+
+    async def metrics(self, model_name: str) -> bytes:
+        """Return the engine's own counters in Prometheus's text format; empty while there is none."""

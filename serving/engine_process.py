@@ -1,0 +1,349 @@
+"""An engine in a process of its own: started, watched, restarted, and spoken to over a socket."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from serving.engine.sequence import GenerationOutput, GenerationRequest
+from serving.engine_child import EngineChild
+from serving.engine_client import EngineFacts
+from serving.engine_host import EngineBuilder
+from serving.engine_wire import (
+    Abort,
+    Add,
+    Call,
+    FromEngine,
+    LoadFailed,
+    Outputs,
+    Ready,
+    Refused,
+    Reply,
+    ToEngine,
+    frame,
+    read_message,
+)
+from serving.errors import EngineError, ServingError, SlowRequestError, UnavailableError
+from serving.metrics import process_exposition
+
+logger = logging.getLogger(__name__)
+
+_CALL_SECONDS = 600.0
+"""Longest a call to the engine may take: an adapter of gigabytes from a slow disk."""
+_SCRAPE_SECONDS = 5.0
+
+_STOPPED = "the server is shutting down; retry elsewhere"
+
+_Stream = asyncio.Queue[GenerationOutput | ServingError]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before each restart of an engine that keeps ending."""
+
+    first_seconds: float = 0.5
+    most_seconds: float = 60.0
+    steady_seconds: float = 60.0
+    """An engine that served this long begins anew with the first wait."""
+
+    def seconds(self, num_failures: int) -> float:
+        """Return the wait after the so-manieth end in a row, from 1: doubled each time."""
+        return min(self.most_seconds, self.first_seconds * 2.0 ** min(num_failures - 1, 30))
+
+
+class EngineProcess:
+    """An `EngineClient` over a child process, which is restarted whenever it ends by itself.
+
+    Belongs to one event loop. A request that runs while the process ends gets an
+    `UnavailableError`: what it has already streamed cannot be taken back, so nothing is repeated.
+    """
+
+    def __init__(
+        self,
+        build: EngineBuilder,
+        *,
+        adapters: Mapping[str, Path],
+        request_timeout_seconds: float | None = None,
+        child: EngineChild | None = None,
+        backoff: Backoff = Backoff(),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Remember what to start.
+
+        Args:
+            build: Loads the engine, in the process; must be picklable.
+            adapters: LoRA folders to load at the first start, by name; each must load.
+            request_timeout_seconds: Longest a request may take from its start to its last token,
+                waiting included; None sets no limit.
+            child: A process already started with `build` and `adapters`, to be the first.
+            backoff: Waits between restarts.
+            monotonic: Clock for the back-off, in seconds.
+        """
+        self._build = build
+        self._adapters = dict(adapters)
+        self._timeout_seconds = request_timeout_seconds
+        self._backoff = backoff
+        self._monotonic = monotonic
+        self._facts: EngineFacts | None = None
+        self._problem: str | None = "the model is loading; retry later"
+        self._child = child
+        self._writer: asyncio.StreamWriter | None = None
+        self._streams: dict[str, _Stream] = {}
+        self._calls: dict[int, asyncio.Future[object]] = {}
+        self._call_ids = itertools.count()
+        self._supervision: asyncio.Task[None] | None = None
+        self._loaded: asyncio.Future[None] | None = None
+        self.num_restarts = 0
+        """Times the process was started again after it had ended by itself."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why requests cannot be served now; None where they can."""
+        return self._problem
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What is fixed about the model; known from its first loading on."""
+        if self._facts is None:
+            raise UnavailableError(self._problem or "the model is loading; retry later")
+        return self._facts
+
+    @property
+    def adapter_names(self) -> list[str]:
+        """Loaded adapters, sorted; during a restart, those it will load again."""
+        return sorted(self._adapters)
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the present process; None between two."""
+        return self._child.pid if self._child else None
+
+    def start(self) -> None:
+        """Start the process and keep it running; returns at once."""
+        self._loaded = asyncio.get_running_loop().create_future()
+        self._supervision = asyncio.create_task(self._supervise())
+        self._supervision.add_done_callback(_report_crash)
+
+    async def wait_loaded(self) -> None:
+        """Return once the model is loaded for the first time.
+
+        Raises:
+            ServingError: If it cannot be; the process is not started again.
+        """
+        assert self._loaded is not None, "started"
+        await asyncio.shield(self._loaded)
+
+    async def stop(self) -> None:
+        """End the process; running requests end with an error."""
+        self._lose(_STOPPED)
+        if self._supervision is not None:
+            self._supervision.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervision
+        self._problem = _STOPPED
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationOutput]:
+        """Yield a request's outputs as they come; leaving the iterator aborts the request.
+
+        Raises:
+            RequestError: If the request cannot be served as asked.
+            OverloadedError: If the queue is full.
+            SlowRequestError: If it takes longer than it may.
+            UnavailableError: If the engine cannot be reached now, or ends meanwhile.
+            EngineError: If the engine fails at this request.
+        """
+        self._check_ready()
+        name = request.request_id
+        stream = self._streams[name] = asyncio.Queue()
+        timer = self._start_timer(stream)
+        is_over = False
+        try:
+            source = None if request.grammar is None else request.grammar.source
+            self._send(Add(replace(request, grammar=None), source))
+            while not is_over:
+                output = await stream.get()
+                if isinstance(output, ServingError):
+                    is_over = not isinstance(output, SlowRequestError)
+                    raise output
+                is_over = output.finish_reason is not None or output.error is not None
+                if output.error is not None:
+                    raise EngineError(output.error)
+                yield output
+        finally:
+            if timer is not None:
+                timer.cancel()
+            del self._streams[name]
+            if not is_over:
+                self._send(Abort(name))
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA folder between two steps, and again at each restart."""
+        await self._call("load_adapter", name, folder)
+        self._adapters[name] = folder
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget a LoRA adapter between two steps."""
+        await self._call("unload_adapter", name)
+        self._adapters.pop(name, None)
+
+    async def metrics(self, model_name: str) -> bytes:
+        """Return the process's state, and the engine's counters where one runs."""
+        own = process_exposition(
+            model_name, num_restarts=self.num_restarts, is_up=self._problem is None
+        )
+        if self._problem is not None:
+            return own
+        try:
+            text = await self._call("metrics", model_name, timeout_seconds=_SCRAPE_SECONDS)
+        except EngineError as error:
+            logger.warning("engine metrics missing error=%s", error)
+            return own
+        assert isinstance(text, bytes), "the host answers with the exposition"
+        return text + own
+
+    def _check_ready(self) -> None:
+        if self._problem is not None:
+            raise UnavailableError(self._problem)
+
+    def _start_timer(self, stream: _Stream) -> asyncio.TimerHandle | None:
+        """Have a request that takes too long end with an error; costs nothing for each chunk."""
+        if self._timeout_seconds is None:
+            return None
+        error = SlowRequestError(
+            f"the request took longer than {self._timeout_seconds:g} seconds; ask for fewer tokens"
+        )
+        loop = asyncio.get_running_loop()
+        return loop.call_later(self._timeout_seconds, stream.put_nowait, error)
+
+    async def _call(
+        self, name: str, *arguments: object, timeout_seconds: float = _CALL_SECONDS
+    ) -> object:
+        self._check_ready()
+        call_id = next(self._call_ids)
+        reply = self._calls[call_id] = asyncio.get_running_loop().create_future()
+        try:
+            self._send(Call(call_id, name, arguments))
+            async with asyncio.timeout(timeout_seconds):
+                return await reply
+        except TimeoutError:
+            raise EngineError(
+                f"the engine did not answer {name} in {timeout_seconds:g} seconds; see its log"
+            ) from None
+        finally:
+            self._calls.pop(call_id, None)
+
+    def _send(self, message: ToEngine) -> None:
+        if self._writer is not None:
+            self._writer.write(frame(message))
+
+    async def _supervise(self) -> None:
+        """Keep a process running until cancelled; give up only if the first one never loads."""
+        num_failures = 0
+        while True:
+            started_at = self._monotonic()
+            ending = await self._run_process()
+            assert self._loaded is not None, "started"
+            if not self._loaded.done():
+                self._loaded.set_exception(
+                    EngineError(f"the engine process {ending} while loading")
+                )
+            if self._facts is None:
+                return
+            lived_seconds = self._monotonic() - started_at
+            num_failures = 1 if lived_seconds > self._backoff.steady_seconds else num_failures + 1
+            wait_seconds = self._backoff.seconds(num_failures)
+            logger.error(
+                "engine process ended ending=%r lived_seconds=%.1f restart_in_seconds=%.1f",
+                ending,
+                lived_seconds,
+                wait_seconds,
+            )
+            await asyncio.sleep(wait_seconds)
+            self.num_restarts += 1
+
+    async def _run_process(self) -> str:
+        """Run one process to its end, handling what it says; how it ended, in words."""
+        child, self._child = self._child, None
+        if child is None:
+            child = EngineChild.start(
+                self._build,
+                self._adapters,
+                needs_adapters=self._facts is None,
+                is_verbose=logging.getLogger().isEnabledFor(logging.DEBUG),
+            )
+        self._child = child
+        reader, self._writer = await asyncio.open_connection(sock=child.connection)
+        try:
+            while (message := await read_message(reader)) is not None:
+                self._handle(message)
+        finally:
+            self._lose("the engine process ended and starts again; retry later")
+            self._writer.close()
+            self._writer = None
+            ending = await asyncio.shield(asyncio.to_thread(child.end))
+            self._child = None
+        return ending
+
+    def _handle(self, message: FromEngine) -> None:
+        match message:
+            case Outputs():
+                self._deliver(message)
+            case Refused():
+                if (stream := self._streams.get(message.request_id)) is not None:
+                    stream.put_nowait(message.error)
+            case Reply():
+                self._answer(message)
+            case Ready():
+                self._begin(message)
+            case LoadFailed():
+                self._fail_loading(message.error)
+
+    def _deliver(self, outputs: Outputs) -> None:
+        for row in outputs.rows:
+            output = GenerationOutput(*row)  # type: ignore[arg-type]
+            # None: the request was aborted meanwhile.
+            if (stream := self._streams.get(output.request_id)) is not None:
+                stream.put_nowait(output)
+
+    def _answer(self, reply: Reply) -> None:
+        waiting = self._calls.get(reply.call_id)
+        if waiting is None or waiting.done():
+            return
+        if reply.error is not None:
+            waiting.set_exception(reply.error)
+        else:
+            waiting.set_result(reply.result)
+
+    def _begin(self, ready: Ready) -> None:
+        self._facts = ready.facts
+        self._adapters = {name: self._adapters[name] for name in ready.adapter_names}
+        self._problem = None
+        assert self._loaded is not None, "started"
+        if not self._loaded.done():
+            self._loaded.set_result(None)
+
+    def _fail_loading(self, error: ServingError) -> None:
+        assert self._loaded is not None, "started"
+        if not self._loaded.done():
+            self._loaded.set_exception(error)
+        else:
+            logger.error("engine cannot be loaded again error=%s", error)
+
+    def _lose(self, reason: str) -> None:
+        """End what waits for the process."""
+        self._problem = reason
+        for stream in self._streams.values():
+            stream.put_nowait(UnavailableError(reason))
+        for waiting in self._calls.values():
+            if not waiting.done():
+                waiting.set_exception(UnavailableError(reason))
+
+
+def _report_crash(supervision: asyncio.Task[None]) -> None:
+    # Only a bug ends it so; without this line nobody would learn why the engine stays away.
+    if not supervision.cancelled() and supervision.exception() is not None:
+        logger.critical("supervision of the engine ended", exc_info=supervision.exception())

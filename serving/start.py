@@ -1,0 +1,71 @@
+"""From a configuration to a running endpoint: what can fail early does, then both processes start.
+
+Imports nothing heavy: the engine's process is on its way before this one loads its own libraries.
+"""
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+from planner import listening
+from serving.adapter_roots import is_loopback
+from serving.config import ServeConfig
+from serving.endpoint_config import EndpointConfig
+from serving.engine_child import ConfiguredEngine, EngineChild
+from serving.errors import AddressError, ModelError
+from serving.keys import KeyRing, read_keys
+
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    config: ServeConfig,
+    adapters: dict[str, Path],
+    endpoint: EndpointConfig,
+    *,
+    is_verbose: bool = False,
+) -> None:
+    """Listen, load in a process apart, and serve until SIGINT or SIGTERM.
+
+    Args:
+        config: What to serve.
+        adapters: LoRA folders to load at start, by the name they answer under.
+        endpoint: Who may ask, and for how long.
+        is_verbose: Whether the engine logs every step.
+
+    Raises:
+        AddressError: If the address is taken; found out before the model loads.
+        KeyFileError: If keys or certificates cannot be used.
+        ModelError: If a model or adapter cannot be loaded.
+    """
+    if config.served_model_name in adapters:
+        raise ModelError(
+            f"--adapter {config.served_model_name!r} is the model's own name; choose another"
+        )
+    keys = KeyRing(
+        read_keys(endpoint.api_key_file, os.environ.get("MOTLEY_API_KEYS")),
+        read_keys(endpoint.admin_key_file, os.environ.get("MOTLEY_ADMIN_KEYS")),
+    )
+    if keys.is_open and not is_loopback(config.host):
+        logger.warning("no API key is asked for host=%s; consider --api-key-file", config.host)
+    with _bind(config.host, config.port) as listener:
+        # Before the imports below: they take as long as the engine's own, and both can run at once.
+        child = EngineChild.start(
+            ConfiguredEngine(config), adapters, needs_adapters=True, is_verbose=is_verbose
+        )
+        try:
+            from serving.endpoint import run_endpoint
+
+            run_endpoint(config, adapters, endpoint, keys, listener, child)
+        finally:
+            child.end()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        return listening.bind(host, port)
+    except OSError as error:
+        raise AddressError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port"
+        ) from None
