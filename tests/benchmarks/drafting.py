@@ -29,9 +29,8 @@ from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_folder import load_head
 from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.lean_head import LeanHead
-from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
-from serving.engine.model_drafter import ChainDrafter
+from serving.engine.model_drafter import ChainDrafter, leanest
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.scheduler import Scheduled

@@ -39,7 +39,7 @@ from serving.engine.engine import Engine, EngineLimits
 from serving.engine.flat_attention import NAME as FLAT_ATTENTION
 from serving.engine.invariance import check_model
 from serving.engine.kernels import pack
-from serving.engine.lean_llama import LeanLlama
+from serving.engine.lean_decoder import LeanDecoder
 from serving.engine.model import FlatModel
 from serving.engine.pages import PAGE_TOKENS
 from serving.engine.sampling import SamplingParams
@@ -203,14 +203,14 @@ def random_target() -> FlatModel:
     return FlatModel(model.requires_grad_(False))
 
 
-def random_draft() -> LeanLlama:
+def random_draft() -> LeanDecoder:
     """Build the draft on its device."""
     config = LlamaConfig(**SHAPE, num_hidden_layers=DRAFT_LAYERS)
     dtype = torch.float32 if IS_SMALL else torch.bfloat16
     torch.manual_seed(1)
     with torch.device(DEVICE):
         model = LlamaForCausalLM(config).to(dtype)
-    return LeanLlama(model.requires_grad_(False))
+    return LeanDecoder(model.requires_grad_(False), is_fused=True)
 
 
 def _best_threads(target: FlatModel) -> CostCurve:

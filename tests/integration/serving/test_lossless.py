@@ -6,9 +6,8 @@ from generation import generate
 from transformers import AutoModelForCausalLM
 
 from serving.engine.kv_cache import KVPool, SequenceCache
-from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
-from serving.engine.model_drafter import ChainDrafter
+from serving.engine.model_drafter import ChainDrafter, leanest
 from serving.engine.rows import Rows
 
 NEW_TOKENS = 32

@@ -27,8 +27,12 @@ def packed_target(request, tiny_family) -> FlatModel:
     folder = str(tiny_family / "target")
     model = FlatModel.load(folder, device="cpu", dtype=torch.float32, quantization=request.param)
     guarantee = check_model(
-        model.model, most_rows=60, intermediate_size=model.config.intermediate_size
+        model.model,
+        most_rows=60,
+        intermediate_size=model.config.intermediate_size,
+        functions=model.row_functions,
     )
+    assert model.path == "lean"
     assert guarantee.is_bit_exact, guarantee.broken_by
     return model
 
