@@ -1,14 +1,14 @@
 """Pre-drafting: what drafting while the target verifies gains, on and off in turn.
 
-Above: the shipped tiny target verifies on the processor, one thread, packed float32; the draft's
-device is one of set latency that uses no processor (`set_latency.py`): a chain of 4 takes a stated
-share of the target's verification of 5 rows. Its acceptance is set, not earned; where a token is
+Above: a random target of 120 million weights verifies on the processor, one thread, packed float32;
+the draft's device is one of set latency that uses no processor (`replayed_ahead.py`): a chain of 4
+takes a stated share of a round without drafting, which verifies 5 rows. Its acceptance is set, not earned; where a token is
 refused, its second likeliest is the target's choice with a set chance. `ideal` is the gain were every
 draft ready: (draft + verify) / max(draft, verify); `expected` the one at the measured share of drafts
 that were, on (draft + verify) / (verify + (1 - ready) * draft), which knows of no thread beside.
 
-Below, the honest rows: the shipped small model and head draft on the processor that the target
-verifies on, with one thread and with all cores. Nothing idles there, so nothing is to be gained.
+Below, the honest rows: the shipped small model and head draft on the processor that the shipped
+target verifies on, with one thread and with all cores. Nothing idles there, so nothing is to be gained.
 
 Texts are compared with those made without drafts in every run. Medians of the repetitions.
 """
@@ -21,18 +21,21 @@ from dataclasses import asdict, dataclass
 
 import torch
 from benchmarks.drafting import FAMILY, prompts
-from benchmarks.set_latency import SetLatencyDrafter
+from benchmarks.replayed_ahead import ReplayedAhead, SleepingWorker
 from rich.console import Console
 from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from serving.engine.drafter import Drafter
 from serving.engine.engine import Engine, EngineLimits
+from serving.engine.flat_attention import NAME as FLAT_ATTENTION
 from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_folder import load_head
 from serving.engine.lean_head import LeanHead
 from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
 from serving.engine.model_drafter import ChainDrafter
+from serving.engine.packing import replace_linears
 from serving.engine.pre_drafting import ChainAhead, PreDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
@@ -45,6 +48,15 @@ SHARES = (0.1, 0.3, 0.6, 1.0)
 """Of the target's verification, that drafting takes."""
 ACCEPTANCES = ((0.6, 0.4), (0.8, 0.4), (1.0, 0.0))
 """Of a drafted token, and of the second likeliest where that is refused: set."""
+CONFIG = LlamaConfig(
+    hidden_size=1024,
+    intermediate_size=2816,
+    num_hidden_layers=8,
+    num_attention_heads=16,
+    vocab_size=8192,
+    max_position_embeddings=1024,
+    tie_word_embeddings=False,
+)
 ROWS = 4096
 """Rows of the head's caches."""
 
@@ -100,13 +112,24 @@ def run() -> list[dict[str, object]]:
     )
     found = prompts()[:NUM_PROMPTS]
     torch.set_num_threads(1)
-    rows = [*_set_rows(target, found, 1), *_set_rows(target, found, 4, ((0.8, 0.4),), (0.3,))]
+    large, numbers = random_target(), [list(range(3 + index, 67)) for index in range(NUM_PROMPTS)]
+    rows = [*_set_rows(large, numbers, 1), *_set_rows(large, numbers, 4, ((0.8, 0.4),), (0.3,))]
     for threads in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(threads)
         rows += _real_rows(target, found, threads)
     torch.set_num_threads(1)
     show(rows)
     return [asdict(row) for row in rows]
+
+
+def random_target() -> FlatModel:
+    """Build a target whose operations are large beside what Python adds to each."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(CONFIG)
+    model.set_attn_implementation(FLAT_ATTENTION)
+    model.requires_grad_(False)
+    replace_linears(model, "float32")
+    return FlatModel(model)
 
 
 def _set_rows(
@@ -121,10 +144,9 @@ def _set_rows(
     known = {name: [*found[int(name) % len(found)], *text] for name, text in texts.items()}
     for acceptance, second in acceptances:
 
-        def make(seconds: float, a: float = acceptance, s: float = second) -> SetLatencyDrafter:
-            return SetLatencyDrafter(
-                known, step_seconds=seconds, acceptance=a, second_acceptance=s, seed=7
-            )
+        def make(seconds: float, a: float = acceptance, s: float = second) -> ReplayedAhead:
+            worker = SleepingWorker(seconds)
+            return ReplayedAhead(worker, known, acceptance=a, second_acceptance=s, seed=7)
 
         free = [_checked(target, make(0.0), found, streams, texts) for _ in range(REPETITIONS)]
         verify = statistics.median(each.seconds / each.num_rounds for each in free)
@@ -268,7 +290,7 @@ def generate(
 def show(rows: list[Row]) -> None:
     """Print the table."""
     table = Table(
-        title=f"pre-drafting on against off, tiny target on the processor, chains of {NUM_DRAFTS}, "
+        title=f"pre-drafting on against off, target on the processor, chains of {NUM_DRAFTS}, "
         f"greedy, {NEW_TOKENS} tokens, medians of {REPETITIONS}; drafts of a share of verifying are "
         "a device of set latency and set acceptance"
     )
