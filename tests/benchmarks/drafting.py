@@ -141,14 +141,14 @@ def run() -> list[dict[str, object]]:
         embedding=target.model.get_input_embeddings().weight,
         output_head=target.output_weight,
     )
-    prompts = _prompts()
+    found = prompts()
     rows = []
     for temperature in TEMPERATURES:
         runs: dict[str, list[Run]] = {setting.name: [] for setting in SETTINGS}
         for repetition in range(REPETITIONS + 1):
             for setting in SETTINGS:
                 drafter = setting.make(small, head) if setting.make else None
-                texts = prompts if repetition else prompts[:1]
+                texts = found if repetition else found[:1]
                 run = _generate(target, drafter, setting.num_nodes, texts, temperature)
                 if repetition:  # the first warms up
                     runs[setting.name].append(run)
@@ -157,7 +157,7 @@ def run() -> list[dict[str, object]]:
     return rows
 
 
-def _prompts() -> list[list[int]]:
+def prompts() -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(FAMILY / "target")
     files = split(read_sources(standard_library())).held_out
     tokens = [tokenizer.encode(file.text[:2000])[:PROMPT_TOKENS] for file in files]
