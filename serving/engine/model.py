@@ -26,6 +26,7 @@ from serving.engine.flat_attention import NAME as FLAT_ATTENTION
 from serving.engine.kernels import Quantization
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.lean_decoder import LeanDecoder, is_supported
+from serving.engine.mapped_weights import dropping_pages
 from serving.engine.packing import replace_linears
 from serving.engine.rows import FlatRows, Rows, lay_flat
 from serving.engine.split import Offload, Split, kv_layer_bytes_per_token, offload_layers
@@ -153,7 +154,8 @@ class FlatModel:
         if model.device.type == "meta":
             raise ModelError(f"{name}: device {device!r} computes nothing; name a real one")
         flat = cls(model, folder=folder)
-        flat.check(name)
+        with dropping_pages(model):
+            flat.check(name)
         if keeps_output_weight:
             flat.output_weight = model.get_output_embeddings().weight.detach()
         if offload is not None:
