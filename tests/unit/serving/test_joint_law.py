@@ -24,7 +24,7 @@ from serving.engine.tree_drafter import TreeDrafter
 
 VOCABULARY = 4
 NUM_TOKENS = 3
-NUM_SEEDS = 80
+NUM_SEEDS = 60
 """Texts that are compared one by one."""
 START = 0
 TARGET = random_table(VOCABULARY, seed=1)
@@ -79,6 +79,22 @@ def sample(
     for output in outputs(engine):
         texts[output.request_id] += output.tokens
     return [texts[str(seed)] for seed in seeds]
+
+
+_plain: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+
+
+def plain_texts(
+    key: tuple[str, str],
+    params: SamplingParams,
+    grammar: Grammar | None = None,
+    eos_ids: frozenset[int] = frozenset(),
+) -> list[tuple[int, ...]]:
+    """Return the texts of plain decoding, made once for every drafter that is compared."""
+    if key not in _plain:
+        engine = make_engine(None, 1, eos_ids=eos_ids)
+        _plain[key] = sample(engine, params, range(NUM_SEEDS), grammar)
+    return _plain[key]
 
 
 def exact_law(params: SamplingParams) -> dict[tuple[int, ...], float]:
@@ -212,7 +228,7 @@ def test_drafts_leave_a_constrained_text_as_it_is_without_them(name, settings):
     """Greedy and sampled, any draft gives plain decoding's tokens under a grammar."""
     params = SamplingParams(max_tokens=9, **settings)
     grammar, ends = ToyGrammar(AUTOMATON, VOCABULARY), frozenset({END})
-    plain = sample(make_engine(None, 1, eos_ids=ends), params, range(NUM_SEEDS), grammar)
+    plain = plain_texts(("grammar", str(settings)), params, grammar, ends)
     for draft in ("perfect", "random"):
         engine = make_engine(DRAFTS[draft], 3, DRAFTERS_OF_EACH_KIND[name], eos_ids=ends)
         assert sample(engine, params, range(NUM_SEEDS), grammar) == plain
@@ -223,7 +239,7 @@ def test_drafts_leave_a_constrained_text_as_it_is_without_them(name, settings):
 def test_drafts_leave_a_seeded_text_as_it_is_without_them(name, settings):
     """Any draft gives the very tokens of plain decoding, and so their law."""
     params = SamplingParams(max_tokens=12, **settings)
-    plain = sample(make_engine(None, 1), params, range(NUM_SEEDS))
+    plain = plain_texts(("free", str(settings)), params)
     for draft in ("perfect", "random"):
         engine = make_engine(DRAFTS[draft], 3, DRAFTERS_OF_EACH_KIND[name])
         assert sample(engine, params, range(NUM_SEEDS)) == plain
