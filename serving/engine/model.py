@@ -161,11 +161,14 @@ class FlatModel:
         if offload is not None:
             flat._offload(offload, name)
         if quantization is not None:
-            flat._lean_decoder = None  # keeps every dense weight alive
-            replace_linears(model, quantization)
-            flat.take_modules()
+            flat._pack(quantization)
         logger.info("forward path=%s model=%s", flat.path, name)
         return flat
+
+    def _pack(self, quantization: Quantization) -> None:
+        self._lean_decoder = None  # keeps every dense weight alive
+        replace_linears(self.model, quantization)
+        self.take_modules()
 
     def take_modules(self) -> None:
         """Take the model's modules as they are now; to be called when some were replaced."""
