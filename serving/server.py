@@ -18,9 +18,8 @@ from serving.engine.head_folder import is_head_folder
 from serving.engine.huge_pages import WORTHWHILE_BYTES, collapse
 from serving.engine.invariance import check_model
 from serving.engine.kernels import Quantization
-from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
-from serving.engine.model_drafter import ChainDrafter
+from serving.engine.model_drafter import ChainDrafter, leanest
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.packing import packed_linears
 from serving.engine.tree_drafter import TreeDrafter
@@ -155,6 +154,7 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
             target.model,
             most_rows=most_rows,
             intermediate_size=getattr(target.config, "intermediate_size", None),
+            functions=target.row_functions,
             others=_attention_checks(target),
         ).name
     return target, guarantee

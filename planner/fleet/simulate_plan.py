@@ -97,10 +97,12 @@ def simulate_plan(
         targets=tuple(targets),
         models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
         models_with_few_requests=too_few(replays),
-        models_drawn_from_grid=tuple(
-            model.name for model in plan.models if trace_file is None and model.mix is None
-        ),
+        models_drawn_from_grid=_without_mix(plan) if trace_file is None else (),
     )
+
+
+def _without_mix(plan: FleetPlan) -> tuple[str, ...]:
+    return tuple(model.name for model in plan.models if model.mix is None)
 
 
 def _targets(

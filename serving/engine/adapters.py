@@ -312,11 +312,15 @@ class AdaptedLinear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return base product plus low-rank products. Shape: (1, T, I) to (1, T, O)."""
         output: Tensor = self.base(hidden)
+        self.add_updates(hidden[0], output[0])
+        return output
+
+    def add_updates(self, rows_TI: Tensor, output_TO: Tensor, columns: slice = slice(None)) -> None:
+        """Add each row's own low-rank product to these columns of `output_TO`, in place."""
         for rows, adapter in self._current.rows:
             update = adapter.get(self._name)
             if update is not None:
-                output[:, rows] += update.apply(hidden[:, rows])
-        return output
+                output_TO[rows, columns] += update.apply(rows_TI[rows])
 
 
 def adaptable_linears(model: nn.Module) -> dict[str, Linear]:

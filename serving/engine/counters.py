@@ -31,3 +31,32 @@ class EngineCounters:
     def acceptance_length(self) -> float:
         """Mean tokens a drafting round emits; 1 where nothing was drafted."""
         return 1 + self.accepted_tokens / self.drafts if self.drafts else 1.0
+
+
+@dataclass(slots=True)
+class PreDraftCounts:
+    """Totals since start."""
+
+    texts: int = 0
+    """Imagined texts that were drafted behind."""
+    tokens: int = 0
+    """Tokens drafted behind them."""
+    asked: int = 0
+    """Drafts that might have been ready."""
+    used: int = 0
+    """Drafts that were, whole or in part."""
+    used_tokens: int = 0
+    """Tokens of these, handed out."""
+    late: int = 0
+    """Rounds whose verification ended first."""
+    without_room: int = 0
+    """Imagined texts for which memory lacked."""
+    failures: int = 0
+    """Errors in the thread; the first ends pre-drafting."""
+    waited_seconds: float = 0.0
+    """Time the engine waited for the thread to stop."""
+
+    @property
+    def wasted_tokens(self) -> int:
+        """Tokens drafted ahead that nobody verified."""
+        return self.tokens - self.used_tokens

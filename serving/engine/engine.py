@@ -10,14 +10,14 @@ from torch import Tensor
 
 from serving.engine.acceptance import Verdict, verify
 from serving.engine.adapters import Adapter
-from serving.engine.counters import EngineCounters
+from serving.engine.counters import EngineCounters, PreDraftCounts
 from serving.engine.draft_tree import DraftTree
 from serving.engine.drafter import Drafter
 from serving.engine.drafting_policy import DraftingPolicy, DraftSize, FixedDrafting
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import TargetModel
 from serving.engine.pages import PAGE_TOKENS, PagePool
-from serving.engine.pre_drafting import PreDraftCounts, PreDrafter
+from serving.engine.pre_drafting import PreDrafter
 from serving.engine.processors import processed
 from serving.engine.rows import Rows
 from serving.engine.sampling import choices, raw_logprobs

@@ -111,20 +111,44 @@ def attend(
     softcap: float | None = None,
 ) -> Tensor:
     """Do what `flat_attention` says, for the layer of that index. Shape: (1, T, H, D)."""
-    num_heads, num_rows, size = query.shape[1:]
-    tables = spans.tables(num_heads, key.shape[1], sliding_window, query.device)
-    keys_PGKD, values_PGKD = spans.pool.layer(layer, key[0], value[0])
-    for pages, new in ((keys_PGKD, key), (values_PGKD, value)):
-        rows = new[0].transpose(0, 1).reshape(-1, new.shape[-1])
-        pages.view(-1, new.shape[-1]).index_copy_(0, tables.write, rows)
-    query_rows = query[0].transpose(0, 1).reshape(-1, size)
+    by_row = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+    mixed = attend_rows(
+        layer,
+        *by_row,
+        scaling=scaling,
+        spans=spans,
+        sliding_window=sliding_window,
+        softcap=softcap,
+    )
+    return mixed.unsqueeze(0)
+
+
+def attend_rows(
+    layer: int,
+    query_THD: Tensor,
+    key_TGD: Tensor,
+    value_TGD: Tensor,
+    *,
+    scaling: float,
+    spans: Spans,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Do what `flat_attention` says, row by row. Shape: (T, H, D)."""
+    num_rows, num_heads, size = query_THD.shape
+    tables = spans.tables(num_heads, key_TGD.shape[1], sliding_window, query_THD.device)
+    keys_PGKD, values_PGKD = spans.pool.layer(layer, key_TGD, value_TGD)
+    for pages, new in ((keys_PGKD, key_TGD), (values_PGKD, value_TGD)):
+        width = new.shape[-1]
+        pages.view(-1, width).index_copy_(0, tables.write, new.reshape(-1, width))
+    query_rows = query_THD.reshape(-1, size)
     outputs = [
         _attend_group(group, query_rows, keys_PGKD, values_PGKD, scaling, softcap)
         for group in tables.groups
     ]
     mixed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    ordered = mixed.index_select(0, tables.read).view(1, num_rows, num_heads, -1)
-    return ordered if ordered.dtype == query.dtype else ordered.to(query.dtype)
+    ordered = mixed.index_select(0, tables.read).view(num_rows, num_heads, -1)
+    return ordered if ordered.dtype == query_THD.dtype else ordered.to(query_THD.dtype)
 
 
 def _attend_group(

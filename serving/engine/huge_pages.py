@@ -47,7 +47,7 @@ def collapse(*, process: Path = _PROCESS, advise: Advise | None = None) -> Outco
     """
     start = time.perf_counter()
     try:
-        advise = advise or _system_advise()
+        advise = advise or system_advise()
         ranges = list(huge_ranges((process / "maps").read_text().splitlines()))
         # The call fails where any part of a range is untouched, so only the count afterwards tells.
         for address, length in ranges:
@@ -91,7 +91,7 @@ def huge_ranges(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
             yield first, length
 
 
-def _system_advise() -> Advise:
+def system_advise() -> Advise:
     """Return the system call; AttributeError where the system's library has none."""
     function = ctypes.CDLL(None).madvise
     function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

@@ -108,6 +108,7 @@ def check_model(
     *,
     most_rows: int,
     intermediate_size: int | None = None,
+    functions: Mapping[str, tuple[Callable[[Tensor], Tensor], int]] | None = None,
     others: Mapping[str, Callable[[], bool]] | None = None,
 ) -> Guarantee:
     """Test every distinct kernel and shape of a packed model and set the paddings.
@@ -116,6 +117,7 @@ def check_model(
         model: Its linears replaced by packed ones; their `fewest_rows` is set.
         most_rows: Rows of the largest batch the scheduler forms.
         intermediate_size: Width activation functions see; None leaves them untested.
+        functions: Further row by row functions of float32 on the processor, with the rows' widths.
         others: Further tests by name, such as attention's; each returns whether it holds.
 
     Returns:
@@ -124,6 +126,8 @@ def check_model(
     start = time.perf_counter()
     counts = rows_to_test(most_rows)
     results = dict(_linears(model, counts)) | dict(_small_modules(model, counts, intermediate_size))
+    for name, (function, width) in (functions or {}).items():
+        results[name] = is_row_invariant(function, _random_rows(width, torch.empty(0)), counts)
     results |= {name: check() for name, check in (others or {}).items()}
     guarantee = Guarantee(
         broken_by=tuple(sorted(name for name, holds in results.items() if not holds)),

@@ -158,7 +158,7 @@ def quantize_int8(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
         scale, which is the channel's largest entry / 127. Shapes: (O, I), (O,).
     """
     scales_O = weight_OI.float().abs().amax(-1).clamp_min(_SMALLEST) / 127
-    return torch.round(weight_OI.float() / scales_O[:, None]).to(torch.int8), scales_O
+    return (weight_OI.float() / scales_O[:, None]).round_().to(torch.int8), scales_O
 
 
 class Int8Linear(PackedLinear):
@@ -243,8 +243,9 @@ def quantize_int4(weight_OI: Tensor, group_size: int) -> tuple[Tensor, Tensor, T
     low_OG, high_OG = groups_OGK.aminmax(dim=-1)
     scales_OG = ((high_OG - low_OG).clamp_min(_SMALLEST) / 15).bfloat16()
     middles_OG = (low_OG + 8 * scales_OG.float()).bfloat16()
-    steps_OGK = (groups_OGK - middles_OG.float()[..., None]) / scales_OG.float()[..., None]
-    numbers_OGK = torch.round(steps_OGK + 8).clamp_(0, 15).to(torch.int32)
+    # In place: a head's weight is the largest of a model, and each copy counts at the peak.
+    steps_OGK = (groups_OGK - middles_OG.float()[..., None]).div_(scales_OG.float()[..., None])
+    numbers_OGK = steps_OGK.add_(8).round_().clamp_(0, 15).to(torch.int32)
     return numbers_OGK.flatten(1), scales_OG, middles_OG
 
 

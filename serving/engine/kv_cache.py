@@ -53,20 +53,20 @@ class KVPool:
                 tensor[self._unclean] = 0
         self._unclean.clear()
 
-    def layer(self, number: int, key_GND: Tensor, value_GND: Tensor) -> tuple[Tensor, Tensor]:
+    def layer(self, number: int, key_TGD: Tensor, value_TGD: Tensor) -> tuple[Tensor, Tensor]:
         """Return all keys and values of a layer, made like the given ones where it has none.
 
         Shape: (P, G, S, D) each; page 0 is the null page.
         """
         found = self._layers.get(number)
         if found is None:
-            found = self._new_pages(key_GND), self._new_pages(value_GND)
+            found = self._new_pages(key_TGD), self._new_pages(value_TGD)
             self._layers[number] = found
         return found
 
-    def _new_pages(self, like_GND: Tensor) -> Tensor:
-        heads, _, size = like_GND.shape
-        tensor = like_GND.new_empty(self.pages.num_pages + 1, heads, PAGE_TOKENS, size)
+    def _new_pages(self, like_TGD: Tensor) -> Tensor:
+        _, heads, size = like_TGD.shape
+        tensor = like_TGD.new_empty(self.pages.num_pages + 1, heads, PAGE_TOKENS, size)
         tensor[[NULL_PAGE, *self.pages.held_pages]] = 0
         return tensor
 

@@ -4,7 +4,7 @@ Shape letters: T rows of the batch, N rows whose logits are wanted, V vocabulary
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +25,10 @@ from serving.engine.adapters import (
 from serving.engine.flat_attention import NAME as FLAT_ATTENTION
 from serving.engine.kernels import Quantization
 from serving.engine.kv_cache import KVPool, SequenceCache
+from serving.engine.lean_decoder import LeanDecoder, is_supported
+from serving.engine.mapped_weights import dropping_pages
 from serving.engine.packing import replace_linears
-from serving.engine.rows import Rows, lay_flat
+from serving.engine.rows import FlatRows, Rows, lay_flat
 from serving.engine.split import Offload, Split, kv_layer_bytes_per_token, offload_layers
 from serving.engine.transfer import upload
 from serving.errors import ModelError
@@ -77,8 +79,16 @@ class TargetModel(TokenModel, Protocol):
 class FlatModel:
     """A decoder whose forward takes ragged rows of many sequences at once."""
 
-    def __init__(self, model: PreTrainedModel, *, folder: Path | None = None) -> None:
-        """Take a model that was built with the flat attention; `folder` is where it came from."""
+    def __init__(
+        self, model: PreTrainedModel, *, folder: Path | None = None, may_be_lean: bool = True
+    ) -> None:
+        """Take a model that was built with the flat attention.
+
+        Args:
+            model: The decoder.
+            folder: Where it came from.
+            may_be_lean: Leave transformers' forward out where the model allows it.
+        """
         self.model = model
         self.model.train(False)
         self.device = model.device
@@ -90,6 +100,9 @@ class FlatModel:
         """The head's dense weight where `load` was asked to keep it. Shape: (V, E)."""
         self.split: Split | None = None
         """The part on another device than `device`, which is that of the rest."""
+        self._may_be_lean = may_be_lean
+        self._lean_decoder: LeanDecoder | None = None
+        self.take_modules()
 
     @classmethod
     def load(
@@ -141,14 +154,44 @@ class FlatModel:
         if model.device.type == "meta":
             raise ModelError(f"{name}: device {device!r} computes nothing; name a real one")
         flat = cls(model, folder=folder)
-        flat.check(name)
+        with dropping_pages(model):
+            flat.check(name)
         if keeps_output_weight:
             flat.output_weight = model.get_output_embeddings().weight.detach()
         if offload is not None:
             flat._offload(offload, name)
         if quantization is not None:
-            replace_linears(model, quantization)
+            flat._pack(quantization)
+        logger.info("forward path=%s model=%s", flat.path, name)
         return flat
+
+    def _pack(self, quantization: Quantization) -> None:
+        self._lean_decoder = None  # keeps every dense weight alive
+        replace_linears(self.model, quantization)
+        self.take_modules()
+
+    def take_modules(self) -> None:
+        """Take the model's modules as they are now; to be called when some were replaced."""
+        is_lean = self._may_be_lean and is_supported(self.model)
+        self._lean_decoder = LeanDecoder(self.model) if is_lean else None
+
+    @property
+    def _lean(self) -> LeanDecoder | None:
+        """What runs a forward; None where transformers' own does.
+
+        What crosses between two devices is moved by hooks that only transformers' forward runs.
+        """
+        return self._lean_decoder if self.split is None else None
+
+    @property
+    def row_functions(self) -> Mapping[str, tuple[Callable[[Tensor], Tensor], int]]:
+        """What a forward computes row by row besides the model's modules, with the rows' widths."""
+        return {} if self._lean is None else self._lean.row_functions
+
+    @property
+    def path(self) -> str:
+        """What runs the decoder's layers: `lean` or `transformers`."""
+        return "transformers" if self._lean is None else "lean"
 
     def check(self, name: str) -> None:
         """Check on a few tokens that flat attention computes what the model's own does.
@@ -256,12 +299,9 @@ class FlatModel:
         Returns:
             Logits of the wanted rows, in order. Shape: (N, V).
         """
-        flat = lay_flat(batch)
-        self._current.rows[:] = [
-            (slice(span.start, span.stop), rows.adapter)
-            for rows, span in zip(batch, flat.spans, strict=True)
-            if rows.adapter is not None
-        ]
+        flat = self._lay_flat(batch)
+        if (lean := self._lean) is not None:
+            return lean.run(flat, ids_T)[0]
         ids_T = upload(flat.tokens, self.device) if ids_T is None else ids_T
         output = self.model(
             input_ids=ids_T[None],
@@ -273,12 +313,26 @@ class FlatModel:
         logits: Tensor = output.logits[0]
         return logits
 
+    def _lay_flat(self, batch: Sequence[Rows]) -> FlatRows:
+        """Lay the batch flat, and say which rows use which adapter."""
+        flat = lay_flat(batch)
+        self._current.rows[:] = [
+            (slice(span.start, span.stop), rows.adapter)
+            for rows, span in zip(batch, flat.spans, strict=True)
+            if rows.adapter is not None
+        ]
+        return flat
+
+    @torch.inference_mode()
     def forward_with_features(self, batch: Sequence[Rows]) -> tuple[Tensor, Tensor]:
         """As `forward`, with the features of all rows: last hidden states behind the final norm.
 
         Returns:
             Logits of the wanted rows and features of every row. Shapes: (N, V), (T, E).
         """
+        if (lean := self._lean) is not None:
+            logits_NV, hidden_TE = lean.run(self._lay_flat(batch))
+            return logits_NV, lean.features(hidden_TE)
         states: list[Tensor] = []
         hook = self.model.base_model.register_forward_hook(
             lambda _module, _inputs, output: states.append(output.last_hidden_state[0])
@@ -300,6 +354,7 @@ class FlatModel:
         for name in adapter:
             if not isinstance(self.model.get_submodule(name), AdaptedLinear):
                 self._replace(name, AdaptedLinear(linears[name], name, self._current))
+        self.take_modules()
         return adapter
 
     def _replace(self, name: str, module: nn.Module) -> None:

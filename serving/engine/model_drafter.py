@@ -3,6 +3,7 @@
 Shape letters: N rows, V vocabulary.
 """
 
+import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 
@@ -13,13 +14,25 @@ from torch.nn import functional
 from serving.engine.draft_tree import DraftTree
 from serving.engine.growing import GrowingChain, never
 from serving.engine.kv_cache import SequenceCache
-from serving.engine.model import TokenModel
+from serving.engine.lean_decoder import LeanDecoder, is_supported
+from serving.engine.model import FlatModel, TokenModel
 from serving.engine.rows import Rows
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
 
+logger = logging.getLogger(__name__)
+
 MOST_CATCH_UP_ROWS = 512
 """Known tokens a sequence feeds to the draft in one step."""
+
+
+def leanest(model: FlatModel) -> TokenModel:
+    """Return the cheapest way to run `model` without adapters, and say which it is."""
+    if is_supported(model.model):
+        logger.info("draft path=fused")
+        return LeanDecoder(model.model, is_fused=True)
+    logger.info("draft path=transformers")
+    return model
 
 
 class ModelDrafter:

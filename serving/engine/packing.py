@@ -6,6 +6,7 @@ from collections import Counter
 from torch import nn
 
 from serving.engine.kernels import PackedLinear, Quantization, pack
+from serving.engine.mapped_weights import drop_pages
 from serving.engine.shared_product import by_product, pack_group
 
 logger = logging.getLogger(__name__)
@@ -14,8 +15,8 @@ logger = logging.getLogger(__name__)
 def replace_linears(model: nn.Module, quantization: Quantization) -> None:
     """Pack every linear of `model`, the LM head included; the embedding stays as it is.
 
-    Each dense weight is let go as soon as it is packed, so memory never exceeds the dense model and
-    one shared product. A weight that the embedding shares stays there; the head's packed copy comes on top.
+    Each dense weight is let go as soon as it is packed, its pages of a mapped file too, so memory
+    never exceeds the dense model and one shared product. A weight that the embedding shares stays there; the head's packed copy comes on top.
 
     Args:
         model: A model on the processor; changed in place.
@@ -29,6 +30,8 @@ def replace_linears(model: nn.Module, quantization: Quantization) -> None:
     for group in by_product(model, names):
         denses = [module for module in map(model.get_submodule, group) if type(module) is nn.Linear]
         packs = pack_group(denses, lambda dense: pack(dense, quantization))
+        for dense in denses:
+            drop_pages(dense.weight)
         del denses
         for name, packed in zip(group, packs, strict=True):
             if not packed.kind.startswith(quantization):

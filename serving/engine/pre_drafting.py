@@ -28,13 +28,14 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
+from serving.engine.counters import PreDraftCounts
 from serving.engine.draft_tree import DraftTree
 from serving.engine.drafter import Drafter
+from serving.engine.imagined import Ahead, Guess, joined, part_of
 from serving.engine.outcomes import Outcome, OutcomeOdds
 from serving.engine.scheduler import Scheduled
 from serving.engine.sequence import Sequence
@@ -73,84 +74,6 @@ class ChainAhead(Drafter, Protocol):
         """Take over what is worth keeping of an imagined text that came true."""
 
 
-@dataclass(slots=True)
-class PreDraftCounts:
-    """Totals since start."""
-
-    texts: int = 0
-    """Imagined texts that were drafted behind."""
-    tokens: int = 0
-    """Tokens drafted behind them."""
-    asked: int = 0
-    """Drafts that might have been ready."""
-    used: int = 0
-    """Drafts that were, whole or in part."""
-    used_tokens: int = 0
-    """Tokens of these, handed out."""
-    late: int = 0
-    """Rounds whose verification ended first."""
-    without_room: int = 0
-    """Imagined texts for which memory lacked."""
-    failures: int = 0
-    """Errors in the thread; the first ends pre-drafting."""
-    waited_seconds: float = 0.0
-    """Time the engine waited for the thread to stop."""
-
-    @property
-    def wasted_tokens(self) -> int:
-        """Tokens drafted ahead that nobody verified."""
-        return self.tokens - self.used_tokens
-
-
-@dataclass(slots=True, eq=False)
-class _Guess:
-    """An imagined text, and the chain behind it once that is drafted."""
-
-    outcome: Outcome
-    part: Scheduled
-    chain: DraftTree = field(default_factory=DraftTree)
-
-    @property
-    def text(self) -> Sequence:
-        return self.part.sequence
-
-    @property
-    def skipped(self) -> int:
-        """Tokens at the chain's beginning that stand in place of the target's own."""
-        return int(self.outcome.token is None)
-
-
-@dataclass(slots=True, eq=False)
-class _Ahead:
-    """What is drafted ahead of one sequence."""
-
-    owner: "PreDrafter"
-    num_known: int
-    verified: DraftTree
-    guesses: list[_Guess]
-
-    def release(self) -> None:
-        """Wait for the thread, then free the imagined texts."""
-        self.owner.finish()
-        for guess in self.guesses:
-            guess.text.release()
-
-    def next_token(self) -> int | None:
-        """Return what the draft says behind the whole verified chain, where it got there."""
-        chains = [guess.chain.tokens for guess in self.guesses if guess.outcome.token is None]
-        return chains[0][0] if chains and chains[0] else None
-
-    def came_true(self, emitted: tuple[int, ...]) -> _Guess | None:
-        """Return the guess that has a token to offer behind what was emitted."""
-        for guess in self.guesses:
-            place = guess.outcome.num_accepted
-            token = self.next_token() if guess.skipped else guess.outcome.token
-            expected = (*self.verified.tokens[:place], token)
-            if emitted == expected and len(guess.chain) > guess.skipped:
-                return guess
-        return None
-
-
 class PreDrafter:
     """A drafter that has the wrapped one draft ahead in a thread of its own."""
 
@@ -181,9 +104,9 @@ class PreDrafter:
         self._odds = OutcomeOdds()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="pre-draft")
         self._stopping = threading.Event()
-        self._guesses: list[_Guess] = []
+        self._guesses: list[Guess] = []
         self._work: Future[list[DraftTree]] | None = None
-        self._is_working = False
+        self._is_ahead = False
         self.is_on = True
         """Whether drafts are made ahead; no longer after a failure."""
         drafter.names_others = True
@@ -233,7 +156,8 @@ class PreDrafter:
             self.counts.failures += 1
             self.is_on = False
             chains = [DraftTree() for _ in self._guesses]
-        self._work, self._is_working = None, False
+        self._work = None
+        self._is_ahead = False
         self._stopping.clear()
         for guess, chain in zip(self._guesses, chains, strict=True):
             guess.chain = chain
@@ -245,23 +169,33 @@ class PreDrafter:
         self._guesses = []
         self.counts.waited_seconds += time.perf_counter() - start
 
+    @property
+    def is_working(self) -> bool:
+        """Whether the thread drafts."""
+        return self._work is not None and not self._work.done()
+
+    def wait(self) -> None:
+        """Wait until everything ahead is drafted, without stopping it."""
+        if self._work is not None:
+            self._work.exception()
+
     def close(self) -> None:
         """End the thread."""
         self.finish()
         self._executor.shutdown()
 
     def _is_stopped(self) -> bool:
-        if self._is_working and self._synchronize is not None:
+        if self._is_ahead and self._synchronize is not None:
             self._synchronize()
         return self._stopping.is_set()
 
-    def _take(self, part: Scheduled) -> _Guess | None:
+    def _take(self, part: Scheduled) -> Guess | None:
         """Return the guess that came true where it is of use; free all others."""
         sequence, ahead = part.sequence, part.sequence.ahead
         sequence.ahead = None
         if ahead is None:
             return None
-        assert isinstance(ahead, _Ahead), "an engine has one drafter"
+        assert isinstance(ahead, Ahead), "an engine has one drafter"
         emitted = tuple(sequence.tokens[ahead.num_known :])
         self._odds.observe(ahead.verified, emitted, ahead.next_token())
         found = ahead.came_true(emitted)
@@ -276,7 +210,7 @@ class PreDrafter:
                 guess.text.release()
         return found
 
-    def _completed(self, step: list[Scheduled], ready: list[_Guess | None]) -> list[DraftTree]:
+    def _completed(self, step: list[Scheduled], ready: list[Guess | None]) -> list[DraftTree]:
         """Draft for who has nothing ready, and behind what was cut short; adopt what is ready."""
         chains = [DraftTree() for _ in step]
         missing: dict[int, Scheduled] = {}
@@ -285,7 +219,7 @@ class PreDrafter:
                 missing[index] = part
                 continue
             wanted = min(part.num_drafts, part.most_depth)
-            chains[index] = _part(guess.chain, guess.skipped, guess.skipped + wanted)
+            chains[index] = part_of(guess.chain, guess.skipped, guess.skipped + wanted)
             self.counts.used_tokens += len(chains[index])
             lacking = wanted - len(chains[index])
             if lacking:
@@ -296,7 +230,7 @@ class PreDrafter:
         ):
             first = chains[index]
             # Chains of their own go out as they are: what drafts without a guess may be a tree.
-            chains[index] = _joined(first, more) if first.tokens else more
+            chains[index] = joined(first, more) if first.tokens else more
         for part, guess in zip(step, ready, strict=True):
             if guess is not None:
                 self.drafter.adopt(part.sequence, guess.text)
@@ -319,14 +253,14 @@ class PreDrafter:
             guesses = [self._guess(part, tree, outcome) for outcome in outcomes]
             made = [guess for guess in guesses if guess is not None]
             if made:
-                part.sequence.ahead = _Ahead(self, len(part.sequence.tokens), tree, made)
+                part.sequence.ahead = Ahead(self.finish, len(part.sequence.tokens), tree, made)
                 self._guesses += made
         if self._guesses:
             self.counts.texts += len(self._guesses)
-            self._is_working = True
+            self._is_ahead = True
             self._work = self._executor.submit(self._draft, list(self._guesses))
 
-    def _guess(self, part: Scheduled, tree: DraftTree, outcome: Outcome) -> _Guess | None:
+    def _guess(self, part: Scheduled, tree: DraftTree, outcome: Outcome) -> Guess | None:
         """Imagine an outcome; None where nothing follows it, or memory lacks."""
         sequence = part.sequence
         path = tree.tokens[: outcome.num_accepted]
@@ -342,17 +276,9 @@ class PreDrafter:
             self.counts.without_room += 1
             return None
         num_drafts += skipped
-        return _Guess(outcome, Scheduled(text, 1, num_drafts, num_drafts))
+        return Guess(outcome, Scheduled(text, 1, num_drafts, num_drafts))
 
-    def _draft(self, guesses: list[_Guess]) -> list[DraftTree]:
+    def _draft(self, guesses: list[Guess]) -> list[DraftTree]:
         """Draft behind all imagined texts side by side, in the thread."""
         self.drafter.prepare([guess.text for guess in guesses])
         return self.drafter.propose([guess.part for guess in guesses])
-
-
-def _part(chain: DraftTree, start: int, stop: int) -> DraftTree:
-    return DraftTree.chain(chain.tokens[start:stop], chain.others[start:stop])
-
-
-def _joined(first: DraftTree, more: DraftTree) -> DraftTree:
-    return DraftTree.chain(first.tokens + more.tokens, first.others + more.others)

@@ -20,8 +20,8 @@ from serving.engine.dovetail_head import DovetailHead
 from serving.engine.head_rows import HeadRows
 from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.lean_head import LeanHead
-from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
+from serving.engine.model_drafter import leanest
 from serving.engine.rows import Rows
 from serving.tiny.export import load_model
 from serving.tiny.head_card import DraftComparison, DraftFigures, RoundFigures

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from serving.engine.kv_cache import KVPool, SequenceCache
-from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
+from serving.engine.model_drafter import leanest
 from serving.engine.rows import Rows
 from serving.tiny.costs import StepCosts
 

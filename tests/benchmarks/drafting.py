@@ -29,9 +29,8 @@ from serving.engine.head_drafter import HeadChainDrafter
 from serving.engine.head_folder import load_head
 from serving.engine.head_tree_drafter import HeadTreeDrafter
 from serving.engine.lean_head import LeanHead
-from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
-from serving.engine.model_drafter import ChainDrafter
+from serving.engine.model_drafter import ChainDrafter, leanest
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.scheduler import Scheduled
@@ -142,14 +141,14 @@ def run() -> list[dict[str, object]]:
         embedding=target.model.get_input_embeddings().weight,
         output_head=target.output_weight,
     )
-    prompts = _prompts()
+    found = prompts()
     rows = []
     for temperature in TEMPERATURES:
         runs: dict[str, list[Run]] = {setting.name: [] for setting in SETTINGS}
         for repetition in range(REPETITIONS + 1):
             for setting in SETTINGS:
                 drafter = setting.make(small, head) if setting.make else None
-                texts = prompts if repetition else prompts[:1]
+                texts = found if repetition else found[:1]
                 run = _generate(target, drafter, setting.num_nodes, texts, temperature)
                 if repetition:  # the first warms up
                     runs[setting.name].append(run)
@@ -158,7 +157,7 @@ def run() -> list[dict[str, object]]:
     return rows
 
 
-def _prompts() -> list[list[int]]:
+def prompts() -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(FAMILY / "target")
     files = split(read_sources(standard_library())).held_out
     tokens = [tokenizer.encode(file.text[:2000])[:PROMPT_TOKENS] for file in files]

@@ -21,9 +21,8 @@ from transformers import AutoTokenizer
 from serving.engine.drafter import Drafter
 from serving.engine.drafting_policy import DraftingPolicy, DraftSize, FixedDrafting
 from serving.engine.engine import Engine, EngineLimits
-from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
-from serving.engine.model_drafter import ChainDrafter
+from serving.engine.model_drafter import ChainDrafter, leanest
 from serving.engine.round_calibration import calibrate
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest

@@ -127,7 +127,10 @@ def _measure(
     weight_bytes = sum(linear.weight_bytes for linear in linears)
     assert weight_bytes >= 4 * LAST_LEVEL_CACHE_BYTES, "weights must come from memory"
     guarantee = check_model(
-        model.model, most_rows=MOST_ROWS, intermediate_size=CONFIG.intermediate_size
+        model.model,
+        most_rows=MOST_ROWS,
+        intermediate_size=CONFIG.intermediate_size,
+        functions=model.row_functions,
     )
     forward = _forward(model)
     forward_single = _forward(single) if single else None

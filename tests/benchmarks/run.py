@@ -17,6 +17,7 @@ BENCHMARKS = {
     "drafting-load": "1 and 8 streams: drafting never, always, and left to the calibration",
     "fleet-simulator": "requests a second of the fleet simulator, from 10^4 to 10^6 requests",
     "kernels": "cost by row count of every type of weight, on a 1B-shaped random model",
+    "pre-drafting": "drafting while the target verifies, on and off: a device of set latency, shared cores",
     "melange-bands": "the best mix against the best single type, Llama-2-7B on four GPU types",
     "fleet": "the fleet program: seconds and gap, small against sliced binaries, and large",
     "speculation-gpu": "draft on a GPU, a 7B-shaped target on the processor, replayed acceptance",

@@ -11,8 +11,9 @@ from its card, never altered, and tau = 2, 3, 4, 5 tokens a round by equal accep
 The bar of a row is 0.85 tau / (c(M) / c(1)): drafting and copies hide or cost at most 15 %; c(M) is the
 target's forward at the tree's rows, from the same process and context. The first row whose
 tau / (c(M) / c(1)) allows 2.77 must reach it (Dovetail's own figure, arXiv 2412.18934v1, abstract).
-Threads are those of the fastest single-row step. Copies are counted in a run of their own. Drafting's
-share of a round is the most that pre-drafting, which this engine has not, could hide.
+Threads are those of the fastest single-row step. Copies are counted in a run of their own. A table of
+its own compares drafting ahead of the verification, on and off, with chains (`speculation_gpu_ahead`);
+drafting's share of a round in the first table is the most that it could hide.
 
 `MOTLEY_BENCH_DRAFT_DEVICE=cpu` runs the same on the processor alone, at a small size.
 `MOTLEY_BENCH_LAYERS` and `MOTLEY_BENCH_NEW_TOKENS` make it shorter.
@@ -28,6 +29,7 @@ from pathlib import Path
 import torch
 from benchmarks.bus_bytes import BusBytes
 from benchmarks.set_acceptance import ReplayingDrafter, rates_for, tokens_per_round
+from benchmarks.speculation_gpu_ahead import ahead_rows, ahead_table
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -39,7 +41,7 @@ from serving.engine.engine import Engine, EngineLimits
 from serving.engine.flat_attention import NAME as FLAT_ATTENTION
 from serving.engine.invariance import check_model
 from serving.engine.kernels import pack
-from serving.engine.lean_llama import LeanLlama
+from serving.engine.lean_decoder import LeanDecoder
 from serving.engine.model import FlatModel
 from serving.engine.pages import PAGE_TOKENS
 from serving.engine.sampling import SamplingParams
@@ -68,6 +70,8 @@ BEAM_WIDTH = 2 if IS_SMALL else 10
 TAUS = (2.0, 3.0, 4.0, 5.0)
 MARGIN = 0.85
 PUBLISHED_SPEED_UP = 2.77
+PAGES_AHEAD = 16
+"""For drafting ahead: of the draft's pool, which has as many pages as the target's."""
 PROMPT = tuple(range(3, 67))
 HEAD_CARD = Path(__file__).parents[2] / "serving" / "models" / "tiny" / "head" / "card.json"
 
@@ -108,12 +112,22 @@ def run() -> dict[str, object]:
     target = random_target()
     curve = _best_threads(target)
     plain = _decode(target, None)
-    worker = TimedDrafter(TreeDrafter(random_draft(), beam_width=BEAM_WIDTH, depth=DEPTH))
+    draft = random_draft()
+    worker = TimedDrafter(TreeDrafter(draft, beam_width=BEAM_WIDTH, depth=DEPTH))
     ratio = curve.ratio(NUM_NODES + 1)
     rows = [
         _measure(name, rates, target, worker, plain, ratio) for name, rates in acceptances().items()
     ]
     _show(rows, curve, plain)
+    ahead = ahead_rows(
+        draft,
+        lambda drafter: _decode(target, drafter, num_drafts=DEPTH),
+        {"text": PROMPT + plain.tokens},
+        taus=TAUS,
+        depth=DEPTH,
+        device=DEVICE,
+    )
+    Console(width=150).print(ahead_table(ahead, depth=DEPTH))
     return {
         "ran": True,
         "shape": SHAPE | {"num_hidden_layers": TARGET_LAYERS},
@@ -122,6 +136,7 @@ def run() -> dict[str, object]:
         "plain_tokens_per_second": plain.tokens_per_second,
         "rows": [asdict(row) | {"is_met": row.is_met} for row in rows],
         "published": published_bar(rows),
+        "pre_drafting": [asdict(row) for row in ahead],
     }
 
 
@@ -203,14 +218,14 @@ def random_target() -> FlatModel:
     return FlatModel(model.requires_grad_(False))
 
 
-def random_draft() -> LeanLlama:
+def random_draft() -> LeanDecoder:
     """Build the draft on its device."""
     config = LlamaConfig(**SHAPE, num_hidden_layers=DRAFT_LAYERS)
     dtype = torch.float32 if IS_SMALL else torch.bfloat16
     torch.manual_seed(1)
     with torch.device(DEVICE):
         model = LlamaForCausalLM(config).to(dtype)
-    return LeanLlama(model.requires_grad_(False))
+    return LeanDecoder(model.requires_grad_(False), is_fused=True)
 
 
 def _best_threads(target: FlatModel) -> CostCurve:
@@ -228,17 +243,18 @@ def _best_threads(target: FlatModel) -> CostCurve:
     return measure_curve(target, name="target", row_counts=(1, NUM_NODES + 1), most_seconds=30)
 
 
-def _decode(target: FlatModel, drafter: Drafter | None) -> Decoded:
+def _decode(target: FlatModel, drafter: Drafter | None, *, num_drafts: int = NUM_NODES) -> Decoded:
     """Decode one text greedily, timed from behind the prompt on.
 
     It stops before the text's end, near which rounds draft less.
     """
     most_tokens = NEW_TOKENS + 2 * DEPTH
     num_rows = len(PROMPT) + most_tokens + PAGE_TOKENS + MOST_TREE_ROWS
+    num_rows += PAGES_AHEAD * PAGE_TOKENS
     engine = Engine(
         target,
         drafter,
-        num_draft_tokens=NUM_NODES,
+        num_draft_tokens=num_drafts,
         limits=EngineLimits(
             kv_bytes=num_rows * target.kv_bytes_per_token, max_sequences=1, max_waiting=1
         ),

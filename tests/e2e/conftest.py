@@ -25,11 +25,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, str]]]:
 
 @pytest.fixture
 def start_replica(start, tiny_family) -> Callable[..., tuple[Server, str]]:
-    """Return a function that starts a drafting replica of the shipped target named `tiny`."""
+    """Return a function that starts a drafting replica of the shipped target named `tiny`.
+
+    The size of its drafts is set, so that no start waits for a calibration.
+    """
 
     def start_one(name: str, *more: str) -> tuple[Server, str]:
         target, draft = str(tiny_family / "target"), str(tiny_family / "draft")
-        words = ["serve", target, "--draft", draft, "--served-model-name", "tiny"]
+        words = ["serve", target, "--draft", draft, "--draft-tokens", "4"]
+        words += ["--served-model-name", "tiny"]
         return start(name, *words, "--port", "0", "--threads", "1", *more)
 
     return start_one

@@ -18,14 +18,15 @@ NEW_TOKENS = 24
 
 @pytest.fixture
 def adapter(repository, tiny_family, tmp_path):
-    """Return the folder of an adapter trained for two short rounds over three clients."""
+    """Return the folder of an adapter trained for a short round over three clients."""
     job = yaml.safe_load((repository / "configs/finetune/three-clients.yaml").read_text())
     job |= {
         "model": str(tiny_family / "target"),
         "output": str(tmp_path / "run"),
-        "rounds": 2,
-        "local_steps": 3,
-        "held_out_tokens": 512,
+        "rounds": 1,
+        "local_steps": 2,
+        "sequence_tokens": 128,
+        "held_out_tokens": 256,
     }
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(job))

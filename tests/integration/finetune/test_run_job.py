@@ -195,7 +195,7 @@ def test_one_client_is_a_job(make_job, texts, tmp_path):
 def test_the_shipped_model_learns_every_clients_domain(tmp_path, repository, tiny_family):
     """On the tiny model, each client's held-out loss falls below the base model's."""
     job = read_document(repository / "configs" / "finetune" / "three-clients.yaml", JobConfig)
-    smaller = {"rounds": 2, "local_steps": 4, "held_out_tokens": 2048}
+    smaller = {"rounds": 2, "local_steps": 4, "sequence_tokens": 128, "held_out_tokens": 1024}
     job = job.model_copy(update={"model": str(tiny_family / "target"), **smaller})
     manifest = run_job(job, folder=tmp_path / "run", observer=Watcher())
     gains = {client.name: client.base_loss - client.adapter_loss for client in manifest.clients}

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from planner.model_folder import weights_sha256
 from serving.engine.head_folder import load_head
 from serving.engine.lean_head import LeanHead
-from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel, TokenModel
+from serving.engine.model_drafter import leanest
 
 
 @pytest.fixture(scope="session")

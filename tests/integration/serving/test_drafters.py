@@ -50,7 +50,7 @@ SETTINGS = {
 @pytest.fixture(scope="session")
 def plain(target, prompts) -> Callable[[str], list[tuple[int, ...]]]:
     """Return the texts without drafting, one request at a time, by the settings' name."""
-    return functools.cache(lambda name: generate(target, None, prompts[::5], **SETTINGS[name])[0])
+    return functools.cache(lambda name: generate(target, None, prompts[::6], **SETTINGS[name])[0])
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -63,7 +63,7 @@ def test_the_text_does_not_depend_on_the_drafter(target, drafts, prompts, plain,
     crowd, engine = generate(
         target,
         drafter,
-        prompts[::5],
+        prompts[::6],
         num_draft_tokens=kind.num_nodes,
         max_sequences=8,
         **fields,
@@ -72,8 +72,8 @@ def test_the_text_does_not_depend_on_the_drafter(target, drafts, prompts, plain,
     counters = engine.counters
     assert counters.accepted_tokens > 0
     assert sum(counters.accepted_per_position) == counters.accepted_tokens
-    alone, _ = generate(target, drafter, prompts[:20:5], num_draft_tokens=kind.num_nodes, **fields)
-    assert alone == expected[:4]
+    alone, _ = generate(target, drafter, prompts[:12:6], num_draft_tokens=kind.num_nodes, **fields)
+    assert alone == expected[:2]
     assert drafter.num_without_room == 0
     if name.startswith("head"):
         assert drafter.memory.num_taken == 0
@@ -98,9 +98,9 @@ def test_a_head_in_another_type_and_place_changes_no_token(
     kind = DRAFTERS[name]
     drafter = kind.make(Drafts(draft, head))
     texts, engine = generate(
-        target, drafter, prompts[:40:5], num_draft_tokens=kind.num_nodes, **SETTINGS["greedy"]
+        target, drafter, prompts[:24:6], num_draft_tokens=kind.num_nodes, **SETTINGS["greedy"]
     )
-    assert texts == plain("greedy")[:8]
+    assert texts == plain("greedy")[:4]
     assert engine.counters.accepted_tokens > 0
 
 

@@ -27,20 +27,28 @@ def packed_target(request, tiny_family) -> FlatModel:
     folder = str(tiny_family / "target")
     model = FlatModel.load(folder, device="cpu", dtype=torch.float32, quantization=request.param)
     guarantee = check_model(
-        model.model, most_rows=60, intermediate_size=model.config.intermediate_size
+        model.model,
+        most_rows=60,
+        intermediate_size=model.config.intermediate_size,
+        functions=model.row_functions,
     )
+    assert model.path == "lean"
     assert guarantee.is_bit_exact, guarantee.broken_by
     return model
 
 
-def test_greedy_tokens_are_the_same_with_and_without_the_draft(packed_target, draft, head, prompts):
+@pytest.mark.parametrize("num_prompts", [8, pytest.param(20, marks=pytest.mark.slow)])
+def test_greedy_tokens_are_the_same_with_and_without_the_draft(
+    packed_target, draft, head, prompts, num_prompts
+):
     """With every type of weight: alone, drafted, and in batches of eight as chains and trees."""
-    plain, _ = generate(packed_target, None, prompts[:20], max_sequences=1)
+    prompts = prompts[:: len(prompts) // num_prompts]
+    plain, _ = generate(packed_target, None, prompts, max_sequences=1)
     chain = ChainDrafter(draft)
-    drafted, engine = generate(packed_target, chain, prompts[:20], max_sequences=1)
-    batched, _ = generate(packed_target, chain, prompts[:20], max_sequences=8)
+    drafted, engine = generate(packed_target, chain, prompts, max_sequences=1)
+    batched, _ = generate(packed_target, chain, prompts, max_sequences=8)
     tree = TreeDrafter(draft, beam_width=4, depth=4)
-    branched, _ = generate(packed_target, tree, prompts[:20], max_sequences=8, num_draft_tokens=14)
+    branched, _ = generate(packed_target, tree, prompts, max_sequences=8, num_draft_tokens=14)
     assert drafted == plain
     assert batched == plain
     assert branched == plain
@@ -48,9 +56,7 @@ def test_greedy_tokens_are_the_same_with_and_without_the_draft(packed_target, dr
         HeadChainDrafter(head, most_rows=8192),
         HeadTreeDrafter(head, most_rows=8192, beam_width=4, depth=4),
     ):
-        headed, _ = generate(
-            packed_target, heads, prompts[:20], max_sequences=8, num_draft_tokens=14
-        )
+        headed, _ = generate(packed_target, heads, prompts, max_sequences=8, num_draft_tokens=14)
         assert headed == plain
     assert engine.counters.accepted_tokens > 0
 

@@ -10,17 +10,18 @@ from serving.server import build_engine
 
 DRAFTERS = [
     {"drafter": "none"},
-    {"drafter": "ngram"},
-    {},
+    {"drafter": "ngram", "draft_tokens": 3},
     {"draft_tokens": 3},
-    {"draft_tree": {"beam_width": 3, "num_nodes": 9}},
-    {"draft": "head"},
-    {"draft": "head", "draft_tree": {"beam_width": 3, "num_nodes": 9}},
+    {"draft_tokens": 3, "draft_tree": {"beam_width": 3, "num_nodes": 9}},
+    {"draft": "head", "draft_tokens": 3},
+    {"draft": "head", "draft_tokens": 3, "draft_tree": {"beam_width": 3, "num_nodes": 9}},
+    {},
 ]
+"""The last one's size is left to the calibration, which may find that drafting does not pay here."""
 
 
 def test_every_drafter_of_the_command_line_gives_the_plain_text(tiny_family):
-    """From configuration to text: the same greedy answer, with drafts where one is named."""
+    """From configuration to text: the same greedy answer, with drafts where their size is set."""
     texts, drafted = [], []
     for fields in DRAFTERS:
         folder = None if fields.get("drafter") == "ngram" else fields.get("draft", "draft")
@@ -41,7 +42,7 @@ def test_every_drafter_of_the_command_line_gives_the_plain_text(tiny_family):
         texts.append(text)
         drafted.append(engine.counters.draft_tokens > 0)
     assert len(set(texts)) == 1
-    assert drafted == [False, *[True] * 6]
+    assert drafted[:-1] == [False, *[True] * 5]
 
 
 def test_a_head_made_for_another_target_is_one_line(tiny_family):

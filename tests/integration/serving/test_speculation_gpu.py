@@ -29,6 +29,12 @@ def test_every_row_runs_and_is_judged_by_its_own_bar(benchmark_module, capsys, m
         assert row["is_met"] == (row["speed_up"] >= row["bar"])
         assert row["bus_bytes_per_round"] == 0
         assert row["tokens_per_round"] == pytest.approx(row["tau"], rel=0.25)
+    assert [row["tau"] for row in figures["pre_drafting"]] == [2, 3, 4, 5]
+    for row in figures["pre_drafting"]:
+        assert row["gain"] * row["off_tokens_per_second"] == pytest.approx(
+            row["on_tokens_per_second"]
+        )
+        assert 0 <= row["ready"] <= 1
     assert "2.77x" in capsys.readouterr().out
 
 

@@ -30,8 +30,8 @@ from serving.engine.engine import Engine, EngineLimits
 from serving.engine.fixed_rows import FixedRowsLinear
 from serving.engine.invariance import Guarantee, check_model
 from serving.engine.kv_cache import KVPool, SequenceCache
-from serving.engine.lean_llama import leanest
 from serving.engine.model import FlatModel
+from serving.engine.model_drafter import leanest
 from serving.engine.packing import packed_linears
 from serving.engine.rows import Rows
 from serving.engine.sampling import SamplingParams

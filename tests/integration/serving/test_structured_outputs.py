@@ -125,7 +125,6 @@ KINDS_OF_ANSWER = (
     {"temperature": 0},
     {"temperature": 0, "stream": True},
     {"temperature": 1, "seed": 1, "stream": True},
-    {"temperature": 1, "seed": 2},
 )
 
 
@@ -180,7 +179,7 @@ def plain(exact_target, grammar, prompts) -> Callable[[str], list[tuple[int, ...
 
     def cached(name: str) -> list[tuple[int, ...]]:
         if name not in texts:
-            texts[name], _ = run(exact_target, None, grammar, prompts, name, max_sequences=6)
+            texts[name], _ = run(exact_target, None, grammar, prompts, name, max_sequences=4)
         return texts[name]
 
     return cached
@@ -190,10 +189,10 @@ def run(target, drafter, grammar, prompts, name, **fields) -> tuple[list[tuple[i
     return generate(
         target,
         drafter,
-        prompts[::9],
+        prompts[::13],
         grammar=grammar,
         eos_ids=EOS_IDS,
-        **{"max_tokens": 200} | SETTINGS[name] | fields,
+        **{"max_tokens": 120} | SETTINGS[name] | fields,
     )
 
 
@@ -210,8 +209,8 @@ def test_drafting_changes_no_constrained_text(
         prompts,
         settings,
         num_draft_tokens=kind.num_nodes,
-        max_sequences=6,
-        kv_bytes=8 * 64 * exact_target.kv_bytes_per_token,
+        max_sequences=4,
+        kv_bytes=4 * 64 * exact_target.kv_bytes_per_token,
     )
     assert texts == plain(settings)
     assert engine.counters.accepted_tokens > 0

@@ -23,7 +23,7 @@ MIN_AGREEMENT_FRACTION = 0.5
 MAX_DRAFT_FRACTION = 0.2
 """Parameters of the draft over the target's; what a step costs is the card's to say."""
 MIN_MATCHING_FILES = 5
-QUICK_TOKENS = 40_000
+QUICK_TOKENS = 20_000
 """Tokens that two slow cores judge in well under a minute; the slow test takes all."""
 
 

@@ -24,7 +24,7 @@ from serving.engine.apart_drafter import ApartChainDrafter
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.flat_attention import NAME as FLAT_ATTENTION
 from serving.engine.kv_cache import KVPool, SequenceCache
-from serving.engine.lean_llama import LeanLlama
+from serving.engine.lean_decoder import LeanDecoder
 from serving.engine.model import FlatModel
 from serving.engine.rows import Rows
 from serving.engine.sampling import SamplingParams
@@ -52,7 +52,7 @@ def random_model(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def run_chunks_and_trees(model: FlatModel | LeanLlama, watch: DeviceWatch) -> list[torch.Tensor]:
+def run_chunks_and_trees(model: FlatModel | LeanDecoder, watch: DeviceWatch) -> list[torch.Tensor]:
     """Run a ragged batch of chunks, then one with a tree, and move what was accepted."""
     pool = KVPool(10)
     caches = [SequenceCache(pool) for _ in range(2)]
@@ -66,11 +66,16 @@ def run_chunks_and_trees(model: FlatModel | LeanLlama, watch: DeviceWatch) -> li
     return [first, second]
 
 
-@pytest.mark.parametrize("kind", ["lean", "transformers"])
+@pytest.mark.parametrize("kind", ["fused", "lean", "transformers"])
 def test_a_draft_runs_on_its_own_device_alone(kind):
     """Its forwards copy index tables up and nothing down; a token id may already be there."""
     model = random_model(LLAMA).to(AWAY)
-    runner = LeanLlama(model) if kind == "lean" else FlatModel(model)
+    is_lean = kind == "lean"
+    runner = (
+        LeanDecoder(model, is_fused=True)
+        if kind == "fused"
+        else FlatModel(model, may_be_lean=is_lean)
+    )
     watch = DeviceWatch()
     logits = run_chunks_and_trees(runner, watch)
     cache = SequenceCache(KVPool(1))
@@ -113,7 +118,7 @@ def test_a_round_of_chains_fetches_token_ids_alone(monkeypatch):
         return fetched(tensor)
 
     monkeypatch.setattr(apart_module, "download", recording)
-    draft = LeanLlama(random_model(LLAMA).to(AWAY))
+    draft = LeanDecoder(random_model(LLAMA).to(AWAY), is_fused=True)
     engine = Engine(
         TableModel(random_table(96, seed=1)),
         ApartChainDrafter(draft),

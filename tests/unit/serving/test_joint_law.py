@@ -24,6 +24,8 @@ from serving.engine.tree_drafter import TreeDrafter
 
 VOCABULARY = 4
 NUM_TOKENS = 3
+NUM_SEEDS = 60
+"""Texts that are compared one by one."""
 START = 0
 TARGET = random_table(VOCABULARY, seed=1)
 DRAFTS = {
@@ -79,6 +81,22 @@ def sample(
     return [texts[str(seed)] for seed in seeds]
 
 
+_plain: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+
+
+def plain_texts(
+    key: tuple[str, str],
+    params: SamplingParams,
+    grammar: Grammar | None = None,
+    eos_ids: frozenset[int] = frozenset(),
+) -> list[tuple[int, ...]]:
+    """Return the texts of plain decoding, made once for every drafter that is compared."""
+    if key not in _plain:
+        engine = make_engine(None, 1, eos_ids=eos_ids)
+        _plain[key] = sample(engine, params, range(NUM_SEEDS), grammar)
+    return _plain[key]
+
+
 def exact_law(params: SamplingParams) -> dict[tuple[int, ...], float]:
     table = distribution(TARGET, params)
     law = {}
@@ -105,7 +123,7 @@ def check_law(runs: list[tuple[int, ...]], law: dict[tuple[int, ...], float]) ->
     assert chisquare(observed, expected).pvalue > 0.001
 
 
-@pytest.mark.parametrize("num_runs", [2_500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_runs", [800, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("draft", DRAFTS)
 @pytest.mark.parametrize(
     "settings",
@@ -152,16 +170,25 @@ def test_a_seeded_request_repeats_whatever_runs_beside_it():
 PENALISED = {"temperature": 1.1, "repetition_penalty": 1.4, "frequency_penalty": 0.3}
 
 
-@pytest.mark.parametrize("make", [ChainDrafter, heads_chain])
-@pytest.mark.parametrize("draft", ["none", "perfect", "random"])
-def test_a_chain_of_penalised_logits_follows_the_joint_law(draft, make):
+@pytest.mark.parametrize("num_runs", [800, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("draft", "make"),
+    [
+        ("none", ChainDrafter),
+        ("perfect", ChainDrafter),
+        ("random", ChainDrafter),
+        ("perfect", heads_chain),
+        ("random", heads_chain),
+    ],
+)
+def test_a_chain_of_penalised_logits_follows_the_joint_law(draft, make, num_runs):
     """Drafted and plain decoding follow one law with penalties, which both models' rows see."""
     params = SamplingParams(max_tokens=NUM_TOKENS, **PENALISED)
     law = Toy(TARGET, TARGET, params, prompt=(START,)).law(NUM_TOKENS)
-    check_law(sample(make_engine(DRAFTS[draft], 2, make), params, range(2_500)), law)
+    check_law(sample(make_engine(DRAFTS[draft], 2, make), params, range(num_runs)), law)
 
 
-@pytest.mark.parametrize("num_runs", [1_500, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_runs", [800, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("draft", ["perfect", "random", "opposite"])
 @pytest.mark.parametrize("settings", [{"temperature": 0.3}, {"top_p": 0.8}], ids=str)
 def test_a_heads_chain_follows_the_joint_law(draft, settings, num_runs):
@@ -182,16 +209,17 @@ CONSTRAINED = [
 ]
 
 
+@pytest.mark.parametrize("num_runs", [800, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("settings", CONSTRAINED, ids=str)
 @pytest.mark.parametrize("draft", ["none", "random"])
-def test_constrained_texts_follow_the_joint_law(draft, settings):
+def test_constrained_texts_follow_the_joint_law(draft, settings, num_runs):
     """Drafted and plain decoding follow one law under a grammar, and end where it ends."""
     params = SamplingParams(max_tokens=NUM_TOKENS, **settings)
     toy = Toy(TARGET, TARGET, params, prompt=(START,), end_ids=(END,), automaton=AUTOMATON)
     law = toy.law(NUM_TOKENS)
     assert {len(text) for text in law} <= {2, 3}
     engine = make_engine(DRAFTS[draft], 3, eos_ids=frozenset({END}))
-    check_law(sample(engine, params, range(2_500), ToyGrammar(AUTOMATON, VOCABULARY)), law)
+    check_law(sample(engine, params, range(num_runs), ToyGrammar(AUTOMATON, VOCABULARY)), law)
 
 
 @pytest.mark.parametrize("settings", [*CONSTRAINED, {"temperature": 0}], ids=str)
@@ -200,10 +228,10 @@ def test_drafts_leave_a_constrained_text_as_it_is_without_them(name, settings):
     """Greedy and sampled, any draft gives plain decoding's tokens under a grammar."""
     params = SamplingParams(max_tokens=9, **settings)
     grammar, ends = ToyGrammar(AUTOMATON, VOCABULARY), frozenset({END})
-    plain = sample(make_engine(None, 1, eos_ids=ends), params, range(200), grammar)
+    plain = plain_texts(("grammar", str(settings)), params, grammar, ends)
     for draft in ("perfect", "random"):
         engine = make_engine(DRAFTS[draft], 3, DRAFTERS_OF_EACH_KIND[name], eos_ids=ends)
-        assert sample(engine, params, range(200), grammar) == plain
+        assert sample(engine, params, range(NUM_SEEDS), grammar) == plain
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 1.0}, {"top_p": 0.8}, PENALISED], ids=str)
@@ -211,10 +239,10 @@ def test_drafts_leave_a_constrained_text_as_it_is_without_them(name, settings):
 def test_drafts_leave_a_seeded_text_as_it_is_without_them(name, settings):
     """Any draft gives the very tokens of plain decoding, and so their law."""
     params = SamplingParams(max_tokens=12, **settings)
-    plain = sample(make_engine(None, 1), params, range(200))
+    plain = plain_texts(("free", str(settings)), params)
     for draft in ("perfect", "random"):
         engine = make_engine(DRAFTS[draft], 3, DRAFTERS_OF_EACH_KIND[name])
-        assert sample(engine, params, range(200)) == plain
+        assert sample(engine, params, range(NUM_SEEDS)) == plain
         assert engine.counters.accepted_tokens > 0
 
 

@@ -1,5 +1,9 @@
 """Drafts made while the target verifies: no token changes, nothing is lost, nothing is left behind."""
 
+import logging
+import threading
+import time
+
 import pytest
 from toy_head import TableHead
 from toy_model import TableModel, random_table
@@ -15,9 +19,9 @@ from serving.engine.sequence import GenerationRequest
 TARGET = random_table(12, seed=1)
 DRAFT = TARGET + random_table(12, seed=2, scale=0.5)
 MAKERS = {
-    "chain": lambda: ChainDrafter(TableModel(DRAFT)),
-    "head": lambda: HeadChainDrafter(TableHead(DRAFT), most_rows=20000),
-    "apart": lambda: ApartChainDrafter(TableModel(DRAFT)),
+    "model": lambda table: ChainDrafter(table(TableModel)),
+    "apart": lambda table: ApartChainDrafter(table(TableModel)),
+    "head": lambda table: HeadChainDrafter(table(TableHead), most_rows=20000),
 }
 SETTINGS = {
     "greedy": {"temperature": 0.0},
@@ -25,85 +29,213 @@ SETTINGS = {
     "penalised": {"temperature": 0.9, "repetition_penalty": 1.2},
     "with an end": {"temperature": 0.0, "stop_token_ids": (5,)},
 }
+THREAD = "pre-draft"
+
+
+def plain_draft(kind):
+    return kind(DRAFT)
+
+
+def slow_draft(kind):
+    """Return a draft that stands still in the thread after two forwards until it is stopped."""
+
+    class Slow(kind):
+        num_ahead = 0
+        fails = False
+
+        def is_stopped(self):
+            return False
+
+        def _work(self):
+            if not threading.current_thread().name.startswith(THREAD):
+                self.num_ahead = 0
+                return
+            if self.fails:
+                raise RuntimeError("out of memory")
+            self.num_ahead += 1
+            if self.num_ahead == 3:
+                self.is_waiting.set()
+                while not self.is_stopped():
+                    time.sleep(0.0005)
+
+        def forward(self, batch, ids_T=None):
+            self._work()
+            return super().forward(batch, ids_T)
+
+        def prefill(self, batch):
+            self._work()
+            return super().prefill(batch)
+
+        def step(self, batch):
+            self._work()
+            return super().step(batch)
+
+    made = Slow(DRAFT)
+    made.is_waiting = threading.Event()
+    return made
 
 
 class WaitingTarget(TableModel):
-    """A target that takes so long that drafts ahead are done; every call is the same work."""
+    """A target that verifies for as long as `wait` says."""
 
-    def __init__(self, logits, wait=lambda: None):
-        super().__init__(logits)
+    def __init__(self, wait):
+        super().__init__(TARGET)
         self._wait = wait
 
     def forward(self, batch, ids_T=None):
         self._wait()
         return super().forward(batch, ids_T)
 
-    def forward_with_features(self, batch):
-        self._wait()
-        return super().forward_with_features(batch)
 
-
-def make_engine(drafter, *, target=None, num_drafts=4, kv_tokens=20000):
+def make_engine(drafter, *, wait=lambda: None, kv_tokens=20000):
     return Engine(
-        target or TableModel(TARGET),
+        WaitingTarget(wait),
         drafter,
-        num_draft_tokens=num_drafts,
+        num_draft_tokens=4,
         limits=EngineLimits(kv_bytes=kv_tokens, max_sequences=8, max_waiting=20),
         eos_ids=frozenset(),
     )
 
 
-def request(name, settings, max_tokens=90):
+def request(name, settings=SETTINGS["greedy"], max_tokens=90):
     params = SamplingParams(max_tokens=max_tokens, **settings)
     return GenerationRequest(str(name), (1, 2 + int(name)), params, seed=int(name))
 
 
-def texts(engine, settings, count):
-    for index in range(count):
-        engine.add(request(index, settings, 90 + index))
+def finish(engine):
     found = {}
     while engine.has_work:
         for output in engine.step():
             found[output.request_id] = found.get(output.request_id, ()) + output.tokens
     engine.check_idle()
+    engine.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith(THREAD)]
     return found
 
 
-def wait_for(drafter):
-    """Return a wait until the drafts ahead are made."""
+def texts(engine, settings=SETTINGS["greedy"], count=1):
+    for index in range(count):
+        engine.add(request(index, settings, 50 + index))
+    return finish(engine)
 
-    def wait():
-        if drafter._work is not None:
-            drafter._work.exception()
 
-    return wait
+def patient(drafter):
+    """Return an engine whose target verifies until everything ahead is drafted."""
+    return make_engine(drafter, wait=drafter.wait)
 
 
 @pytest.mark.parametrize("count", [1, 8])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_the_text_is_the_one_without(make, settings, count):
-    """Alone and in a batch, whatever was ready in time."""
-    plain = texts(make_engine(None), settings, count)
-    ahead = PreDrafter(make(), least_chance=0.0)
-    engine = make_engine(ahead, target=WaitingTarget(TARGET, wait_for(ahead)))
-    assert texts(engine, settings, count) == plain
-    ahead.close()
-    reads_history = "repetition_penalty" in settings
-    assert (ahead.counts.used == 0) == reads_history
+def test_text_and_drafts_are_those_without(make, settings, count):
+    """What is ready is what would be drafted: every round drafts and accepts as without."""
+    usual = make_engine(make(plain_draft))
+    expected = texts(usual, settings, count)
+    ahead = PreDrafter(make(plain_draft), least_chance=0.0)
+    engine = patient(ahead)
+    assert texts(engine, settings, count) == expected == texts(make_engine(None), settings, count)
+    assert engine.counters == usual.counters
+    assert ahead.counts.late == 0
+    if "repetition_penalty" in settings:
+        assert ahead.counts.texts == 0
+    else:
+        assert ahead.counts.used > 0.3 * ahead.counts.asked > 0
+        assert 0 < ahead.counts.used_tokens < ahead.counts.tokens
+
+
+@pytest.mark.parametrize("settings", [SETTINGS["greedy"], SETTINGS["sampled"]])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_chain_cut_short_is_drafted_on(make, settings):
+    """Where verification ends first, the rest of each chain is drafted afterwards, the same."""
+    usual = make_engine(make(plain_draft))
+    expected = texts(usual, settings, 3)
+    drafts = []
+    ahead = PreDrafter(
+        make(lambda kind: drafts.append(slow_draft(kind)) or drafts[0]), least_chance=0.0
+    )
+    drafts[0].is_stopped = ahead.drafter.is_stopped
+
+    def wait():
+        while ahead.is_working and not drafts[0].is_waiting.wait(0.001):
+            pass
+        drafts[0].is_waiting.clear()
+
+    engine = make_engine(ahead, wait=wait)
+    assert texts(engine, settings, 3) == expected
+    assert engine.counters == usual.counters
+    assert ahead.counts.late > 0
+    assert ahead.counts.used > 0
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_an_error_ends_drafting_ahead_and_nothing_else(make, caplog):
+    """The first failure is logged and counted; the texts go on with drafts made in time."""
+    drafts = []
+    ahead = PreDrafter(
+        make(lambda kind: drafts.append(slow_draft(kind)) or drafts[0]), least_chance=0.0
+    )
+    drafts[0].fails = True
+    engine = make_engine(ahead)
+    with caplog.at_level(logging.ERROR):
+        assert texts(engine, count=3) == texts(make_engine(None), count=3)
+    assert ahead.counts.failures == 1
+    assert not ahead.is_on
+    assert "pre-drafting failed" in caplog.text
     assert engine.counters.accepted_tokens > 0
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-@pytest.mark.parametrize("settings", [SETTINGS["greedy"], SETTINGS["sampled"]])
-def test_drafts_are_the_ones_made_without(make, settings):
-    """What is ready is what would be drafted: the counts of every round are the same."""
-    usual = make_engine(make())
-    texts(usual, settings, 3)
-    ahead = PreDrafter(make(), least_chance=0.0)
-    engine = make_engine(ahead, target=WaitingTarget(TARGET, wait_for(ahead)))
-    texts(engine, settings, 3)
-    ahead.close()
-    assert engine.counters == usual.counters
-    assert ahead.counts.used > 0.3 * ahead.counts.asked
-    assert ahead.counts.late == 0
+def test_aborted_texts_give_back_what_was_drafted_ahead(make):
+    """A request that leaves between two steps frees its memory at once; others are not touched."""
+    ahead = PreDrafter(make(plain_draft), least_chance=0.0)
+    engine = patient(ahead)
+    for index in range(4):
+        engine.add(request(index))
+    for _ in range(6):
+        engine.step()
+    for index in range(3):
+        engine.abort(str(index))
+    rest = finish(engine)["3"]
+    alone = make_engine(None)
+    alone.add(request(3))
+    assert finish(alone)["3"][-len(rest) :] == rest
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_texts_are_preempted_with_what_was_drafted_ahead(make):
+    """Where memory lacks, drafts ahead are left out and counted, and texts stay what they are."""
+    settings = SETTINGS["sampled"]
+    ahead = PreDrafter(make(plain_draft), least_chance=0.0)
+    ahead_engine = make_engine(ahead, wait=ahead.wait, kv_tokens=256)
+    assert texts(ahead_engine, settings, 8) == texts(make_engine(None), settings, 8)
+    if not isinstance(ahead.drafter, HeadChainDrafter):
+        assert ahead.counts.without_room > 0
+
+
+def test_an_engine_that_fails_leaves_no_thread():
+    """A target that breaks while drafts are made ahead breaks the step; closing ends the thread."""
+    ahead = PreDrafter(ChainDrafter(TableModel(DRAFT)), least_chance=0.0)
+    broken = []
+
+    def wait():
+        ahead.wait()
+        if ahead.counts.texts:
+            broken.append(1)
+            raise RuntimeError("broken")
+
+    engine = make_engine(ahead, wait=wait)
+    engine.add(request(0))
+    with pytest.raises(RuntimeError, match="broken"):
+        finish(engine)
+    engine.abort("0")
+    engine.check_idle()
+    engine.close()
+    assert broken
+    assert not [t for t in threading.enumerate() if t.name.startswith(THREAD)]
+
+
+def test_unlikely_outcomes_are_not_drafted_behind():
+    """Where it is too unlikely that everyone's draft will be ready, nobody's is made."""
+    ahead = PreDrafter(ChainDrafter(TableModel(DRAFT)), least_chance=0.9)
+    assert texts(patient(ahead), count=8) == texts(make_engine(None), count=8)
+    assert ahead.counts.texts == 0
