@@ -104,6 +104,14 @@ class Server(AbstractContextManager["Server"]):
         """Process id of the command."""
         return self._process.pid
 
+    def wait(self, timeout_seconds: float) -> int:
+        """Return the exit code of the command, once it has ended by itself.
+
+        Raises:
+            subprocess.TimeoutExpired: If it does not in time.
+        """
+        return self._process.wait(timeout_seconds)
+
     def wait_for_url(self, timeout_seconds: float) -> str:
         """Return the address the command says it listens on.
 
