@@ -129,9 +129,8 @@ class _Endpoint:
 
     async def version(self) -> Response:
         facts = self._engine.facts
-        return JSONResponse(
-            {"version": version("motley"), "engine": facts.name, "guarantee": facts.guarantee}
-        )
+        about = {"engine": facts.name, "guarantee": facts.guarantee, **facts.details}
+        return JSONResponse({"version": version("motley"), **about})
 
     async def _generate(self, request: Request, body: GenerateBody) -> Response:
         prepared = await self._service.prepare(body, request.state.request_id)

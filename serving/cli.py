@@ -11,6 +11,15 @@ from serving.errors import ModelError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+_ENGINES = ("motley", "emulated")
+
+_EngineOption = Annotated[
+    str,
+    typer.Option(
+        help="What runs the model: motley (these options), or emulated, which has the planner's "
+        "timing for a named device and no model; `motley serve --engine emulated --help` has its options."
+    ),
+]
 _DraftOption = Annotated[
     str | None,
     typer.Option(
@@ -78,7 +87,24 @@ def run(arguments: list[str]) -> None:
 
         train_draft(arguments[1:])
         return
+    engine, others = take_engine(arguments)
+    if engine == "emulated":
+        from serving.emulated.cli import app as emulated
+
+        run_app(emulated, others, name="motley serve --engine emulated")
+        return
     run_app(app, arguments, name="motley serve")
+
+
+def take_engine(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the engine that the words name, if any, and the other words: each has its own options."""
+    for place, word in enumerate(arguments):
+        flag, equals, value = word.partition("=")
+        if flag == "--engine" and equals:
+            return value, arguments[:place] + arguments[place + 1 :]
+        if flag == "--engine" and place + 1 < len(arguments):
+            return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
+    return None, arguments
 
 
 @app.command(
@@ -87,6 +113,7 @@ def run(arguments: list[str]) -> None:
 )
 def serve(
     model: Annotated[str, typer.Argument(help="Local folder or hub id of the model to serve.")],
+    engine: _EngineOption = "motley",
     draft: _DraftOption = None,
     target_device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     draft_device: Annotated[
@@ -114,6 +141,8 @@ def serve(
     verbose: Annotated[bool, typer.Option(help="Log every step.")] = False,
 ) -> None:
     """Serve MODEL over OpenAI's API, drafting on one device and verifying on another."""
+    if engine != "motley":
+        raise typer.BadParameter(f"--engine {engine!r} is none; write {', '.join(_ENGINES)}")
     configure_logging(verbose=verbose)
     config = _config(
         model=model,

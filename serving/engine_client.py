@@ -1,7 +1,7 @@
 """What the endpoint knows of an engine, wherever that runs: a thread, a process, another server."""
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,8 @@ class EngineFacts:
     """How exactly greedy output is the target's own, as the start-up test found."""
     name: str = "motley"
     """What `/version` calls the engine."""
+    details: Mapping[str, object] = field(default_factory=dict)
+    """What `/version` says beside that."""
 
 
 class EngineClient(Protocol):

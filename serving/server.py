@@ -1,17 +1,13 @@
 """Builds the engine a configuration asks for and serves it until told to stop."""
 
 import logging
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import uvicorn
-from fastapi import FastAPI
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from planner import listening
 from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
@@ -31,16 +27,15 @@ from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
 from serving.engine.packing import packed_linears
 from serving.engine.tree_drafter import TreeDrafter
-from serving.errors import AddressError, ModelError
+from serving.errors import ModelError
 from serving.gpu_memory import find_offload
+from serving.http_server import bind, run_until_stopped
 from serving.runner import EngineRunner
 
 logger = logging.getLogger(__name__)
 
 _MAX_PREFILL_ROWS = 512
 """Prompt tokens of one step."""
-_DRAIN_SECONDS = 10
-"""Time running answers have to end after the signal to stop."""
 
 
 def serve(config: ServeConfig, adapters: dict[str, Path]) -> None:
@@ -58,7 +53,7 @@ def serve(config: ServeConfig, adapters: dict[str, Path]) -> None:
     # Both libraries tell of each retry in paragraphs; our one line says what failed.
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    with _bind(config.host, config.port) as listener:
+    with bind(config.host, config.port) as listener:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         engine, tokenizer = build_engine(config)
@@ -75,7 +70,7 @@ def serve(config: ServeConfig, adapters: dict[str, Path]) -> None:
             vocabulary_size=min(len(tokenizer), engine.vocabulary_size),
         )
         try:
-            _run_until_stopped(build_app(service, runner), listener)
+            run_until_stopped(build_app(service, runner), listener)
         finally:
             runner.stop()
 
@@ -87,7 +82,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         ModelError: If one cannot be loaded or draft and target do not share a vocabulary.
     """
     target, guarantee = _load_target(config)
-    tokenizer = _load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model)
     device = draft_device(config, target, _draft_loader(config))
     drafter = _make_drafter(config, tokenizer, target, device)
     limits = EngineLimits(
@@ -202,7 +197,12 @@ def _attention_checks(target: FlatModel) -> dict[str, Callable[[], bool]]:
     return checks
 
 
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a local folder or hub id.
+
+    Raises:
+        ModelError: If it cannot be loaded, or has no fast form.
+    """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
@@ -216,7 +216,7 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def _check_pair(config: ServeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     assert config.draft is not None, "called with a draft"
     # Embeddings may be padded to different widths; the tokenizer is what must be shared.
-    if _load_tokenizer(config.draft).get_vocab() != tokenizer.get_vocab():
+    if load_tokenizer(config.draft).get_vocab() != tokenizer.get_vocab():
         raise ModelError(
             f"{config.draft}: its tokenizer differs from the target's; name a draft that shares it"
         )
@@ -229,19 +229,3 @@ def _eos_ids(target: FlatModel) -> frozenset[int]:
     if ids is None:
         return frozenset()
     return frozenset([ids] if isinstance(ids, int) else ids)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        return listening.bind(host, port)
-    except OSError as error:
-        raise AddressError(
-            f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port"
-        ) from None
-
-
-def _run_until_stopped(app: FastAPI, listener: socket.socket) -> None:
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=_DRAIN_SECONDS
-    )
-    listening.GracefulServer(config).run(sockets=[listener])
