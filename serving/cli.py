@@ -1,23 +1,23 @@
 """`motley serve`: an OpenAI endpoint over one model."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from planner.console import configure_logging, run_app
 from serving.config import ServeConfig
-from serving.errors import ModelError
+from serving.words import adapter_of, default_name, kv_bytes_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_ENGINES = ("motley", "emulated")
+_ENGINES = ("motley", "vllm", "emulated")
 
 _EngineOption = Annotated[
     str,
     typer.Option(
-        help="What runs the model: motley (these options), or emulated, which has the planner's "
-        "timing for a named device and no model; `motley serve --engine emulated --help` has its options."
+        help="What runs the model: motley (these options); vllm, launched and watched in its own "
+        "environment; or emulated: the planner's timing for a named device, no model. `motley serve "
+        "--engine vllm --help` has that engine's options."
     ),
 ]
 _DraftOption = Annotated[
@@ -93,6 +93,11 @@ def run(arguments: list[str]) -> None:
 
         run_app(emulated, others, name="motley serve --engine emulated")
         return
+    if engine == "vllm":
+        from serving.vllm_engine.cli import app as vllm
+
+        run_app(vllm, others, name="motley serve --engine vllm")
+        return
     run_app(app, arguments, name="motley serve")
 
 
@@ -157,34 +162,29 @@ def serve(
         target_gpu_layers=_layer_count(target_gpu_layers),
         target_gpu_device=target_gpu_device,
         target_gpu_dtype=target_gpu_dtype,
-        served_model_name=served_model_name or _default_name(model),
+        served_model_name=served_model_name or default_name(model),
         host=host,
         port=port,
         threads=threads,
-        kv_bytes=kv_memory,
+        kv_bytes=kv_bytes_of(kv_memory),
         max_sequences=max_sequences,
         max_waiting=max_waiting,
     )
-    adapters = dict(_adapter(word) for word in adapter or [])
+    adapters = dict(adapter_of(word) for word in adapter or [])
     from serving.server import serve as serve_forever
 
     serve_forever(config, adapters)
 
 
 def _config(**fields: object) -> ServeConfig:
-    from pydantic import ByteSize, TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     from planner.documents import describe
 
     try:
-        kv_bytes = TypeAdapter(ByteSize).validate_python(fields["kv_bytes"])
-    except ValidationError:
-        raise typer.BadParameter(
-            f"--kv-memory {fields['kv_bytes']!r} is no size; write for example 2GiB"
-        ) from None
-    try:
-        given = {name: value for name, value in fields.items() if value is not None}
-        return ServeConfig.model_validate(given | {"kv_bytes": int(kv_bytes)})
+        return ServeConfig.model_validate(
+            {name: value for name, value in fields.items() if value is not None}
+        )
     except ValidationError as error:
         raise typer.BadParameter(describe(error)) from None
 
@@ -212,14 +212,3 @@ def _layer_count(word: str) -> int | str:
             f"--target-gpu-layers {word!r} is no number of layers; write a number or auto"
         )
     return word if word == "auto" else int(word)
-
-
-def _default_name(model: str) -> str:
-    return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-def _adapter(word: str) -> tuple[str, Path]:
-    name, equals, folder = word.partition("=")
-    if not (name and equals and folder):
-        raise ModelError(f"--adapter {word!r} is not NAME=FOLDER; write for example med=./adapter")
-    return name, Path(folder)

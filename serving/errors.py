@@ -4,6 +4,7 @@ ServingError
 ├── ModelError              a model or adapter folder that cannot be loaded
 │   └── AdapterError        an adapter that does not fit the base model
 ├── AddressError            the address to listen on cannot be had
+├── SetupError              an engine's own environment that cannot be made or used
 ├── RequestError            a request that cannot be served as asked
 │   ├── ContextLengthError  prompt and answer do not fit the context or the KV memory
 │   ├── UnsupportedError    a field whose meaning this endpoint does not have
@@ -34,6 +35,10 @@ class AdapterError(ModelError):
 
 class AddressError(ServingError):
     """The address to listen on is taken or not ours."""
+
+
+class SetupError(ServingError):
+    """An engine's own environment cannot be made or used."""
 
 
 class RequestError(ServingError):
@@ -83,6 +88,7 @@ HTTP_ERRORS: dict[type[ServingError], tuple[int, str]] = {
     ModelError: (400, "BadRequestError"),
     AdapterError: (400, "BadRequestError"),
     AddressError: (500, "InternalServerError"),
+    SetupError: (500, "InternalServerError"),
     RequestError: (400, "BadRequestError"),
     ContextLengthError: (400, "BadRequestError"),
     UnsupportedError: (400, "BadRequestError"),

@@ -26,9 +26,14 @@ def bind(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def run_until_stopped(app: ASGIApp, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM, then let running answers end."""
+def make_server(app: ASGIApp) -> listening.GracefulServer:
+    """Return a server that lets running answers end when it is told to stop."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=_DRAIN_SECONDS
     )
-    listening.GracefulServer(config).run(sockets=[listener])
+    return listening.GracefulServer(config)
+
+
+def run_until_stopped(app: ASGIApp, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM, then let running answers end."""
+    make_server(app).run(sockets=[listener])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import motley
 from planner.demo.processes import Server, motley_command
 
 START_SECONDS = 120
@@ -50,3 +51,20 @@ def start_router(start, tmp_path) -> Callable[[list[str]], str]:
         return start("router", "route", str(file))[1]
 
     return start_one
+
+
+@pytest.fixture
+def adapter(repository, tiny_family, tmp_path):
+    """Return the folder of an adapter trained for two short rounds over three clients."""
+    job = yaml.safe_load((repository / "configs/finetune/three-clients.yaml").read_text())
+    job |= {
+        "model": str(tiny_family / "target"),
+        "output": str(tmp_path / "run"),
+        "rounds": 2,
+        "local_steps": 3,
+        "held_out_tokens": 512,
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    assert motley.main(["finetune", "run", str(path)]) == 0
+    return tmp_path / "run" / "adapter"

@@ -1,0 +1,109 @@
+"""`motley serve MODEL --engine vllm`: options of a supervised vLLM; words it does not know are vLLM's."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planner.console import configure_logging
+from serving.vllm_engine.config import VllmConfig
+from serving.words import adapter_of, default_name, kv_bytes_of
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_PythonOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="An interpreter that has vllm; default: an environment made once in ~/.cache/motley.",
+    ),
+]
+_PlanOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="plan.json whose row for MODEL gives the arguments."),
+]
+_DtypeOption = Annotated[
+    str | None, typer.Option(help="Weights: float32, bfloat16, float16, or fp8 while loading.")
+]
+_KvOption = Annotated[
+    str | None, typer.Option(help="Memory for keys and values; on a CPU whole GiB.")
+]
+_AdapterOption = Annotated[
+    list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
+]
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def serve(
+    model: Annotated[str, typer.Argument(help="Folder or hub id; with --plan, a model's name.")],
+    engine_arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[VLLM OPTIONS]", help="Further options, passed to vLLM as they are."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, gpu, or auto: as the machine has.")] = "auto",
+    python: _PythonOption = None,
+    plan: _PlanOption = None,
+    offer: Annotated[str | None, typer.Option(help="Which row of the plan.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Model that guesses ahead.")] = None,
+    drafter: Annotated[str | None, typer.Option(help="model, ngram or none.")] = None,
+    draft_tokens: Annotated[int, typer.Option(min=1, help="Guesses a round.")] = 4,
+    dtype: _DtypeOption = None,
+    tensor_parallel: Annotated[int | None, typer.Option(min=1, help="Devices a layer.")] = None,
+    max_sequences: Annotated[int | None, typer.Option(min=1, help="Requests at once.")] = None,
+    kv_memory: _KvOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Cores of a CPU build.")] = None,
+    adapter: _AdapterOption = None,
+    max_adapters: Annotated[int, typer.Option(min=0, help="Adapters in one batch.")] = 4,
+    max_adapter_rank: Annotated[int, typer.Option(help="Largest rank of one.")] = 64,
+    start_timeout: Annotated[float, typer.Option(help="Longest loading, seconds.")] = 1800,
+    served_model_name: Annotated[
+        str | None, typer.Option(help="Name clients ask for; default: the folder's or the id.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    verbose: Annotated[bool, typer.Option(help="Log what vLLM logs.")] = False,
+) -> None:
+    """Serve MODEL with vLLM in its own environment and process, restarted should it crash."""
+    configure_logging(verbose=verbose)
+    fields = {
+        "model": model,
+        "served_model_name": served_model_name or (model if plan else default_name(model)),
+        "device": device,
+        "python": python,
+        "plan": plan,
+        "offer": offer,
+        "draft": draft,
+        "drafter": drafter,
+        "draft_tokens": draft_tokens,
+        "weight_dtype": dtype,
+        "tensor_parallel": tensor_parallel,
+        "max_sequences": max_sequences,
+        "kv_bytes": None if kv_memory is None else kv_bytes_of(kv_memory),
+        "threads": threads,
+        "max_adapters": max_adapters,
+        "max_adapter_rank": max_adapter_rank,
+        "start_seconds": start_timeout,
+        "host": host,
+        "port": port,
+        "engine_arguments": tuple(engine_arguments or ()),
+    }
+    config = _validated({name: value for name, value in fields.items() if value is not None})
+    adapters = dict(adapter_of(word) for word in adapter or [])
+    if adapters and not max_adapters:
+        raise typer.BadParameter("--adapter needs --max-adapters of 1 or more; drop one of them")
+    from serving.vllm_engine.server import serve as serve_forever
+
+    serve_forever(config, adapters)
+
+
+def _validated(fields: dict[str, object]) -> VllmConfig:
+    from pydantic import ValidationError
+
+    from planner.documents import describe
+
+    try:
+        return VllmConfig.model_validate(fields)
+    except ValidationError as error:
+        raise typer.BadParameter(describe(error)) from None
