@@ -10,8 +10,6 @@ from serving.words import adapter_of, default_name, kv_bytes_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_ENGINES = ("motley", "vllm", "emulated")
-
 _EngineOption = Annotated[
     str,
     typer.Option(
@@ -89,16 +87,15 @@ def run(arguments: list[str]) -> None:
         return
     engine, others = take_engine(arguments)
     if engine == "emulated":
-        from serving.emulated.cli import app as emulated
-
-        run_app(emulated, others, name="motley serve --engine emulated")
+        from serving.emulated.cli import app as chosen
+    elif engine == "vllm":
+        from serving.vllm_engine.cli import app as chosen
+    elif engine in (None, "motley"):
+        run_app(app, others, name="motley serve")
         return
-    if engine == "vllm":
-        from serving.vllm_engine.cli import app as vllm
-
-        run_app(vllm, others, name="motley serve --engine vllm")
-        return
-    run_app(app, arguments, name="motley serve")
+    else:
+        raise typer.BadParameter(f"--engine {engine!r} is none; write motley, vllm or emulated")
+    run_app(chosen, others, name=f"motley serve --engine {engine}")
 
 
 def take_engine(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -146,8 +143,6 @@ def serve(
     verbose: Annotated[bool, typer.Option(help="Log every step.")] = False,
 ) -> None:
     """Serve MODEL over OpenAI's API, drafting on one device and verifying on another."""
-    if engine != "motley":
-        raise typer.BadParameter(f"--engine {engine!r} is none; write {', '.join(_ENGINES)}")
     configure_logging(verbose=verbose)
     config = _config(
         model=model,
