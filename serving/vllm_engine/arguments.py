@@ -92,12 +92,11 @@ def _row(plan: FleetPlan, config: VllmConfig) -> PlannedReplicas:
     if not rows:
         names = ", ".join(sorted({row.model for row in plan.replicas}))
         raise ModelError(f"{config.plan} plans no model {config.model!r}; it plans {names}")
-    if config.offer is not None:
-        rows = [row for row in rows if row.offer == config.offer] or rows
-    if len(rows) > 1 or config.offer not in (None, rows[0].offer):
+    named = [row for row in rows if config.offer in (None, row.offer)]
+    if len(named) != 1:
         offers = ", ".join(row.offer for row in rows)
         raise ModelError(f"{config.model} is planned on {offers}; name one of them with --offer")
-    return rows[0]
+    return named[0]
 
 
 def _speculation(config: VllmConfig) -> dict[str, object] | None:

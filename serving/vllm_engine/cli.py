@@ -23,10 +23,14 @@ _PlanOption = Annotated[
     typer.Option(metavar="FILE", help="plan.json whose row for MODEL gives the arguments."),
 ]
 _DtypeOption = Annotated[
-    str | None, typer.Option(help="Weights: float32, bfloat16, float16, or fp8 while loading.")
+    str | None,
+    typer.Option("--dtype", help="Weights: float32, bfloat16, float16, or fp8 while loading."),
 ]
 _KvOption = Annotated[
     str | None, typer.Option(help="Memory for keys and values; on a CPU whole GiB.")
+]
+_StartOption = Annotated[
+    float, typer.Option("--start-timeout", help="Longest that loading may take, in seconds.")
 ]
 _AdapterOption = Annotated[
     list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
@@ -49,7 +53,7 @@ def serve(
     draft: Annotated[str | None, typer.Option(help="Model that guesses ahead.")] = None,
     drafter: Annotated[str | None, typer.Option(help="model, ngram or none.")] = None,
     draft_tokens: Annotated[int, typer.Option(min=1, help="Guesses a round.")] = 4,
-    dtype: _DtypeOption = None,
+    weight_dtype: _DtypeOption = None,
     tensor_parallel: Annotated[int | None, typer.Option(min=1, help="Devices a layer.")] = None,
     max_sequences: Annotated[int | None, typer.Option(min=1, help="Requests at once.")] = None,
     kv_memory: _KvOption = None,
@@ -57,7 +61,7 @@ def serve(
     adapter: _AdapterOption = None,
     max_adapters: Annotated[int, typer.Option(min=0, help="Adapters in one batch.")] = 4,
     max_adapter_rank: Annotated[int, typer.Option(help="Largest rank of one.")] = 64,
-    start_timeout: Annotated[float, typer.Option(help="Longest loading, seconds.")] = 1800,
+    start_seconds: _StartOption = 1800,
     served_model_name: Annotated[
         str | None, typer.Option(help="Name clients ask for; default: the folder's or the id.")
     ] = None,
@@ -66,30 +70,11 @@ def serve(
     verbose: Annotated[bool, typer.Option(help="Log what vLLM logs.")] = False,
 ) -> None:
     """Serve MODEL with vLLM in its own environment and process, restarted should it crash."""
+    given = dict(locals())  # options are named as the configuration's fields
     configure_logging(verbose=verbose)
-    fields = {
-        "model": model,
-        "served_model_name": served_model_name or (model if plan else default_name(model)),
-        "device": device,
-        "python": python,
-        "plan": plan,
-        "offer": offer,
-        "draft": draft,
-        "drafter": drafter,
-        "draft_tokens": draft_tokens,
-        "weight_dtype": dtype,
-        "tensor_parallel": tensor_parallel,
-        "max_sequences": max_sequences,
-        "kv_bytes": None if kv_memory is None else kv_bytes_of(kv_memory),
-        "threads": threads,
-        "max_adapters": max_adapters,
-        "max_adapter_rank": max_adapter_rank,
-        "start_seconds": start_timeout,
-        "host": host,
-        "port": port,
-        "engine_arguments": tuple(engine_arguments or ()),
-    }
-    config = _validated({name: value for name, value in fields.items() if value is not None})
+    given["served_model_name"] = served_model_name or (model if plan else default_name(model))
+    given["kv_bytes"] = None if kv_memory is None else kv_bytes_of(kv_memory)
+    config = _validated(given)
     adapters = dict(adapter_of(word) for word in adapter or [])
     if adapters and not max_adapters:
         raise typer.BadParameter("--adapter needs --max-adapters of 1 or more; drop one of them")
@@ -98,11 +83,13 @@ def serve(
     serve_forever(config, adapters)
 
 
-def _validated(fields: dict[str, object]) -> VllmConfig:
+def _validated(given: dict[str, object]) -> VllmConfig:
+    """Return the configuration; what is None or no field of it is left out."""
     from pydantic import ValidationError
 
     from planner.documents import describe
 
+    fields = {name: given[name] for name in VllmConfig.model_fields if given.get(name) is not None}
     try:
         return VllmConfig.model_validate(fields)
     except ValidationError as error:
