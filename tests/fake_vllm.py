@@ -67,6 +67,8 @@ async def _pieces(request: Request, body: dict):
 
 async def _load(request: Request) -> Response:
     body = await request.json()
+    if request.headers.get("content-type") != "application/json":
+        return JSONResponse({"error": {"message": "Unsupported Media Type"}}, status_code=400)
     if body["lora_name"] == "bad":
         error = {"message": "rank 512 is too large", "code": 400}
         return JSONResponse({"error": error}, status_code=400)

@@ -81,8 +81,10 @@ class VllmUpstream:
         """
         try:
             timeout = aiohttp.ClientTimeout(total=_ADAPTER_SECONDS)
-            url = f"{_BASE}{path}"
-            async with self._session.post(url, json=dict(body), timeout=timeout) as response:
+            headers = {"content-type": "application/json"}  # no header is added by itself
+            async with self._session.post(
+                f"{_BASE}{path}", json=dict(body), headers=headers, timeout=timeout
+            ) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise UnavailableError(
