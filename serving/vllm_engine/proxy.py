@@ -197,7 +197,7 @@ def _answered(
 
 def _refusal(request: Request, error: ServingError) -> Response:
     status, body = error_body(error)
-    if status >= 500:
+    if status >= 500 and request.url.path != "/health":  # asked every second while loading
         logger.warning("request failed request_id=%s error=%s", request.state.request_id, error)
     return JSONResponse(body, status, {"Retry-After": "1"} if status in (429, 503) else None)
 
