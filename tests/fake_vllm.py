@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import sys
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -86,6 +87,9 @@ def main() -> None:
     behaviour, uds = os.environ.get("FAKE_VLLM", ""), sys.argv[sys.argv.index("--uds") + 1]
     if behaviour == "fail":
         os.write(1, b"INFO: loading\nValueError: no such model\nSee root cause above.\n")
+        sys.exit(1)
+    if Path(uds).exists():
+        os.write(1, b"OSError: [Errno 98] Address already in use\n")
         sys.exit(1)
     if behaviour == "hang":
         asyncio.run(asyncio.sleep(3600))

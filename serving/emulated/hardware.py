@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from planner.errors import PlannerError, UnknownNameError
 from planner.hardware.catalogue import Catalogue, load_catalogue
@@ -108,8 +109,8 @@ def find_sizes(name: str, catalogue: Catalogue) -> ModelSpec:
 
 
 def _beginning(word: str, names: Iterable[str]) -> list[str]:
-    """Return the hub ids whose last part begins with `word`; whole ids and paths have none."""
-    if "/" in word:
+    """Return the hub ids whose last part begins with `word`; whole ids and folders have none."""
+    if "/" in word or (Path(word) / "config.json").is_file():
         return []
     return [
         name for name in names if name.rpartition("/")[2].casefold().startswith(word.casefold())

