@@ -56,6 +56,7 @@ class AnswerService:
         tokenizer: PreTrainedTokenizerBase,
         *,
         model_name: str,
+        vocabulary_size: int | None = None,
     ) -> None:
         """Serve an engine as `model_name`.
 
@@ -63,10 +64,12 @@ class AnswerService:
             engine: Asked for what is generated.
             tokenizer: The model's.
             model_name: What clients ask for.
+            vocabulary_size: Ids a prompt may hold; None is what both tokenizer and model have.
         """
         self._engine = engine
         self._tokenizer = tokenizer
         self._model_name = model_name
+        self._vocabulary_size = vocabulary_size
         self._tokenizer_fault: str | None = None
 
     @property
@@ -219,7 +222,9 @@ class AnswerService:
         if not prompt:
             raise RequestError("prompt is empty; send at least one token", param="prompt")
         # An embedding may be padded beyond the tokenizer's ids, or a tokenizer hold unused ones.
-        num_ids = min(len(self._tokenizer), self._engine.facts.vocabulary_size)
+        num_ids = self._vocabulary_size or min(
+            len(self._tokenizer), self._engine.facts.vocabulary_size
+        )
         wrong = next((t for t in prompt if not 0 <= t < num_ids), None)
         if wrong is not None:
             raise RequestError(

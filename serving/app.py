@@ -1,52 +1,21 @@
 """The HTTP application: OpenAI's paths over an answer service."""
 
-import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from importlib.metadata import version
-from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ValidationError
-from starlette.exceptions import HTTPException
 
-from planner.documents import describe
 from serving.adapter_roots import AdapterRoots
 from serving.answers import AnswerService
-from serving.edge import SHUTTING_DOWN, EndpointEdge, Gate
+from serving.edge import Gate
 from serving.engine_client import EngineClient
-from serving.errors import (
-    MethodError,
-    NotFoundError,
-    RequestError,
-    ServingError,
-    TooLargeError,
-    UnavailableError,
-    error_body,
-    error_headers,
-)
+from serving.errors import NotFoundError
+from serving.http_requests import CLIENT_LEFT, read_body, while_wanted
 from serving.keys import KeyRing
-from serving.metrics import error_exposition
-from serving.openai_api import (
-    AdapterBody,
-    AdapterNameBody,
-    ChatBody,
-    CompletionBody,
-    GenerateBody,
-)
-
-MAX_BODY_BYTES = 8 << 20
-"""Largest request body taken."""
-
-CLIENT_LEFT = 499
-"""Status, for the log only, of an answer nobody waits for any more."""
-
-Body = TypeVar("Body", bound=BaseModel)
-Result = TypeVar("Result")
+from serving.openai_api import ChatBody, CompletionBody, GenerateBody
+from serving.operations import build_operations
 
 
 def build_app(
@@ -66,67 +35,37 @@ def build_app(
         roots: Where clients may have adapters loaded from; None everywhere.
         gate: Counts requests and sends new ones away while the endpoint drains.
     """
-    keys, roots, gate = keys or KeyRing(), roots or AdapterRoots(), gate or Gate()
-    app = FastAPI(title="Motley", docs_url=None, redoc_url=None)
-    endpoint = _Endpoint(service, engine, roots, gate)
+    app = build_operations(
+        engine,
+        service.model_name,
+        keys=keys,
+        roots=roots,
+        gate=gate,
+        openapi_url="/openapi.json",
+    )
+    endpoint = _Endpoint(service)
     for method, path, handler in (
         ("POST", "/v1/completions", endpoint.completions),
         ("POST", "/v1/chat/completions", endpoint.chat_completions),
         ("GET", "/v1/models", endpoint.models),
         ("GET", "/v1/models/{name:path}", endpoint.model),
-        ("POST", "/v1/load_lora_adapter", endpoint.load_adapter),
-        ("POST", "/v1/unload_lora_adapter", endpoint.unload_adapter),
-        ("GET", "/health", endpoint.health),
-        ("GET", "/metrics", endpoint.metrics),
-        ("GET", "/version", endpoint.version),
     ):
         app.add_api_route(path, handler, methods=[method], response_model=None)
-    _answer_failures(app, gate)
-    app.add_middleware(EndpointEdge, gate=gate, keys=keys)
     return app
-
-
-def _answer_failures(app: FastAPI, gate: Gate) -> None:
-    """Give every failure OpenAI's body; what is not foreseen here ends at the edge."""
-
-    async def own(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ServingError), "registered for this class"
-        return gate.refusal(error, request.state.request_id)
-
-    async def routing(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException), "registered for this class"
-        response = gate.refusal(_routing_error(error, request), request.state.request_id)
-        response.headers.update(error.headers or {})
-        return response
-
-    async def validation(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError), "registered for this class"
-        # Its own message would quote the value, which may be a text.
-        refused = RequestError("the request breaks the endpoint's schema; correct it")
-        return gate.refusal(refused, request.state.request_id)
-
-    app.add_exception_handler(ServingError, own)
-    app.add_exception_handler(HTTPException, routing)
-    app.add_exception_handler(RequestValidationError, validation)
 
 
 class _Endpoint:
     """The handlers, over one service."""
 
-    def __init__(
-        self, service: AnswerService, engine: EngineClient, roots: AdapterRoots, gate: Gate
-    ) -> None:
+    def __init__(self, service: AnswerService) -> None:
         self._service = service
-        self._engine = engine
-        self._roots = roots
-        self._gate = gate
         self._start_time = int(time.time())
 
     async def completions(self, request: Request) -> Response:
-        return await self._generate(request, await _read(request, CompletionBody))
+        return await self._generate(request, await read_body(request, CompletionBody))
 
     async def chat_completions(self, request: Request) -> Response:
-        return await self._generate(request, await _read(request, ChatBody))
+        return await self._generate(request, await read_body(request, ChatBody))
 
     async def models(self) -> Response:
         cards = [self._card(name) for name in self._service.model_names()]
@@ -141,49 +80,14 @@ class _Endpoint:
             )
         return JSONResponse(self._card(name))
 
-    async def load_adapter(self, request: Request) -> Response:
-        body = await _read(request, AdapterBody)
-        if body.lora_name == self._service.model_name:
-            raise RequestError(
-                f"lora_name {body.lora_name!r} is the base model's name; choose another",
-                param="lora_name",
-            )
-        await self._engine.load_adapter(body.lora_name, self._roots.resolve(body.lora_path))
-        return Response(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
-
-    async def unload_adapter(self, request: Request) -> Response:
-        body = await _read(request, AdapterNameBody)
-        await self._engine.unload_adapter(body.lora_name)
-        return Response(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
-
-    async def health(self) -> Response:
-        is_draining = self._gate.is_draining
-        problem = SHUTTING_DOWN if is_draining else self._engine.problem
-        if problem is None:
-            return Response(status_code=200)
-        # Not raised: a probe that learns the truth is no failed request.
-        status, body = error_body(UnavailableError(problem))
-        return JSONResponse(body, status, error_headers(UnavailableError(problem)))
-
-    async def metrics(self) -> Response:
-        name = self._service.model_name
-        content = await self._engine.metrics(name) + error_exposition(name, self._gate.errors)
-        return Response(content, media_type="text/plain; version=0.0.4")
-
-    async def version(self) -> Response:
-        facts = self._engine.facts
-        return JSONResponse(
-            {"version": version("motley"), "engine": facts.name, "guarantee": facts.guarantee}
-        )
-
     async def _generate(self, request: Request, body: GenerateBody) -> Response:
         prepared = await self._service.prepare(body, request.state.request_id)
         if not body.stream:
-            answer = await _while_wanted(request, self._service.answer(body, prepared))
+            answer = await while_wanted(request, self._service.answer(body, prepared))
             return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
         events = self._service.stream(body, prepared)
         # The first event decides the status: what is refused before it is no stream yet.
-        first = await _while_wanted(request, _first(events))
+        first = await while_wanted(request, _first(events))
         if first is None:
             return Response(status_code=CLIENT_LEFT)
         return StreamingResponse(_chain(first, events), media_type="text/event-stream")
@@ -199,26 +103,8 @@ class _Endpoint:
         }
 
 
-async def _while_wanted(request: Request, work: Coroutine[None, None, Result]) -> Result | None:
-    """Return the result of `work`, or abort it and return None when the client goes away first."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_disconnect(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        leaving.cancel()
-        working.cancel()
-        await asyncio.wait({working, leaving})
-
-
 async def _first(events: AsyncGenerator[str]) -> str:
     return await anext(events)
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _chain(first: str, events: AsyncGenerator[str]) -> AsyncGenerator[str]:
@@ -226,43 +112,3 @@ async def _chain(first: str, events: AsyncGenerator[str]) -> AsyncGenerator[str]
         yield first
         async for event in rest:
             yield event
-
-
-async def _read(request: Request, model: type[Body]) -> Body:
-    """Parse a JSON body.
-
-    Raises:
-        TooLargeError: Above the size limit.
-        RequestError: If it is no JSON object or breaks the schema.
-    """
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise TooLargeError(f"the body is above {MAX_BODY_BYTES} bytes; send a smaller one")
-        chunks.append(chunk)
-    raw = b"".join(chunks)
-    try:
-        content = json.loads(raw)
-        if b"\\ud" in raw or b"\\uD" in raw:
-            json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        reason = str(error)[:120]
-        raise RequestError(f"the body is not valid JSON ({reason}); correct it") from None
-    if not isinstance(content, dict):
-        raise RequestError(f"the body is a JSON {type(content).__name__}; send an object")
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        param = str(error.errors()[0]["loc"][0]) if error.errors()[0]["loc"] else None
-        raise RequestError(describe(error), param=param) from None
-
-
-def _routing_error(error: HTTPException, request: Request) -> ServingError:
-    """Return what the framework refused as one of our failures."""
-    path = request.url.path[:200]
-    if error.status_code == 404:
-        return NotFoundError(f"there is no path {path}; see /v1/models")
-    if error.status_code == 405:
-        return MethodError(f"{path} does not take {request.method}")
-    return RequestError(f"the request is malformed ({error.detail}); correct it"[:200])

@@ -1,17 +1,24 @@
 """`motley serve`: an OpenAI endpoint over one model."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from planner.console import configure_logging, run_app
+from serving import endpoint_options
 from serving.config import ServeConfig
-from serving.endpoint_config import EndpointConfig
-from serving.errors import ModelError
+from serving.words import adapter_of, default_name, kv_bytes_of, validated
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+_EngineOption = Annotated[
+    str,
+    typer.Option(
+        help="What runs the model: motley (these options); vllm, launched and watched in its own "
+        "environment; or emulated: the planner's timing for a named device, no model. `motley serve "
+        "--engine vllm --help` has that engine's options."
+    ),
+]
 _DraftOption = Annotated[
     str | None,
     typer.Option(
@@ -76,34 +83,6 @@ _GpuLayersOption = Annotated[
 _GpuDtypeOption = Annotated[
     str, typer.Option(help="Their weights: auto (the target's), float32, bfloat16 or float16.")
 ]
-_KeyFileOption = Annotated[
-    Path | None,
-    typer.Option(help="API keys, one a line; MOTLEY_API_KEYS (comma-separated) adds to them."),
-]
-_AdminKeyFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Keys that may load adapters too; MOTLEY_ADMIN_KEYS adds to them. Where any key is "
-        "set, loading adapters needs one of these."
-    ),
-]
-_TlsCertOption = Annotated[
-    Path | None, typer.Option(help="Certificate chain in PEM: HTTPS instead of HTTP.")
-]
-_TlsKeyOption = Annotated[Path | None, typer.Option(help="The certificate's key in PEM.")]
-_AdapterRootOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        help="Folder that clients may have adapters loaded from; repeatable. Default: any on "
-        "loopback, none on other addresses."
-    ),
-]
-_RequestTimeoutOption = Annotated[
-    float, typer.Option(help="Seconds a request may take, waiting included.")
-]
-_DrainTimeoutOption = Annotated[
-    float, typer.Option(help="Seconds running requests have after the signal to stop.")
-]
 _NoDraftOption = Annotated[
     bool, typer.Option("--no-draft", help="Ignore --draft; as --drafter none.")
 ]
@@ -121,7 +100,28 @@ def run(arguments: list[str]) -> None:
 
         train_draft(arguments[1:])
         return
-    run_app(app, arguments, name="motley serve")
+    engine, others = take_engine(arguments)
+    if engine == "emulated":
+        from serving.emulated.cli import app as chosen
+    elif engine == "vllm":
+        from serving.vllm_engine.cli import app as chosen
+    elif engine in (None, "motley"):
+        run_app(app, others, name="motley serve")
+        return
+    else:
+        raise typer.BadParameter(f"--engine {engine!r} is none; write motley, vllm or emulated")
+    run_app(chosen, others, name=f"motley serve --engine {engine}")
+
+
+def take_engine(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Return the engine that the words name, if any, and the other words: each has its own options."""
+    for place, word in enumerate(arguments):
+        flag, equals, value = word.partition("=")
+        if flag == "--engine" and equals:
+            return value, arguments[:place] + arguments[place + 1 :]
+        if flag == "--engine" and place + 1 < len(arguments):
+            return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
+    return None, arguments
 
 
 @app.command(
@@ -131,6 +131,7 @@ def run(arguments: list[str]) -> None:
 def serve(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Local folder or hub id of the model to serve.")],
+    engine: _EngineOption = "motley",
     draft: _DraftOption = None,
     target_device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     draft_device: Annotated[
@@ -162,13 +163,13 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=0, help="Requests that wait; one more gets 429.")
     ] = 256,
-    api_key_file: _KeyFileOption = None,
-    admin_key_file: _AdminKeyFileOption = None,
-    tls_cert: _TlsCertOption = None,
-    tls_key: _TlsKeyOption = None,
-    adapter_root: _AdapterRootOption = None,
-    request_timeout: _RequestTimeoutOption = 3600.0,
-    drain_timeout: _DrainTimeoutOption = 25.0,
+    api_key_file: endpoint_options.KeyFile = None,
+    admin_key_file: endpoint_options.AdminKeyFile = None,
+    tls_cert: endpoint_options.TlsCert = None,
+    tls_key: endpoint_options.TlsKey = None,
+    adapter_root: endpoint_options.AdapterRoot = None,
+    request_timeout: endpoint_options.RequestTimeout = 3600.0,
+    drain_timeout: endpoint_options.DrainTimeout = 25.0,
     verbose: Annotated[bool, typer.Option(help="Log every step.")] = False,
 ) -> None:
     """Serve MODEL, a local folder or a hub id, over OpenAI's API.
@@ -179,55 +180,22 @@ def serve(
     """
     configure_logging(verbose=verbose)
     config = _config(context.params)
-    endpoint = _endpoint(context.params)
-    adapters = dict(_adapter(word) for word in adapter or [])
+    endpoint = endpoint_options.endpoint_config(context.params)
+    adapters = dict(adapter_of(word) for word in adapter or [])
     from serving.start import serve as serve_forever
 
     serve_forever(config, adapters, endpoint, is_verbose=verbose)
 
 
-def _endpoint(options: dict[str, Any]) -> EndpointConfig:
-    from pydantic import ValidationError
-
-    from planner.documents import describe
-
-    try:
-        return EndpointConfig(
-            api_key_file=options["api_key_file"],
-            admin_key_file=options["admin_key_file"],
-            tls_cert=options["tls_cert"],
-            tls_key=options["tls_key"],
-            adapter_roots=tuple(options["adapter_root"] or ()),
-            request_timeout_seconds=options["request_timeout"],
-            drain_seconds=options["drain_timeout"],
-        )
-    except ValidationError as error:
-        raise typer.BadParameter(describe(error)) from None
-
-
 def _config(options: dict[str, Any]) -> ServeConfig:
-    from pydantic import ByteSize, TypeAdapter, ValidationError
-
-    from planner.documents import describe
-
     given = {name: options[name] for name in ServeConfig.model_fields if name in options}
     given["drafter"] = "none" if options["no_draft"] else options["drafter"]
     given["draft_tokens"] = _draft_tokens(options["draft_tokens"])
     given["draft_tree"] = _tree_shape(options["draft_tree"])
     given["target_gpu_layers"] = _layer_count(options["target_gpu_layers"])
-    given["served_model_name"] = options["served_model_name"] or _default_name(options["model"])
-    try:
-        given["kv_bytes"] = int(TypeAdapter(ByteSize).validate_python(options["kv_memory"]))
-    except ValidationError:
-        raise typer.BadParameter(
-            f"--kv-memory {options['kv_memory']!r} is no size; write for example 2GiB"
-        ) from None
-    try:
-        return ServeConfig.model_validate(
-            {name: value for name, value in given.items() if value is not None}
-        )
-    except ValidationError as error:
-        raise typer.BadParameter(describe(error)) from None
+    given["served_model_name"] = options["served_model_name"] or default_name(options["model"])
+    given["kv_bytes"] = kv_bytes_of(options["kv_memory"])
+    return validated(ServeConfig, given)
 
 
 def _draft_tokens(word: str) -> int | str:
@@ -253,14 +221,3 @@ def _layer_count(word: str) -> int | str:
             f"--target-gpu-layers {word!r} is no number of layers; write a number or auto"
         )
     return word if word == "auto" else int(word)
-
-
-def _default_name(model: str) -> str:
-    return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-def _adapter(word: str) -> tuple[str, Path]:
-    name, equals, folder = word.partition("=")
-    if not (name and equals and folder):
-        raise ModelError(f"--adapter {word!r} is not NAME=FOLDER; write for example med=./adapter")
-    return name, Path(folder)

@@ -13,7 +13,7 @@ from serving.app import build_app
 from serving.config import ServeConfig
 from serving.edge import Gate
 from serving.endpoint_config import EndpointConfig
-from serving.endpoint_server import EndpointServer
+from serving.endpoint_server import EndpointServer, serve_until_told
 from serving.engine_child import ConfiguredEngine, EngineChild
 from serving.engine_process import EngineProcess
 from serving.errors import ModelError
@@ -62,17 +62,7 @@ async def _serve(
         gate = Gate()
         app = build_app(service, engine, keys=keys, roots=roots, gate=gate)
         server = EndpointServer(app, gate, endpoint, end_requests=engine.stop)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        loading = asyncio.create_task(engine.wait_loaded())
-        await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
-        if loading.done() and loading.exception() is None:
-            server.announce_loaded()
-        elif loading.done():
-            server.should_exit = True
-        loading.cancel()
-        await serving
-        if not loading.cancelled():
-            await loading
+        await serve_until_told(server, listener, loading=engine.wait_loaded())
     finally:
         await engine.stop()
 

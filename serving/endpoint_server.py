@@ -1,11 +1,13 @@
 """The endpoint's HTTP server: answers while the engine loads, drains before it ends."""
 
+import asyncio
 import logging
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -84,6 +86,33 @@ class EndpointServer(listening.GracefulServer):
                 await self._end_requests()
             self.should_exit = is_late or not self._gate.num_running
         return await super().on_tick(counter)
+
+
+async def serve_until_told(
+    server: EndpointServer, listener: socket.socket, *, loading: Coroutine[Any, Any, None]
+) -> None:
+    """Answer on `listener` until the server is told to end, or the engine cannot be loaded.
+
+    Args:
+        server: Has not been started.
+        listener: Where clients come.
+        loading: Ends once the engine can be asked.
+
+    Raises:
+        ServingError: What `loading` raises.
+    """
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    loaded = asyncio.create_task(loading)
+    await asyncio.wait({serving, loaded}, return_when=asyncio.FIRST_COMPLETED)
+    if loaded.done() and loaded.exception() is None:
+        server.announce_loaded()
+    elif loaded.done():
+        server.should_exit = True
+    await serving
+    loaded.cancel()
+    await asyncio.wait({loaded})
+    if not loaded.cancelled():
+        await loaded
 
 
 def _uvicorn_config(app: ASGIApp, config: EndpointConfig) -> uvicorn.Config:

@@ -1,7 +1,7 @@
 """What the endpoint knows of an engine, wherever that runs: a thread, a process, another server."""
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -22,36 +22,31 @@ class EngineFacts:
     """How exactly greedy output is the target's own, as the start-up test found."""
     name: str = "motley"
     """What `/version` calls the engine."""
+    details: Mapping[str, object] = field(default_factory=dict)
+    """What `/version` says beside that."""
 
 
-class EngineClient(Protocol):
-    """An engine as the endpoint's event loop sees it; safe to call at any time of its life."""
+class OperatedEngine(Protocol):
+    """What operators, probes and routers ask of any engine, at any time of its life."""
 
     @property
     def problem(self) -> str | None:
         """Why requests cannot be served now (loading, restarting, draining); None where they can."""
 
-    @property
-    def facts(self) -> EngineFacts:
-        """What is fixed about the model.
+    async def probe(self) -> str | None:
+        """Return what `/health` is told: `problem`, or what asking the engine itself brings up."""
+        return self.problem
+
+    async def described(self) -> Mapping[str, object]:
+        """Return what `/version` says of it.
 
         Raises:
-            UnavailableError: While it has not been loaded yet.
+            UnavailableError: While that is not known yet.
         """
 
     @property
     def adapter_names(self) -> list[str]:
         """Loaded adapters, sorted."""
-
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationOutput]:
-        """Yield a request's outputs as they come; leaving the iterator aborts the request.
-
-        Raises:
-            RequestError: If the request cannot be served as asked.
-            OverloadedError: If the queue is full.
-            UnavailableError: If the engine cannot be reached now, or ends meanwhile.
-            EngineError: If the engine fails at this request.
-        """
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Load a LoRA folder between two steps.
@@ -70,3 +65,31 @@ class EngineClient(Protocol):
 
     async def metrics(self, model_name: str) -> bytes:
         """Return the engine's own counters in Prometheus's text format; empty while there is none."""
+
+
+class EngineClient(OperatedEngine, Protocol):
+    """An engine that takes tokens and gives tokens, as the endpoint's event loop sees it."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What is fixed about the model.
+
+        Raises:
+            UnavailableError: While it has not been loaded yet.
+        """
+
+    async def described(self) -> Mapping[str, object]:
+        """Return name, guarantee and details."""
+        facts = self.facts
+        return {"engine": facts.name, "guarantee": facts.guarantee, **facts.details}
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationOutput]:
+        """Yield a request's outputs as they come; leaving the iterator aborts the request.
+
+        Raises:
+            RequestError: If the request cannot be served as asked.
+            OverloadedError: If the queue is full.
+            SlowRequestError: If it takes longer than it may.
+            UnavailableError: If the engine cannot be reached now, or ends meanwhile.
+            EngineError: If the engine fails at this request.
+        """

@@ -6,12 +6,12 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from serving.engine.sequence import GenerationOutput, GenerationRequest
 from serving.engine_child import EngineChild
-from serving.engine_client import EngineFacts
+from serving.engine_client import EngineClient, EngineFacts
 from serving.engine_host import EngineBuilder
 from serving.engine_wire import (
     Abort,
@@ -29,6 +29,8 @@ from serving.engine_wire import (
 )
 from serving.errors import EngineError, ServingError, SlowRequestError, UnavailableError
 from serving.metrics import process_exposition
+from serving.supervision import Backoff, report_crash
+from serving.time_limit import start_timer
 
 logger = logging.getLogger(__name__)
 
@@ -36,27 +38,16 @@ _CALL_SECONDS = 600.0
 """Longest a call to the engine may take: an adapter of gigabytes from a slow disk."""
 _SCRAPE_SECONDS = 5.0
 
+RESTARTS = Backoff(first_seconds=0.5, most_seconds=60.0, steady_seconds=60.0)
+"""Waits between two processes."""
+
 _STOPPED = "the server is shutting down; retry elsewhere"
 
 _Stream = asyncio.Queue[GenerationOutput | ServingError]
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long to wait before each restart of an engine that keeps ending."""
-
-    first_seconds: float = 0.5
-    most_seconds: float = 60.0
-    steady_seconds: float = 60.0
-    """An engine that served this long begins anew with the first wait."""
-
-    def seconds(self, num_failures: int) -> float:
-        """Return the wait after the so-manieth end in a row, from 1: doubled each time."""
-        return min(self.most_seconds, self.first_seconds * 2.0 ** min(num_failures - 1, 30))
-
-
-class EngineProcess:
-    """An `EngineClient` over a child process, which is restarted whenever it ends by itself.
+class EngineProcess(EngineClient):
+    """An engine in a child process, which is restarted whenever it ends by itself.
 
     Belongs to one event loop. A request that runs while the process ends gets an
     `UnavailableError`: what it has already streamed cannot be taken back, so nothing is repeated.
@@ -69,7 +60,7 @@ class EngineProcess:
         adapters: Mapping[str, Path],
         request_timeout_seconds: float | None = None,
         child: EngineChild | None = None,
-        backoff: Backoff = Backoff(),
+        backoff: Backoff = RESTARTS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Remember what to start.
@@ -126,7 +117,7 @@ class EngineProcess:
         """Start the process and keep it running; returns at once."""
         self._loaded = asyncio.get_running_loop().create_future()
         self._supervision = asyncio.create_task(self._supervise())
-        self._supervision.add_done_callback(_report_crash)
+        self._supervision.add_done_callback(report_crash)
 
     async def wait_loaded(self) -> None:
         """Return once the model is loaded for the first time.
@@ -159,7 +150,7 @@ class EngineProcess:
         self._check_ready()
         name = request.request_id
         stream = self._streams[name] = asyncio.Queue()
-        timer = self._start_timer(stream)
+        timer = start_timer(stream, self._timeout_seconds)
         is_over = False
         try:
             source = None if request.grammar is None else request.grammar.source
@@ -208,16 +199,6 @@ class EngineProcess:
     def _check_ready(self) -> None:
         if self._problem is not None:
             raise UnavailableError(self._problem)
-
-    def _start_timer(self, stream: _Stream) -> asyncio.TimerHandle | None:
-        """Have a request that takes too long end with an error; costs nothing for each chunk."""
-        if self._timeout_seconds is None:
-            return None
-        error = SlowRequestError(
-            f"the request took longer than {self._timeout_seconds:g} seconds; ask for fewer tokens"
-        )
-        loop = asyncio.get_running_loop()
-        return loop.call_later(self._timeout_seconds, stream.put_nowait, error)
 
     async def _call(
         self, name: str, *arguments: object, timeout_seconds: float = _CALL_SECONDS
@@ -341,9 +322,3 @@ class EngineProcess:
         for waiting in self._calls.values():
             if not waiting.done():
                 waiting.set_exception(UnavailableError(reason))
-
-
-def _report_crash(supervision: asyncio.Task[None]) -> None:
-    # Only a bug ends it so; without this line nobody would learn why the engine stays away.
-    if not supervision.cancelled() and supervision.exception() is not None:
-        logger.critical("supervision of the engine ended", exc_info=supervision.exception())

@@ -5,6 +5,7 @@ ServingError
 │   └── AdapterError        an adapter that does not fit the base model
 ├── AddressError            the address to listen on cannot be had
 ├── KeyFileError            keys or certificates that cannot be used
+├── SetupError              an engine's own environment that cannot be made or used
 ├── RequestError            a request that cannot be served as asked
 │   ├── ContextLengthError  prompt and answer do not fit the context or the KV memory
 │   ├── UnsupportedError    a field whose meaning this endpoint does not have
@@ -42,6 +43,10 @@ class AddressError(ServingError):
 
 class KeyFileError(ServingError):
     """Keys or certificates cannot be read or used."""
+
+
+class SetupError(ServingError):
+    """An engine's own environment cannot be made or used."""
 
 
 class RequestError(ServingError):
@@ -104,6 +109,7 @@ HTTP_ERRORS: dict[type[ServingError], tuple[int, str]] = {
     AdapterError: (400, "BadRequestError"),
     AddressError: (500, "InternalServerError"),
     KeyFileError: (500, "InternalServerError"),
+    SetupError: (500, "InternalServerError"),
     RequestError: (400, "BadRequestError"),
     ContextLengthError: (400, "BadRequestError"),
     UnsupportedError: (400, "BadRequestError"),

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from serving.engine.engine import Engine
 from serving.engine.sequence import GenerationOutput, GenerationRequest
-from serving.engine_client import EngineFacts
+from serving.engine_client import EngineClient, EngineFacts
 from serving.engine_loop import EngineLoop
 from serving.errors import EngineError
 from serving.metrics import exposition
@@ -27,8 +27,8 @@ def engine_facts(engine: Engine) -> EngineFacts:
     )
 
 
-class EngineRunner:
-    """An `EngineClient` over a thread in which the engine steps; every call to it happens there.
+class EngineRunner(EngineClient):
+    """A thread in which the engine steps; every call to it happens there.
 
     `motley serve` gives the engine a process of its own instead (`engine_process.py`).
     """

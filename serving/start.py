@@ -43,13 +43,8 @@ def serve(
         raise ModelError(
             f"--adapter {config.served_model_name!r} is the model's own name; choose another"
         )
-    keys = KeyRing(
-        read_keys(endpoint.api_key_file, os.environ.get("MOTLEY_API_KEYS")),
-        read_keys(endpoint.admin_key_file, os.environ.get("MOTLEY_ADMIN_KEYS")),
-    )
-    if keys.is_open and not is_loopback(config.host):
-        logger.warning("no API key is asked for host=%s; consider --api-key-file", config.host)
-    with _bind(config.host, config.port) as listener:
+    keys = find_keys(endpoint, config.host)
+    with bind(config.host, config.port) as listener:
         # Before the imports below: they take as long as the engine's own, and both can run at once.
         child = EngineChild.start(
             ConfiguredEngine(config), adapters, needs_adapters=True, is_verbose=is_verbose
@@ -62,10 +57,30 @@ def serve(
             child.end()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on the address; port 0 takes a free one.
+
+    Raises:
+        AddressError: If the address is taken or not ours.
+    """
     try:
         return listening.bind(host, port)
     except OSError as error:
         raise AddressError(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port"
         ) from None
+
+
+def find_keys(endpoint: EndpointConfig, host: str) -> KeyRing:
+    """Return the keys of the files and of the environment; warn where strangers need none.
+
+    Raises:
+        KeyFileError: If they cannot be used.
+    """
+    keys = KeyRing(
+        read_keys(endpoint.api_key_file, os.environ.get("MOTLEY_API_KEYS")),
+        read_keys(endpoint.admin_key_file, os.environ.get("MOTLEY_ADMIN_KEYS")),
+    )
+    if keys.is_open and not is_loopback(host):
+        logger.warning("no API key is asked for host=%s; consider --api-key-file", host)
+    return keys

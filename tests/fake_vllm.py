@@ -1,0 +1,110 @@
+"""A stand-in for vLLM's server, run as its process: `python fake_vllm.py --uds PATH`.
+
+What it does at start is told by FAKE_VLLM: `fail` ends with an error, `hang` never gets
+ready.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+NUM_PIECES = 5
+adapters: dict[str, str] = {}
+aborted: list[str] = []
+
+
+async def _health(_request: Request) -> Response:
+    return Response(status_code=200)
+
+
+async def _version(_request: Request) -> Response:
+    return JSONResponse({"version": "9.9"})
+
+
+async def _metrics(_request: Request) -> Response:
+    return PlainTextResponse("# TYPE vllm:x gauge\nvllm:x 1\n")
+
+
+async def _models(_request: Request) -> Response:
+    return JSONResponse({"data": [{"id": name} for name in ["m", *sorted(adapters)]]})
+
+
+async def _aborted(_request: Request) -> Response:
+    return JSONResponse(aborted)
+
+
+async def _complete(request: Request) -> Response:
+    body = await request.json()
+    if body.get("crash"):
+        os.write(1, b"RuntimeError: the device is lost\n")
+        os._exit(3)
+    if not body.get("stream"):
+        about = {"request_id": request.headers.get("x-request-id"), "pid": os.getpid()}
+        return JSONResponse(about | {"model": body["model"], "query": request.url.query})
+    return StreamingResponse(_pieces(request, body), media_type="text/event-stream")
+
+
+async def _pieces(request: Request, body: dict):
+    try:
+        for number in range(NUM_PIECES):
+            yield f"data: {json.dumps({'n': number})}\n\n"
+            if body.get("crash_at") == number:
+                await asyncio.sleep(0.05)
+                os._exit(3)
+            await asyncio.sleep(body.get("pause", 0))
+        yield "data: [DONE]\n\n"
+    except asyncio.CancelledError:
+        aborted.append(request.headers["x-request-id"])
+        raise
+
+
+async def _load(request: Request) -> Response:
+    body = await request.json()
+    if request.headers.get("content-type") != "application/json":
+        return JSONResponse({"error": {"message": "Unsupported Media Type"}}, status_code=400)
+    if body["lora_name"] == "bad":
+        error = {"message": "rank 512 is too large", "code": 400}
+        return JSONResponse({"error": error}, status_code=400)
+    adapters[body["lora_name"]] = body["lora_path"]
+    return PlainTextResponse("Success")
+
+
+async def _unload(request: Request) -> Response:
+    del adapters[(await request.json())["lora_name"]]
+    return PlainTextResponse("Success")
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    behaviour, uds = os.environ.get("FAKE_VLLM", ""), sys.argv[sys.argv.index("--uds") + 1]
+    if behaviour == "fail":
+        os.write(1, b"INFO: loading\nValueError: no such model\nSee root cause above.\n")
+        sys.exit(1)
+    if Path(uds).exists():
+        os.write(1, b"OSError: [Errno 98] Address already in use\n")
+        sys.exit(1)
+    if behaviour == "hang":
+        asyncio.run(asyncio.sleep(3600))
+    routes = [
+        Route("/health", _health),
+        Route("/version", _version),
+        Route("/metrics", _metrics),
+        Route("/v1/models", _models),
+        Route("/v1/aborted", _aborted),
+        Route("/v1/completions", _complete, methods=["POST"]),
+        Route("/v1/load_lora_adapter", _load, methods=["POST"]),
+        Route("/v1/unload_lora_adapter", _unload, methods=["POST"]),
+    ]
+    uvicorn.run(Starlette(routes=routes), uds=uds, log_level="warning", timeout_graceful_shutdown=1)
+
+
+if __name__ == "__main__":
+    main()
