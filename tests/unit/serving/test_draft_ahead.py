@@ -21,9 +21,9 @@ def config(**fields):
     return ServeConfig(model="m", served_model_name="m", **({"draft": "d"} | fields))
 
 
-def made(caplog, drafter, device, **fields):
+def made(caplog, what, device, **fields):
     with caplog.at_level(logging.INFO):
-        found = draft_ahead(config(**fields), drafter, device)
+        found = draft_ahead(config(**fields), what, device)
     if isinstance(found, PreDrafter):
         found.close()
     return isinstance(found, PreDrafter), caplog.text
