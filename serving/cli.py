@@ -174,13 +174,14 @@ def _config(**fields: object) -> ServeConfig:
         given = {name: value for name, value in fields.items() if value is not None}
         return ServeConfig.model_validate(given | {"kv_bytes": int(kv_bytes)})
     except ValidationError as error:
-        raise typer.BadParameter(describe(error)) from None
+        # What several options are together at fault for is told of "document" in files.
+        raise typer.BadParameter(describe(error).removeprefix("document: ")) from None
 
 
 def _draft_tokens(word: str) -> int | str:
-    if word != "auto" and not word.isdecimal():
+    if word != "auto" and not (word.isdecimal() and 1 <= int(word) <= 64):
         raise typer.BadParameter(
-            f"--draft-tokens {word!r} is no number; write 1 to 64, or auto to plan it"
+            f"--draft-tokens {word!r} is no number of guesses; write 1 to 64, or auto to plan it"
         )
     return word if word == "auto" else int(word)
 
