@@ -83,6 +83,10 @@ _GpuLayersOption = Annotated[
 _GpuDtypeOption = Annotated[
     str, typer.Option(help="Their weights: auto (the target's), float32, bfloat16 or float16.")
 ]
+_ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of one forward; default: one a core.")
+]
+_WaitingOption = Annotated[int, typer.Option(min=0, help="Requests that wait; one more gets 429.")]
 _NoDraftOption = Annotated[
     bool, typer.Option("--no-draft", help="Ignore --draft; as --drafter none.")
 ]
@@ -153,16 +157,10 @@ def serve(
     adapter: _AdapterOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: _PortOption = 8000,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of one forward; default: one a core.")
-    ] = None,
-    kv_memory: Annotated[
-        str, typer.Option(help="Memory for keys and values, such as 512MiB.")
-    ] = "1GiB",
+    threads: _ThreadsOption = None,
+    kv_memory: Annotated[str, typer.Option(help="Memory for keys and values.")] = "1GiB",
     max_sequences: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 16,
-    max_waiting: Annotated[
-        int, typer.Option(min=0, help="Requests that wait; one more gets 429.")
-    ] = 256,
+    max_waiting: _WaitingOption = 256,
     api_key_file: endpoint_options.KeyFile = None,
     admin_key_file: endpoint_options.AdminKeyFile = None,
     tls_cert: endpoint_options.TlsCert = None,
@@ -174,9 +172,7 @@ def serve(
 ) -> None:
     """Serve MODEL, a local folder or a hub id, over OpenAI's API.
 
-    With --draft or --drafter ngram several tokens are guessed and the model verifies them at once:
-    the text is the model's own, and comes sooner where guesses are good. Devices are cpu, cuda or
-    cuda:0. http://HOST:PORT/metrics says how many guesses are accepted.
+    With --draft or --drafter ngram tokens are guessed ahead and verified together: the same text, sooner.
     """
     configure_logging(verbose=verbose)
     config = _config(context.params)
@@ -199,9 +195,9 @@ def _config(options: dict[str, Any]) -> ServeConfig:
 
 
 def _draft_tokens(word: str) -> int | str:
-    if word != "auto" and not word.isdecimal():
+    if word != "auto" and not (word.isdecimal() and 1 <= int(word) <= 64):
         raise typer.BadParameter(
-            f"--draft-tokens {word!r} is no number; write 1 to 64, or auto to plan it"
+            f"--draft-tokens {word!r} is no number of guesses; write 1 to 64, or auto to plan it"
         )
     return word if word == "auto" else int(word)
 

@@ -58,4 +58,5 @@ def validated(kind: type[Config], given: Mapping[str, object]) -> Config:
     try:
         return kind.model_validate({name: v for name, v in given.items() if v is not None})
     except ValidationError as error:
-        raise typer.BadParameter(describe(error)) from None
+        # What several options are together at fault for is told of "document" in files.
+        raise typer.BadParameter(describe(error).removeprefix("document: ")) from None

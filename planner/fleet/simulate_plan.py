@@ -97,12 +97,8 @@ def simulate_plan(
         targets=tuple(targets),
         models_without_requests=tuple(m.name for m in plan.models if m.name not in replays),
         models_with_few_requests=too_few(replays),
-        models_drawn_from_grid=_without_mix(plan) if trace_file is None else (),
+        models_drawn_from_grid=_drawn_from_grid(plan) if trace_file is None else (),
     )
-
-
-def _without_mix(plan: FleetPlan) -> tuple[str, ...]:
-    return tuple(model.name for model in plan.models if model.mix is None)
 
 
 def _targets(
@@ -123,6 +119,10 @@ def _targets(
         on_progress=lambda fraction: on_progress(f"replaying {model.name}", fraction),
     )
     return targets_of(model.name, judge(model.slo, samples))
+
+
+def _drawn_from_grid(plan: FleetPlan) -> tuple[str, ...]:
+    return tuple(model.name for model in plan.models if model.mix is None)
 
 
 def _in_words(plan: FleetPlan, replays: Mapping[str, Replay]) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from planner.documents import read_document
 from planner.errors import PlannerError
 from serving.engine.fixed_rows import FixedRowsLinear
-from serving.engine.kernels import PackedLinear, pack
+from serving.engine.kernels import Float32Linear, PackedLinear
 from serving.errors import AdapterError
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _product(weight_OI: Tensor) -> nn.Module:
         return FixedRowsLinear(dense)
     if weight_OI.dtype != torch.float32:
         return dense
-    packed = pack(dense, "float32")
+    packed = Float32Linear(dense)
     packed.fewest_rows = _FEWEST_ROWS
     return packed
 

@@ -21,6 +21,11 @@ HUGE_PAGE_BYTES = 2 << 20
 WORTHWHILE_BYTES = 256 << 20
 """Weights from which on it pays: less stays in the caches of many processors."""
 
+MOST_SECONDS = 120.0
+"""After this no further piece is moved: some 12 GB on a busy machine, 40 on a quiet one."""
+
+_PIECE_BYTES = 256 << 20
+"""Memory of one system call."""
 _COLLAPSE = 25
 _PROCESS = Path("/proc/self")
 Advise = Callable[[int, int, int], int]
@@ -35,8 +40,14 @@ class Outcome:
     """Memory of the process that is on huge pages now."""
 
 
-def collapse(*, process: Path = _PROCESS, advise: Advise | None = None) -> Outcome:
-    """Move the process's large anonymous memory to huge pages, and say in one line what happened.
+def collapse(
+    *,
+    process: Path = _PROCESS,
+    advise: Advise | None = None,
+    most_seconds: float = MOST_SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Outcome:
+    """Move the process's large anonymous memory to huge pages, and say before and after what happens.
 
     Call it when the weights are in place. It copies each page once and changes no content; a busy
     machine takes 10 seconds for each GB. Where the system has no huge pages memory stays as it is.
@@ -44,27 +55,35 @@ def collapse(*, process: Path = _PROCESS, advise: Advise | None = None) -> Outco
     Args:
         process: Linux's folder about this process; a missing file is no support.
         advise: Stands in for the system call `madvise(address, length, advice)`.
+        most_seconds: What is not moved by then stays on small pages.
+        clock: Seconds, for tests.
     """
-    start = time.perf_counter()
+    start = clock()
+    asked_bytes = 0
     try:
         advise = advise or system_advise()
         ranges = list(huge_ranges((process / "maps").read_text().splitlines()))
+        wanted_bytes = sum(length for _, length in ranges)
+        logger.info("huge pages moving bytes=%d most_seconds=%.0f", wanted_bytes, most_seconds)
         # The call fails where any part of a range is untouched, so only the count afterwards tells.
         for address, length in ranges:
+            if clock() - start >= most_seconds:
+                break
             advise(address, length, _COLLAPSE)
+            asked_bytes += length
         huge_bytes = _huge_bytes((process / "smaps_rollup").read_text())
     except (OSError, AttributeError) as error:
         logger.info("huge pages supported=no reason=%s", error)
         return Outcome(0, 0)
-    outcome = Outcome(sum(length for _, length in ranges), huge_bytes)
     logger.info(
-        "huge pages supported=%s asked_bytes=%d huge_bytes=%d seconds=%.1f",
+        "huge pages supported=%s asked_bytes=%d huge_bytes=%d left_bytes=%d seconds=%.1f",
         "yes" if huge_bytes else "no",
-        outcome.asked_bytes,
-        outcome.huge_bytes,
-        time.perf_counter() - start,
+        asked_bytes,
+        huge_bytes,
+        wanted_bytes - asked_bytes,
+        clock() - start,
     )
-    return outcome
+    return Outcome(asked_bytes, huge_bytes)
 
 
 def _huge_bytes(rollup: str) -> int:
@@ -74,7 +93,7 @@ def _huge_bytes(rollup: str) -> int:
 
 
 def huge_ranges(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
-    """Yield address and length in bytes of each whole huge page range of private, unnamed memory.
+    """Yield address and length of pieces of private, unnamed memory, in whole huge pages.
 
     Args:
         lines: Of `/proc/self/maps`: range, permissions, offset, device, inode, name if any.
@@ -87,8 +106,8 @@ def huge_ranges(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
         first, last = (int(end, 16) for end in place.split("-"))
         first = -(-first // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
         length = (last - first) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
-        if length > 0:
-            yield first, length
+        for piece in range(first, first + length, _PIECE_BYTES):
+            yield piece, min(_PIECE_BYTES, first + length - piece)
 
 
 def system_advise() -> Advise:

@@ -1,6 +1,6 @@
 """Pre-drafting: what drafting while the target verifies gains, on and off in turn.
 
-Above: a random target of 120 million weights verifies on the processor, one thread, packed float32;
+Above: a random target of 59 million weights verifies on the processor, one thread, packed float32;
 the draft's device is one of set latency that uses no processor (`replayed_ahead.py`): a chain of 4
 takes a stated share of a round without drafting, which verifies 5 rows. Its acceptance is set, not earned; where a token is
 refused, its second likeliest is the target's choice with a set chance. `ideal` is the gain were every
@@ -40,8 +40,8 @@ from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 
 REPETITIONS = int(os.environ.get("MOTLEY_BENCH_REPETITIONS", "5"))
-NUM_PROMPTS = int(os.environ.get("MOTLEY_BENCH_PROMPTS", "2"))
-NEW_TOKENS = 96
+NUM_PROMPTS = int(os.environ.get("MOTLEY_BENCH_PROMPTS", "1"))
+NEW_TOKENS = 64
 NUM_DRAFTS = 4
 SHARES = (0.1, 0.3, 0.6, 1.0)
 """Of the target's verification, that drafting takes."""
@@ -50,9 +50,9 @@ ACCEPTANCES = ((0.6, 0.4), (0.8, 0.4), (1.0, 0.0))
 CONFIG = LlamaConfig(
     hidden_size=1024,
     intermediate_size=2816,
-    num_hidden_layers=8,
+    num_hidden_layers=4,
     num_attention_heads=16,
-    vocab_size=8192,
+    vocab_size=4096,
     max_position_embeddings=1024,
     tie_word_embeddings=False,
 )

@@ -14,9 +14,8 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks import kernels, speculation_shape, speculation_tiny
-from benchmarks.speculation_bars import bars_table, shape_bars
+from benchmarks.speculation_bars import shape_bars
 from benchmarks.speculation_settings import PARTS, Settings
-from rich.console import Console
 
 
 def run() -> dict[str, Any]:
@@ -32,7 +31,5 @@ def run() -> dict[str, Any]:
         figures["shape"] = speculation_shape.run(settings)
     if "curve" in parts:
         figures["curve"] = kernels.run()
-        bars = shape_bars(figures["curve"])
-        Console(width=190).print(bars_table("1B shape", bars))
-        figures["curve_bars"] = [bar.as_json() for bar in bars]
+        figures["curve_bars"] = [bar.as_json() for bar in shape_bars(figures["curve"])]
     return figures

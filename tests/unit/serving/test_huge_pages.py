@@ -40,6 +40,26 @@ def test_what_came_onto_huge_pages_is_logged(tmp_path: Path, caplog):
     assert f"supported=yes asked_bytes={10 * MIB} huge_bytes={6 * MIB}" in caplog.text
 
 
+def test_a_large_range_is_moved_in_pieces():
+    """Each call is short, and together they cover the range."""
+    ranges = list(huge_ranges(["40000000-65000000 rw-p 00000000 00:00 0"]))
+    assert ranges == [(0x40000000, 256 * MIB), (0x50000000, 256 * MIB), (0x60000000, 80 * MIB)]
+
+
+def test_nothing_is_moved_once_the_time_is_over(tmp_path: Path, caplog):
+    """What is left stays on small pages, which the log counts."""
+    times = iter([0.0, 1.0, 5.0, 6.0])
+    with caplog.at_level("INFO"):
+        outcome = collapse(
+            process=_process(tmp_path, 6144),
+            advise=lambda *_: 0,
+            most_seconds=5,
+            clock=lambda: next(times),
+        )
+    assert outcome.asked_bytes == 6 * MIB
+    assert f"left_bytes={4 * MIB} seconds=6.0" in caplog.text
+
+
 def test_a_system_that_moves_nothing_has_no_huge_pages(tmp_path: Path, caplog):
     """Then memory stays as it is and the log says so."""
     with caplog.at_level("INFO"):
