@@ -7,6 +7,7 @@ ready.
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,6 +94,8 @@ def main() -> None:
         sys.exit(1)
     if behaviour == "hang":
         asyncio.run(asyncio.sleep(3600))
+    # As vLLM's own children do, it outlives the server and holds its output open.
+    subprocess.Popen(["sleep", "600"])
     routes = [
         Route("/health", _health),
         Route("/version", _version),

@@ -16,6 +16,7 @@ LAST_LINES = 20
 """Lines of its log that are kept to explain a crash."""
 
 _LONGEST_LINE_BYTES = 2000
+_POLL_SECONDS = 0.1
 _ERROR = re.compile(r"\b\w*(Error|Exception)\b: |\berror: ")
 _HINT = "See root cause above"
 """What stands in the last error of several, which names no cause."""
@@ -70,11 +71,13 @@ class VllmProcess:
         return self._process.returncode
 
     async def wait(self) -> int:
-        """Return its exit code once it has ended and its log is read."""
-        code = await self._process.wait()
-        # A grandchild may hold the pipe open for longer.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._reading), timeout=1)
+        """Return its exit code once it has ended and its log is read.
+
+        asyncio's own `wait` also waits for the pipe, which a child of the server may hold open.
+        """
+        while (code := self.exit_code) is None:  # noqa: ASYNC110 - no event tells of the exit alone
+            await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.wait({self._reading}, timeout=_POLL_SECONDS)
         return code
 
     async def stop(self, *, grace_seconds: float) -> None:
@@ -83,7 +86,7 @@ class VllmProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(self._process.wait(), grace_seconds)
+                await asyncio.wait_for(self.wait(), grace_seconds)
             except TimeoutError:
                 logger.warning(
                     "vllm did not end in time pid=%d seconds=%g", self.pid, grace_seconds
