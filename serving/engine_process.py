@@ -268,13 +268,10 @@ class EngineProcess:
     async def _run_process(self) -> str:
         """Run one process to its end, handling what it says; how it ended, in words."""
         child, self._child = self._child, None
-        if child is None:
-            child = EngineChild.start(
-                self._build,
-                self._adapters,
-                needs_adapters=self._facts is None,
-                is_verbose=logging.getLogger().isEnabledFor(logging.DEBUG),
-            )
+        try:
+            child = child or self._start_child()
+        except OSError as error:
+            return f"could not be started ({error.strerror})"
         self._child = child
         reader, self._writer = await asyncio.open_connection(sock=child.connection)
         try:
@@ -287,6 +284,14 @@ class EngineProcess:
             ending = await asyncio.shield(asyncio.to_thread(child.end))
             self._child = None
         return ending
+
+    def _start_child(self) -> EngineChild:
+        return EngineChild.start(
+            self._build,
+            self._adapters,
+            needs_adapters=self._facts is None,
+            is_verbose=logging.getLogger().isEnabledFor(logging.DEBUG),
+        )
 
     def _handle(self, message: FromEngine) -> None:
         match message:
