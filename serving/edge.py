@@ -33,6 +33,8 @@ ADMIN_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 SHUTTING_DOWN = "the server is shutting down; retry elsewhere"
 """What new requests and probes are told while the endpoint drains."""
 
+_ERROR_EVENT = b'data: {"error":{"message":'
+
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -50,15 +52,10 @@ class Gate:
     def refusal(self, error: ServingError, request_id: str) -> JSONResponse:
         """Return the answer to a failed request, and count it."""
         status, body = error_body(error)
-        self.count(error, request_id)
-        return JSONResponse(body, status, error_headers(error))
-
-    def count(self, error: ServingError, request_id: str) -> None:
-        """Count a failed request; what is our fault is logged too."""
-        status, _ = error_body(error)
         self.errors[status] += 1
         if status >= 500:
             logger.warning("request failed request_id=%s error=%s", request_id, error)
+        return JSONResponse(body, status, error_headers(error))
 
 
 class EndpointEdge:
@@ -79,7 +76,7 @@ class EndpointEdge:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id)
+        answer = _Answer(send, request_id, self._gate)
         is_open = scope["path"] in OPEN_PATHS
         self._gate.num_running += not is_open
         try:
@@ -125,17 +122,22 @@ class EndpointEdge:
             response = self._gate.refusal(error, answer.request_id)
             await response(scope, receive, answer.send)
             return
-        self._gate.count(error, answer.request_id)
         if answer.is_stream and not answer.is_over:
             event = f"data: {json.dumps(error_body(error)[1], separators=(',', ':'))}\n\n"
             await answer.send({"type": "http.response.body", "body": event.encode()})
 
 
 class _Answer:
-    """The way of one answer to the client: adds the request's id, and knows how far it is."""
+    """The way of one answer to the client: adds the request's id, and knows how far it is.
 
-    def __init__(self, send: Callable[[Message], Awaitable[None]], request_id: str) -> None:
+    A stream that has begun fails in its last event, whoever wrote that: it is counted here.
+    """
+
+    def __init__(
+        self, send: Callable[[Message], Awaitable[None]], request_id: str, gate: Gate
+    ) -> None:
         self._send = send
+        self._gate = gate
         self.request_id = request_id
         self.is_started = False
         self.is_stream = False
@@ -149,4 +151,8 @@ class _Answer:
             self.is_stream = headers.get("content-type", "").startswith("text/event-stream")
         elif message["type"] == "http.response.body":
             self.is_over = not message.get("more_body", False)
+            body: bytes = message.get("body", b"")
+            if self.is_stream and body.startswith(_ERROR_EVENT):
+                error = json.loads(body.removeprefix(b"data: "))["error"]
+                self._gate.errors[error["code"]] += 1
         await self._send(message)

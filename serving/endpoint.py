@@ -14,7 +14,7 @@ from serving.config import ServeConfig
 from serving.edge import Gate
 from serving.endpoint_config import EndpointConfig
 from serving.endpoint_server import EndpointServer, serve_until_told
-from serving.engine_child import ConfiguredEngine, EngineChild
+from serving.engine_child import EngineChild
 from serving.engine_process import EngineProcess
 from serving.errors import ModelError
 from serving.keys import KeyRing
@@ -49,7 +49,7 @@ async def _serve(
     child: EngineChild,
 ) -> None:
     engine = EngineProcess(
-        ConfiguredEngine(config),
+        child.build,
         adapters=adapters,
         child=child,
         request_timeout_seconds=endpoint.request_timeout_seconds,

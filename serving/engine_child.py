@@ -41,9 +41,13 @@ class ConfiguredEngine:
 class EngineChild:
     """A process that runs `engine_host`, and our end of its socket."""
 
-    def __init__(self, process: SpawnProcess, connection: socket.socket) -> None:
+    def __init__(
+        self, process: SpawnProcess, connection: socket.socket, build: "EngineBuilder"
+    ) -> None:
         """Take what was started."""
         self._process = process
+        self.build = build
+        """What it loads."""
         self.connection = connection
         """Closing it ends the process."""
 
@@ -75,7 +79,7 @@ class EngineChild:
             process.start()
             undo.pop_all()
         logger.info("engine process started pid=%d", process.pid)
-        return cls(process, ours)
+        return cls(process, ours, build)
 
     @property
     def pid(self) -> int | None:

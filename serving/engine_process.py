@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from serving.edge import SHUTTING_DOWN
 from serving.engine.sequence import GenerationOutput, GenerationRequest
 from serving.engine_child import EngineChild
 from serving.engine_client import EngineClient, EngineFacts
@@ -40,8 +41,6 @@ _SCRAPE_SECONDS = 5.0
 
 RESTARTS = Backoff(first_seconds=0.5, most_seconds=60.0, steady_seconds=60.0)
 """Waits between two processes."""
-
-_STOPPED = "the server is shutting down; retry elsewhere"
 
 _Stream = asyncio.Queue[GenerationOutput | ServingError]
 
@@ -130,12 +129,12 @@ class EngineProcess(EngineClient):
 
     async def stop(self) -> None:
         """End the process; running requests end with an error."""
-        self._lose(_STOPPED)
+        self._lose(SHUTTING_DOWN)
         if self._supervision is not None:
             self._supervision.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervision
-        self._problem = _STOPPED
+        self._problem = SHUTTING_DOWN
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationOutput]:
         """Yield a request's outputs as they come; leaving the iterator aborts the request.
@@ -249,13 +248,10 @@ class EngineProcess(EngineClient):
     async def _run_process(self) -> str:
         """Run one process to its end, handling what it says; how it ended, in words."""
         child, self._child = self._child, None
-        if child is None:
-            child = EngineChild.start(
-                self._build,
-                self._adapters,
-                needs_adapters=self._facts is None,
-                is_verbose=logging.getLogger().isEnabledFor(logging.DEBUG),
-            )
+        try:
+            child = child or self._start_child()
+        except OSError as error:
+            return f"could not be started ({error.strerror})"
         self._child = child
         reader, self._writer = await asyncio.open_connection(sock=child.connection)
         try:
@@ -268,6 +264,14 @@ class EngineProcess(EngineClient):
             ending = await asyncio.shield(asyncio.to_thread(child.end))
             self._child = None
         return ending
+
+    def _start_child(self) -> EngineChild:
+        return EngineChild.start(
+            self._build,
+            self._adapters,
+            needs_adapters=self._facts is None,
+            is_verbose=logging.getLogger().isEnabledFor(logging.DEBUG),
+        )
 
     def _handle(self, message: FromEngine) -> None:
         match message:

@@ -16,6 +16,7 @@ BENCHMARKS = {
     "drafting": "one stream through the engine with every drafter: tokens a second, cost of drafts",
     "drafting-load": "1 and 8 streams: drafting never, always, and left to the calibration",
     "fleet-simulator": "requests a second of the fleet simulator, from 10^4 to 10^6 requests",
+    "endpoint": "processor time of the HTTP process a request and a streamed chunk, 500 streams",
     "kernels": "cost by row count of every type of weight, on a 1B-shaped random model",
     "pre-drafting": "drafting while the target verifies, on and off: a device of set latency, shared cores",
     "melange-bands": "the best mix against the best single type, Llama-2-7B on four GPU types",

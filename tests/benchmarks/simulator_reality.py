@@ -106,7 +106,9 @@ class Watch:
     """Repeats what was measured while the server had to wait for its core."""
 
     def __init__(self, pid: int) -> None:
-        self._tasks = Path(f"/proc/{pid}/task")
+        # The engine is a process of its own, started by the server.
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        self._processes = [Path(f"/proc/{each}/task") for each in (pid, *children)]
         self._until = time.monotonic() + TRYING_SECONDS
         self.waits: list[float] = []
         """Part of its time that the server waited in each measurement that counts."""
@@ -126,7 +128,8 @@ class Watch:
 
     def _times(self) -> tuple[int, int]:
         """Return nanoseconds run and waited, of all threads. Source: proc(5), schedstat."""
-        rows = [(task / "schedstat").read_text().split() for task in self._tasks.iterdir()]
+        tasks = [task for process in self._processes for task in process.iterdir()]
+        rows = [(task / "schedstat").read_text().split() for task in tasks]
         return sum(int(row[0]) for row in rows), sum(int(row[1]) for row in rows)
 
 

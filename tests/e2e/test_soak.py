@@ -23,10 +23,11 @@ DRAFTS = {"chain": [], "tree": ["--draft-tree", "4x12"]}
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process."""
+    """Return the resident memory of a process and those it started."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("VmRSS:")]
-    return int(line.split()[1]) * 1024
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(line.split()[1]) * 1024 + sum(resident_bytes(int(child)) for child in children)
 
 
 def random_body(generator: random.Random) -> dict:

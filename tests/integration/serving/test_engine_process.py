@@ -1,6 +1,7 @@
 """An engine in its own process: the same answers as in ours, and every way it can go away."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,6 +10,7 @@ from toy_engine import CRASHING_TOKEN, KILLING_TOKEN, ToyEngine
 
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
+from serving.engine_child import EngineChild
 from serving.engine_process import EngineProcess
 from serving.errors import (
     EngineError,
@@ -159,6 +161,18 @@ async def test_an_engine_that_dies_while_loading_is_told():
     """A builder that fails unforeseen ends the start with how the process ended."""
     with pytest.raises(EngineError, match="ended with exit code 1 while loading"):
         async with process(_fails_unforeseen):
+            pass
+
+
+async def test_a_process_that_cannot_be_started_is_told(monkeypatch):
+    """A system without room for another process ends the start with its reason."""
+
+    def no_room(*_arguments, **_options):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(EngineChild, "start", no_room)
+    with pytest.raises(EngineError, match=r"could not be started \(Cannot allocate memory\)"):
+        async with process(ToyEngine()):
             pass
 
 

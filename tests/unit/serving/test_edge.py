@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serving.edge import EndpointEdge, Gate
-from serving.errors import UnavailableError
+from serving.errors import UnavailableError, error_body
 from serving.keys import KeyRing
 
 SECRET = "the patient's name"
@@ -37,6 +37,15 @@ async def breaks_midway(request: Request) -> Response:
     return StreamingResponse(events(), media_type=request.query_params["type"])
 
 
+async def fails_midway(_request: Request) -> Response:
+    async def events():
+        yield "data: {}\n\n"
+        content = error_body(UnavailableError("gone; retry later"))[1]
+        yield f"data: {json.dumps(content, separators=(',', ':'))}\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
 @pytest.fixture
 def gate() -> Gate:
     return Gate()
@@ -44,7 +53,13 @@ def gate() -> Gate:
 
 @pytest.fixture
 async def client(gate):
-    paths = {"/v1/fine": fine, "/v1/broken": broken, "/v1/left": left, "/v1/midway": breaks_midway}
+    paths = {
+        "/v1/fine": fine,
+        "/v1/broken": broken,
+        "/v1/left": left,
+        "/v1/fails": fails_midway,
+        "/v1/midway": breaks_midway,
+    }
     paths |= {"/health": fine, "/v1/load_lora_adapter": fine, "/admin/adapters/a": fine}
     app = Starlette(
         routes=[Route(path, handler) for path, handler in paths.items()],
@@ -78,6 +93,12 @@ async def test_a_failure_in_a_stream_is_its_last_event(client, gate, caplog):
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == 500
     assert SECRET not in caplog.text + answer.text
     assert gate.errors[500] == 1
+
+
+async def test_a_stream_that_ends_in_an_error_is_counted(client, gate):
+    """An error that the application writes as an event itself counts under its status."""
+    await client.get("/v1/fails")
+    assert gate.errors == {503: 1}
 
 
 async def test_a_client_that_left_is_no_failure(client, gate, caplog):

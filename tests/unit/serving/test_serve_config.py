@@ -2,9 +2,10 @@ import pytest
 import typer
 from pydantic import ValidationError
 
-from serving.cli import _config, _draft_tokens, _layer_count, _tree_shape
+from serving.cli import _draft_tokens, _layer_count, _tree_shape
 from serving.config import MOST_DRAFT_NODES, ServeConfig
 from serving.engine.spans import MOST_TREE_ROWS
+from serving.words import validated
 
 
 def config(**fields) -> ServeConfig:
@@ -41,7 +42,8 @@ def test_draft_tokens_are_read_from_a_word():
 def test_options_that_do_not_go_together_are_named_without_a_path():
     """The line begins with what is wrong, not with a place in a document."""
     with pytest.raises(typer.BadParameter, match=r"^drafter ngram does not use draft d; drop one"):
-        _config(model="m", served_model_name="m", draft="d", drafter="ngram", kv_bytes="1GiB")
+        given = {"model": "m", "served_model_name": "m", "draft": "d", "drafter": "ngram"}
+        validated(ServeConfig, given)
 
 
 def test_a_tree_verifies_its_nodes_and_not_its_depth():
