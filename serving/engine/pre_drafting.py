@@ -241,12 +241,15 @@ class PreDrafter:
     def _begin(self, step: list[Scheduled], trees: list[DraftTree]) -> None:
         """Imagine the likeliest outcomes and leave them to the thread."""
         wanted: list[tuple[Scheduled, DraftTree, list[Outcome]]] = []
+        chance = 1.0
         for part, tree in zip(step, trees, strict=True):
-            if tree.tokens and part.sequence.history is None:
+            if tree.tokens and part.sequence.history is not None:
+                chance = 0.0  # it will be drafted for in any case
+            elif tree.tokens:
                 outcomes = self._odds.outcomes(tree)[: self._most_outcomes]
                 likely = [each for each in outcomes if each.chance >= self._least_chance]
                 wanted.append((part, tree, likely))
-        chance = math.prod(sum(each.chance for each in outcomes) for _, _, outcomes in wanted)
+        chance *= math.prod(sum(each.chance for each in outcomes) for _, _, outcomes in wanted)
         if chance < self._least_chance:
             return
         for part, tree, outcomes in wanted:

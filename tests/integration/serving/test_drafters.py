@@ -18,6 +18,7 @@ from serving.engine.lean_head import LeanHead
 from serving.engine.model import FlatModel
 from serving.engine.model_drafter import ChainDrafter
 from serving.engine.ngram_drafter import NgramDrafter
+from serving.engine.pre_drafting import PreDrafter
 from serving.engine.rows import Rows
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
@@ -164,3 +165,25 @@ def test_a_head_drafts_for_adapted_and_plain_requests_side_by_side(
         texts.append(found)
     assert texts[0] == texts[1]
     assert engine.counters.accepted_tokens > 0
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.95}])
+@pytest.mark.parametrize("name", ["chain", "head's chain"])
+def test_drafting_ahead_changes_no_token(target, drafts, prompts, name, settings):
+    """Eight requests at once, then one alone, with whatever the thread had ready in time."""
+    kind = DRAFTERS[name]
+    expected, _ = generate(target, None, prompts[:40:5], **settings)
+    for count in (8, 1):
+        ahead = PreDrafter(kind.make(drafts), least_chance=0.0)
+        texts, engine = generate(
+            target,
+            ahead,
+            prompts[: 5 * count : 5],
+            num_draft_tokens=kind.num_nodes,
+            max_sequences=8,
+            **settings,
+        )
+        engine.close()
+        assert texts == expected[:count]
+        assert ahead.counts.failures == 0
+        assert ahead.counts.used > 0

@@ -15,6 +15,8 @@ DRAFTERS = [
     {"draft_tokens": 3, "draft_tree": {"beam_width": 3, "num_nodes": 9}},
     {"draft": "head", "draft_tokens": 3},
     {"draft": "head", "draft_tokens": 3, "draft_tree": {"beam_width": 3, "num_nodes": 9}},
+    {"draft_tokens": 3, "pre_draft": "on"},
+    {"draft": "head", "draft_tokens": 3, "pre_draft": "on"},
     {},
 ]
 """The last one's size is left to the calibration, which may find that drafting does not pay here."""
@@ -39,10 +41,14 @@ def test_every_drafter_of_the_command_line_gives_the_plain_text(tiny_family):
         while engine.has_work:
             for output in engine.step():
                 text += output.tokens
+        engine.close()
+        if config.pre_draft == "on":
+            assert engine.pre_drafts.used > 0
+            assert engine.pre_drafts.failures == 0
         texts.append(text)
         drafted.append(engine.counters.draft_tokens > 0)
     assert len(set(texts)) == 1
-    assert drafted[:-1] == [False, *[True] * 5]
+    assert drafted[:-1] == [False, *[True] * 7]
 
 
 def test_a_head_made_for_another_target_is_one_line(tiny_family):

@@ -59,3 +59,36 @@ def test_a_page_is_clean_when_it_is_taken_again():
     keys = torch.ones(1, 2, 3, 32)
     spans = Spans([Span(SequenceCache(pool), 0, 3)])
     assert attend(0, keys, keys, keys, scaling=1.0, spans=spans).isfinite().all()
+
+
+def test_a_fork_begins_alike_and_goes_on_by_itself():
+    """Full pages are shared, the open one is copied, and neither sees what the other writes."""
+    for length in (3, 63, 64, 70):
+        pool = KVPool(8)
+        cache = SequenceCache(pool)
+        write(cache, 0, 72)
+        cache.commit(72)
+        fork = cache.fork(length, 5)
+        SequenceCache.copy_forked([fork])
+        write(fork, 200, 5)
+        fork.commit(5)
+        write(cache, 300, 4)
+        cache.commit(4)
+        assert contents(fork) == [*range(length), *range(200, 205)]
+        assert contents(cache) == [*range(72), *range(300, 304)]
+        cache.release()
+        assert contents(fork) == [*range(length), *range(200, 205)]
+        fork.release()
+        pool.pages.check_idle()
+
+
+def test_a_fork_without_room_takes_nothing():
+    """Where pages lack there is no fork, and the cache is what it was."""
+    pool = KVPool(2)
+    cache = SequenceCache(pool)
+    write(cache, 0, 100)
+    cache.commit(100)
+    assert cache.fork(100, 5) is None
+    assert pool.pages.num_in_use == 2
+    cache.release()
+    pool.pages.check_idle()

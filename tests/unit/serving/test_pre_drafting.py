@@ -15,6 +15,7 @@ from serving.engine.model_drafter import ChainDrafter
 from serving.engine.pre_drafting import PreDrafter
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
+from serving.metrics import exposition
 
 TARGET = random_table(12, seed=1)
 DRAFT = TARGET + random_table(12, seed=2, scale=0.5)
@@ -239,3 +240,16 @@ def test_unlikely_outcomes_are_not_drafted_behind():
     ahead = PreDrafter(ChainDrafter(TableModel(DRAFT)), least_chance=0.9)
     assert texts(patient(ahead), count=8) == texts(make_engine(None), count=8)
     assert ahead.counts.texts == 0
+
+
+def test_metrics_tell_what_was_drafted_ahead():
+    """Counts appear where drafts are made ahead, and nowhere else."""
+    ahead = PreDrafter(ChainDrafter(TableModel(DRAFT)), least_chance=0.0)
+    engine = patient(ahead)
+    texts(engine, count=2)
+    lines = exposition(engine, "m").decode().splitlines()
+    found = {line.split("{")[0]: float(line.split()[-1]) for line in lines if line[0] != "#"}
+    assert found["motley:pre_draft_used_total"] == ahead.counts.used > 0
+    assert found["motley:pre_draft_tokens_total"] == ahead.counts.tokens
+    assert found["motley:pre_draft_wasted_tokens_total"] == ahead.counts.wasted_tokens > 0
+    assert b"pre_draft" not in exposition(make_engine(None), "m")

@@ -309,3 +309,14 @@ def test_no_room_anywhere_is_refused():
     """With the needs of each device and what to do."""
     with pytest.raises(ModelError, match=r"no device has room for the draft.*drop --draft"):
         best_device(CURVE, [place("a", 0.1, free=1.0)], depth=4)
+
+
+def test_drafts_that_are_ready_are_planned_as_free():
+    """What is too dear to draft in turn pays where pre-drafting has it ready, alone above all."""
+    dear = costs(per_depth=0.9)
+    sizes = []
+    for ready in (None, lambda: 0.0, lambda: 0.95):
+        control = SpeculationControl(dear, device="cpu", most=MOST, ready_fraction=ready)
+        sizes.append(run(control, 0.7, 200)[-1])
+    assert sizes[0] == sizes[1]
+    assert sizes[2].num_drafts > sizes[0].num_drafts
