@@ -41,8 +41,8 @@ def test_draft_tokens_are_read_from_a_word():
 
 def test_options_that_do_not_go_together_are_named_without_a_path():
     """The line begins with what is wrong, not with a place in a document."""
+    given = {"model": "m", "served_model_name": "m", "draft": "d", "drafter": "ngram"}
     with pytest.raises(typer.BadParameter, match=r"^drafter ngram does not use draft d; drop one"):
-        given = {"model": "m", "served_model_name": "m", "draft": "d", "drafter": "ngram"}
         validated(ServeConfig, given)
 
 
