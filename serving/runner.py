@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from serving.engine.engine import Engine
+from serving.engine.reading import Reading, ReadRequest
 from serving.engine.sequence import GenerationOutput, GenerationRequest
 from serving.errors import EngineError, UnavailableError
 
@@ -103,6 +104,10 @@ class EngineRunner:
         finally:
             if not is_finished:
                 self._calls.put(_Call(lambda: self._abort(request.request_id)))
+
+    async def read(self, request: ReadRequest) -> Reading:
+        """Run the target over a whole text between two steps: `Engine.read`."""
+        return await self._call(lambda: self._engine.read(request))
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Load a LoRA folder between two steps."""

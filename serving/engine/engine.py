@@ -18,6 +18,7 @@ from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import TargetModel
 from serving.engine.pages import PAGE_TOKENS, PagePool
 from serving.engine.processors import processed
+from serving.engine.reading import Reading, ReadRequest, read_tokens
 from serving.engine.rows import Rows
 from serving.engine.sampling import choices, raw_logprobs
 from serving.engine.scheduler import Scheduled, Scheduler
@@ -233,6 +234,14 @@ class Engine:
     def abort(self, request_id: str) -> None:
         """Drop a request and free its memory; unknown ids are ignored, it may have finished."""
         self._scheduler.remove(request_id)
+
+    def read(self, request: ReadRequest) -> Reading:
+        """Run the target over a whole text, between two steps: `reading.read_tokens`."""
+        adapter_id, adapter = self._find_adapter(request.adapter_name)
+        cache = SequenceCache(self._pool, adapter_id)
+        return read_tokens(
+            self._target, cache, request, adapter, context_tokens=self.context_tokens
+        )
 
     def step(self) -> list[GenerationOutput]:
         """Draft, verify, accept: advance every scheduled sequence and return what is new."""
