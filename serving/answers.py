@@ -14,6 +14,13 @@ from transformers import PreTrainedTokenizerBase
 from serving.answer_format import AnswerFormat, ChatFormat, CompletionFormat
 from serving.answer_parts import Piece, Usage, gathered
 from serving.choice_text import ChoiceText
+from serving.embeddings_api import (
+    MOST_INPUTS,
+    EmbeddingsAnswer,
+    EmbeddingsBody,
+    EmbeddingUsage,
+    embedding,
+)
 from serving.engine.grammar import Grammar, GrammarKind
 from serving.engine.guidance import GrammarCompiler
 from serving.engine.reading import ReadRequest
@@ -29,8 +36,18 @@ from serving.errors import (
 from serving.merged import merged
 from serving.openai_api import MOST_CHOICES, ChatBody, CompletionBody, GenerateBody
 from serving.prompts import Prompt, PromptReader
+from serving.responses_api import ResponsesChat
+from serving.responses_format import ResponsesFormat
 from serving.runner import EngineRunner
 from serving.token_texts import ScoredToken, TokenTexts
+from serving.tokenize_api import (
+    DetokenizeAnswer,
+    DetokenizeBody,
+    TokenizeAnswer,
+    TokenizeBody,
+    detokenize,
+    tokenize,
+)
 from serving.tool_parsers import REQUIRED, ToolCallParser, find_syntax
 
 logger = logging.getLogger(__name__)
@@ -175,6 +192,37 @@ class AnswerService:
         for event in form.end(usage):
             yield event
 
+    def tokenize(self, body: TokenizeBody) -> TokenizeAnswer:
+        """Return the token ids of a prompt or a conversation: `tokenize_api.tokenize`."""
+        self.adapter_of(body.model or self._model_name)
+        return tokenize(body, self.prompts, context_tokens=self._runner.engine.context_tokens)
+
+    def detokenize(self, body: DetokenizeBody) -> DetokenizeAnswer:
+        """Return the text of token ids: `tokenize_api.detokenize`."""
+        self.adapter_of(body.model or self._model_name)
+        return detokenize(body, self.prompts)
+
+    async def embed(self, body: EmbeddingsBody) -> EmbeddingsAnswer:
+        """Return each input's pooled hidden state: `embeddings_api`.
+
+        Raises:
+            ServingError: If an input cannot be read, or the engine has no room for it.
+        """
+        body.refuse_unsupported()
+        adapter_name = self.adapter_of(body.model)
+        texts = self.prompts.read_all(body.input, "input")
+        if len(texts) > MOST_INPUTS:
+            raise RequestError(
+                f"input holds {len(texts)} texts, above {MOST_INPUTS}; send fewer", param="input"
+            )
+        data = []
+        for index, text in enumerate(texts):
+            reading = await self._runner.read(ReadRequest(text.ids, adapter_name))
+            data.append(embedding(index, reading.pooled, body.encoding_format))
+        count = sum(len(text.ids) for text in texts)
+        usage = EmbeddingUsage(prompt_tokens=count, total_tokens=count)
+        return EmbeddingsAnswer(data=data, model=body.model, usage=usage)
+
     async def _pieces(
         self, body: GenerateBody, prepared: Prepared, usage: Usage
     ) -> AsyncGenerator[Piece]:
@@ -236,6 +284,8 @@ class AnswerService:
         return {i: str(token.content) for i, token in added.items() if token.content in markers}
 
     def _format(self, body: GenerateBody) -> AnswerFormat:
+        if isinstance(body, ResponsesChat):
+            return ResponsesFormat(body)
         form = ChatFormat if isinstance(body, ChatBody) else CompletionFormat
         return form(body, self._texts)
 

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from planner.documents import describe
 from serving.answers import AnswerService
+from serving.embeddings_api import EmbeddingsBody
 from serving.errors import (
     EngineError,
     MethodError,
@@ -37,7 +38,9 @@ from serving.openai_api import (
     CompletionBody,
     GenerateBody,
 )
+from serving.responses_api import ResponsesBody
 from serving.runner import EngineRunner
+from serving.tokenize_api import DetokenizeBody, TokenizeBody
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,10 @@ def build_app(service: AnswerService, runner: EngineRunner) -> FastAPI:
     for method, path, handler in (
         ("POST", "/v1/completions", endpoint.completions),
         ("POST", "/v1/chat/completions", endpoint.chat_completions),
+        ("POST", "/v1/responses", endpoint.responses),
+        ("POST", "/v1/embeddings", endpoint.embeddings),
+        ("POST", "/tokenize", endpoint.tokenize),
+        ("POST", "/detokenize", endpoint.detokenize),
         ("GET", "/v1/models", endpoint.models),
         ("GET", "/v1/models/{name:path}", endpoint.model),
         ("POST", "/v1/load_lora_adapter", endpoint.load_adapter),
@@ -90,6 +97,20 @@ class _Endpoint:
 
     async def chat_completions(self, request: Request) -> Response:
         return await self._generate(request, await _read(request, ChatBody))
+
+    async def responses(self, request: Request) -> Response:
+        return await self._generate(request, (await _read(request, ResponsesBody)).chat())
+
+    async def embeddings(self, request: Request) -> Response:
+        work = self._service.embed(await _read(request, EmbeddingsBody))
+        answer = await _while_wanted(request, work)
+        return Response(status_code=CLIENT_LEFT) if answer is None else _json(answer)
+
+    async def tokenize(self, request: Request) -> Response:
+        return _json(self._service.tokenize(await _read(request, TokenizeBody)))
+
+    async def detokenize(self, request: Request) -> Response:
+        return _json(self._service.detokenize(await _read(request, DetokenizeBody)))
 
     async def models(self) -> Response:
         cards = [self._card(name) for name in self._service.model_names()]
@@ -158,6 +179,10 @@ class _Endpoint:
             "owned_by": "motley",
             "parent": None if name == base else base,
         }
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 async def _while_wanted(request: Request, work: Coroutine[None, None, Result]) -> Result | None:

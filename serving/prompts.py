@@ -71,6 +71,14 @@ class PromptReader:
         self.check_ids(ids, param)
         return Prompt(tuple(ids), prompt if isinstance(prompt, str) else self.decode(ids))
 
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return a text's token ids."""
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """Return the vocabulary's entries of token ids."""
+        return list(self._tokenizer.convert_ids_to_tokens(ids))
+
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens included."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))

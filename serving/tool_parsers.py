@@ -94,7 +94,8 @@ class ToolCallParser:
     def finish(self) -> list[str | CallDelta]:
         """Return what was held back, once no more text comes."""
         is_between = self._state == self._between or not self._held.strip(_SPACE)
-        if not (self.num_calls and is_between):
+        is_calls_only = not self._syntax.opening
+        if not (is_calls_only or (self.num_calls and is_between)):
             self._say(self._held)
         self._held = ""
         return self._taken()

@@ -1,7 +1,7 @@
 """The tools of a request, and the grammar of an answer that must call one.
 
 A required call is written as a JSON list of `{"name": ..., "arguments": ...}`, so that its
-arguments follow the tool's schema token by token; `tool_parsers.REQUIRED` reads it back.
+arguments follow the tool's schema token by token, without white space a model may get lost in; `tool_parsers.REQUIRED` reads it back.
 """
 
 import json
@@ -16,6 +16,13 @@ MOST_REQUIRED_CALLS = 8
 
 ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
+_SEPARATORS = {
+    "whitespace_pattern": None,
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""Options of llguidance: JSON as `json.dumps` writes it."""
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -55,6 +62,7 @@ ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
 def calls_constraint(tools: list[Tool], *, most_calls: int) -> Constraint:
     """Return the grammar of one to `most_calls` calls of `tools`."""
     schema = {
+        "x-guidance": _SEPARATORS,
         "$defs": {f"tool{i}": _moved(_parameters(t), f"tool{i}") for i, t in enumerate(tools)},
         "type": "array",
         "minItems": 1,
