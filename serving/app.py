@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from planner.documents import describe
 from serving.answers import AnswerService
+from serving.api_document import api_document
 from serving.embeddings_api import EmbeddingsBody
 from serving.errors import (
     EngineError,
@@ -77,6 +78,7 @@ def build_app(service: AnswerService, runner: EngineRunner) -> FastAPI:
         ("GET", "/version", endpoint.version),
     ):
         app.add_api_route(path, handler, methods=[method], response_model=None)
+    app.openapi = lambda: api_document(service.model_name)  # type: ignore[method-assign]
     app.add_exception_handler(ServingError, _serving_error)
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(Exception, _unforeseen_error)
@@ -133,12 +135,12 @@ class _Endpoint:
                 param="lora_name",
             )
         await self._runner.load_adapter(body.lora_name, Path(body.lora_path))
-        return Response(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     async def unload_adapter(self, request: Request) -> Response:
         body = await _read(request, AdapterNameBody)
         await self._runner.unload_adapter(body.lora_name)
-        return Response(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     async def health(self) -> Response:
         if not self._runner.is_healthy:

@@ -1,7 +1,5 @@
 """Tool calls: required and named by grammar, automatic from the model's own syntax."""
 
-import json
-
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from served import events, post, served
