@@ -192,4 +192,4 @@ def _grammar(kind: GrammarKind, source: str) -> str:
 
 def _line(reason: str) -> str:
     """Return a reason as one line, cut to what a message may hold."""
-    return " ".join(reason.split())[:200]
+    return " ".join(reason.replace("<non-verbose/>", "").split())[:200]
