@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import json
 import logging
 import secrets
 from collections.abc import AsyncGenerator
@@ -10,12 +9,21 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from serving.detokenizer import StreamingText
+from serving.answer_format import AnswerFormat, ChatFormat, CompletionFormat
+from serving.answer_parts import Piece, Usage, gathered
+from serving.choice_text import ChoiceText
+from serving.embeddings_api import (
+    MOST_INPUTS,
+    EmbeddingsAnswer,
+    EmbeddingsBody,
+    EmbeddingUsage,
+    embedding,
+)
 from serving.engine.grammar import Grammar, GrammarKind
 from serving.engine.guidance import GrammarCompiler
+from serving.engine.reading import ReadRequest
 from serving.engine.sequence import GenerationRequest
 from serving.engine_client import EngineClient
 from serving.errors import (
@@ -27,7 +35,21 @@ from serving.errors import (
     UnsupportedError,
     error_body,
 )
-from serving.openai_api import AnswerFormat, ChatBody, CompletionBody, GenerateBody, usage
+from serving.merged import merged
+from serving.openai_api import MOST_CHOICES, ChatBody, CompletionBody, GenerateBody
+from serving.prompts import Prompt, PromptReader
+from serving.responses_api import ResponsesChat
+from serving.responses_format import ResponsesFormat
+from serving.token_texts import ScoredToken, TokenTexts
+from serving.tokenize_api import (
+    DetokenizeAnswer,
+    DetokenizeBody,
+    TokenizeAnswer,
+    TokenizeBody,
+    detokenize,
+    tokenize,
+)
+from serving.tool_parsers import REQUIRED, ToolCallParser, find_syntax
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +57,18 @@ _COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` for completions."""
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What is known of an answer when it ends."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked request: what the engine is asked for, choice by choice."""
 
-    prompt_tokens: int
-    completion_tokens: int = 0
-    finish_reason: str = "stop"
+    request_id: str
+    prompts: list[Prompt]
+    requests: list[GenerationRequest | None]
+    """Of each prompt's choices, prompt after prompt; None where only the prompt is scored."""
 
-    def usage(self) -> dict[str, int]:
-        return usage(prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens)
+    def prompt_of(self, index: int) -> Prompt:
+        """Return the prompt of a choice."""
+        return self.prompts[index * len(self.prompts) // len(self.requests)]
 
 
 class AnswerService:
@@ -69,8 +93,15 @@ class AnswerService:
         self._engine = engine
         self._tokenizer = tokenizer
         self._model_name = model_name
-        self._vocabulary_size = vocabulary_size
         self._tokenizer_fault: str | None = None
+        self.prompts = PromptReader(
+            tokenizer,
+            model_name=model_name,
+            # An embedding may be padded beyond the tokenizer's ids, or a tokenizer hold unused ones.
+            num_ids=lambda: vocabulary_size or min(len(tokenizer), engine.facts.vocabulary_size),
+        )
+        self._texts = TokenTexts(tokenizer)
+        self._tool_syntax = find_syntax(self.prompts.template())
 
     @property
     def model_name(self) -> str:
@@ -81,87 +112,191 @@ class AnswerService:
         """Return the base model's name, then the adapters'."""
         return [self._model_name, *self._engine.adapter_names]
 
-    async def prepare(self, body: GenerateBody, request_id: str) -> GenerationRequest:
-        """Check a body and turn it into the engine's request; a grammar compiles in a thread.
+    def adapter_of(self, model: str) -> str | None:
+        """Return the adapter that answers as `model`; None for the base model.
+
+        Raises:
+            NotFoundError: If there is no such model.
+        """
+        if model not in self.model_names():
+            raise NotFoundError(
+                f"model {model[:80]!r} does not exist; this endpoint serves {self.model_names()}",
+                param="model",
+            )
+        return None if model == self._model_name else model
+
+    async def prepare(self, body: GenerateBody, request_id: str) -> Prepared:
+        """Check a body and turn it into the engine's requests; a grammar compiles in a thread.
 
         Raises:
             RequestError: If it cannot be served as asked.
         """
         body.refuse_unsupported()
-        if body.model not in self.model_names():
-            raise NotFoundError(
-                f"model {body.model[:80]!r} does not exist; this endpoint serves {self.model_names()}",
-                param="model",
+        adapter_name = self.adapter_of(body.model)
+        prompts = self._prompts(body)
+        num_choices = len(prompts) * body.num_choices
+        if num_choices > MOST_CHOICES:
+            raise RequestError(
+                f"{len(prompts)} prompts of n {body.num_choices} are {num_choices} choices, above "
+                f"{MOST_CHOICES}; send fewer",
+                param="prompt",
             )
-        prompt = self._prompt(body)
-        return GenerationRequest(
-            # Clients choose their ids and may repeat one; the engine's are our own.
-            request_id=f"{request_id}-{secrets.token_hex(8)}",
-            prompt=tuple(prompt),
-            params=body.sampling(self._max_tokens(body, len(prompt))),
-            seed=body.seed % 2**63 if body.seed is not None else secrets.randbits(62),
-            adapter_name=None if body.model == self._model_name else body.model,
-            grammar=await self._grammar(body),
-        )
+        grammar = await self._grammar(body)
+        seed = secrets.randbits(62) if body.seed is None else body.seed
+        requests = [
+            None
+            if body.max_tokens == 0
+            else GenerationRequest(
+                # Clients choose their ids and may repeat one; the engine's are our own.
+                request_id=f"{request_id}-{secrets.token_hex(8)}",
+                prompt=prompt.ids,
+                params=body.sampling(self._max_tokens(body, len(prompt.ids))),
+                seed=(seed + choice) % 2**63,
+                adapter_name=adapter_name,
+                grammar=grammar,
+            )
+            for prompt in prompts
+            for choice in range(body.num_choices)
+        ]
+        return Prepared(request_id, prompts, requests)
 
-    async def answer(self, body: GenerateBody, request: GenerationRequest) -> dict[str, Any]:
+    async def answer(self, body: GenerateBody, prepared: Prepared) -> dict[str, Any]:
         """Return the whole answer.
 
         Raises:
             ServingError: If the engine refuses or fails.
         """
-        tally = _Tally(len(request.prompt))
-        pieces = [piece async for piece in self._text(body, request, tally)]
-        form = AnswerFormat(model=body.model, is_chat=isinstance(body, ChatBody))
-        return form.whole("".join(pieces), tally.finish_reason, tally.usage())
+        usage = self._usage(prepared)
+        async with aclosing(self._pieces(body, prepared, usage)) as generated:
+            pieces = [piece async for piece in generated]
+        return self._format(body).whole(gathered(pieces, len(prepared.requests)), usage)
 
-    async def stream(self, body: GenerateBody, request: GenerationRequest) -> AsyncGenerator[str]:
+    async def stream(self, body: GenerateBody, prepared: Prepared) -> AsyncGenerator[str]:
         """Yield the answer as server-sent events; an error after the start is an event too.
 
         Raises:
             ServingError: If the engine refuses, before the first event.
         """
-        form = AnswerFormat(model=body.model, is_chat=isinstance(body, ChatBody))
-        tally = _Tally(len(request.prompt))
+        form = self._format(body)
+        usage = self._usage(prepared)
         is_started = False
         try:
-            async with aclosing(self._text(body, request, tally)) as pieces:
+            async with aclosing(self._pieces(body, prepared, usage)) as pieces:
                 async for piece in pieces:
-                    if not is_started and (opening := form.opening()) is not None:
-                        yield _event(opening)
+                    opening = [] if is_started else form.start()
                     is_started = True
-                    if piece:
-                        yield _event(form.chunk(piece, None))
+                    for event in (*opening, *form.piece(piece)):
+                        yield event
         except ServingError as error:
             if not is_started:
                 raise
-            logger.warning("stream failed request_id=%s error=%s", request.request_id, error)
-            yield _event(error_body(error)[1])
+            logger.warning("stream failed request_id=%s error=%s", prepared.request_id, error)
+            for event in form.failed(error_body(error)[1]):
+                yield event
             return
-        yield _event(form.chunk("", tally.finish_reason))
-        if body.wants_usage_chunk():
-            yield _event(form.usage_chunk(tally.usage()))
-        yield "data: [DONE]\n\n"
+        for event in form.end(usage):
+            yield event
 
-    async def _text(
-        self, body: GenerateBody, request: GenerationRequest, tally: _Tally
-    ) -> AsyncGenerator[str]:
-        """Yield the text of each engine output, maybe empty, and keep `tally`."""
-        text = StreamingText(self._tokenizer.backend_tokenizer, body.stops())
+    def tokenize(self, body: TokenizeBody) -> TokenizeAnswer:
+        """Return the token ids of a prompt or a conversation: `tokenize_api.tokenize`."""
+        self.adapter_of(body.model or self._model_name)
+        return tokenize(body, self.prompts, context_tokens=self._engine.facts.context_tokens)
+
+    def detokenize(self, body: DetokenizeBody) -> DetokenizeAnswer:
+        """Return the text of token ids: `tokenize_api.detokenize`."""
+        self.adapter_of(body.model or self._model_name)
+        return detokenize(body, self.prompts)
+
+    async def embed(self, body: EmbeddingsBody) -> EmbeddingsAnswer:
+        """Return each input's pooled hidden state: `embeddings_api`.
+
+        Raises:
+            ServingError: If an input cannot be read, or the engine has no room for it.
+        """
+        body.refuse_unsupported()
+        adapter_name = self.adapter_of(body.model)
+        texts = self.prompts.read_all(body.input, "input")
+        if len(texts) > MOST_INPUTS:
+            raise RequestError(
+                f"input holds {len(texts)} texts, above {MOST_INPUTS}; send fewer", param="input"
+            )
+        data = []
+        for index, text in enumerate(texts):
+            reading = await self._engine.read(ReadRequest(text.ids, adapter_name))
+            data.append(embedding(index, reading.pooled, body.encoding_format))
+        count = sum(len(text.ids) for text in texts)
+        usage = EmbeddingUsage(prompt_tokens=count, total_tokens=count)
+        return EmbeddingsAnswer(data=data, model=body.model, usage=usage)
+
+    async def _pieces(
+        self, body: GenerateBody, prepared: Prepared, usage: Usage
+    ) -> AsyncGenerator[Piece]:
+        """Yield the pieces of all choices as they come, and keep `usage`."""
+        choices = [self._choice(body, prepared, i) for i in range(len(prepared.requests))]
+        async with aclosing(merged(choices)) as pieces:
+            async for piece in pieces:
+                usage.completion_tokens += piece.num_tokens
+                yield piece
+
+    async def _choice(
+        self, body: GenerateBody, prepared: Prepared, index: int
+    ) -> AsyncGenerator[Piece]:
+        """Yield the pieces of one choice, its prompt before the first where it is repeated."""
+        echo = await self._echo(body, prepared, index)
+        request = prepared.requests[index]
+        if request is None:
+            assert echo is not None, "checked with the body"
+            echo.finish_reason = "length"
+            yield echo
+            return
+        text = self._choice_text(body, index)
         async with aclosing(self._engine.generate(request)) as outputs:
             async for output in outputs:
-                pieces = []
-                for token in output.tokens:
-                    pieces.append(text.push(token))
-                    if text.is_stopped:
-                        break
-                tally.completion_tokens = text.num_tokens
-                if output.finish_reason is not None and not text.is_stopped:
-                    tally.finish_reason = output.finish_reason
-                    pieces.append(text.finish())
-                yield "".join(pieces)
-                if text.is_stopped:
+                piece = text.take(output)
+                if echo is not None:
+                    piece.text = echo.text + piece.text
+                    piece.tokens = echo.tokens + piece.tokens
+                    echo = None
+                yield piece
+                if piece.finish_reason is not None:
                     return
+
+    async def _echo(self, body: GenerateBody, prepared: Prepared, index: int) -> Piece | None:
+        """Return a choice's prompt as its first piece, scored where that is asked for."""
+        if not isinstance(body, CompletionBody) or not body.echo:
+            return None
+        prompt = prepared.prompt_of(index)
+        tokens: list[ScoredToken] = []
+        if body.num_logprobs is not None:
+            read = ReadRequest(prompt.ids, self.adapter_of(body.model), body.num_logprobs)
+            scores = (await self._engine.read(read)).logprobs
+            tokens = list(zip(prompt.ids, (None, *scores), strict=True))
+        return Piece(index, prompt.text, tokens=tokens)
+
+    def _choice_text(self, body: GenerateBody, index: int) -> ChoiceText:
+        parser = None
+        if isinstance(body, ChatBody) and body.wanted_tools():
+            syntax = REQUIRED if body.must_call else self._tool_syntax
+            parser = ToolCallParser(syntax, most_calls=body.most_calls)
+        return ChoiceText(self._tokenizer, body, index, parser, shown=self._shown(parser))
+
+    def _shown(self, parser: ToolCallParser | None) -> dict[int, str]:
+        """Return the special tokens that calls are written with."""
+        if parser is None:
+            return {}
+        markers = self._tool_syntax.markers
+        added = self._tokenizer.added_tokens_decoder
+        return {i: str(token.content) for i, token in added.items() if token.content in markers}
+
+    def _format(self, body: GenerateBody) -> AnswerFormat:
+        if isinstance(body, ResponsesChat):
+            return ResponsesFormat(body)
+        form = ChatFormat if isinstance(body, ChatBody) else CompletionFormat
+        return form(body, self._texts)
+
+    @staticmethod
+    def _usage(prepared: Prepared) -> Usage:
+        return Usage(sum(len(prompt.ids) for prompt in prepared.prompts))
 
     async def _grammar(self, body: GenerateBody) -> Grammar | None:
         """Return what the answer must follow, compiled beside the event loop and the engine."""
@@ -206,50 +341,11 @@ class AnswerService:
             "response_format and structured_outputs out"
         )
 
-    def _prompt(self, body: GenerateBody) -> list[int]:
+    def _prompts(self, body: GenerateBody) -> list[Prompt]:
         if isinstance(body, ChatBody):
-            return self._chat_prompt(body)
+            return [self.prompts.chat(body.messages, body.options())]
         assert isinstance(body, CompletionBody), "bodies are completions or chats"
-        prompt: Any = body.prompt
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            if len(prompt) != 1:
-                raise UnsupportedError(
-                    f"prompt holds {len(prompt)} prompts; send one a request", param="prompt"
-                )
-            prompt = prompt[0]
-        if isinstance(prompt, str):
-            prompt = self._tokenizer.encode(prompt)
-        if not prompt:
-            raise RequestError("prompt is empty; send at least one token", param="prompt")
-        # An embedding may be padded beyond the tokenizer's ids, or a tokenizer hold unused ones.
-        num_ids = self._vocabulary_size or min(
-            len(self._tokenizer), self._engine.facts.vocabulary_size
-        )
-        wrong = next((t for t in prompt if not 0 <= t < num_ids), None)
-        if wrong is not None:
-            raise RequestError(
-                f"prompt holds token {wrong}; ids go from 0 to {num_ids - 1}",
-                param="prompt",
-            )
-        return list(prompt)
-
-    def _chat_prompt(self, body: ChatBody) -> list[int]:
-        if self._tokenizer.chat_template is None:
-            raise UnsupportedError(
-                f"model {self._model_name!r} has no chat template; use /v1/completions"
-            )
-        for message in body.messages:
-            message.refuse_unsupported()
-        messages = [{"role": m.role, "content": m.text()} for m in body.messages]
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
-            )
-        except TemplateError as error:
-            raise RequestError(
-                f"the chat template refuses these messages: {error}", param="messages"
-            ) from None
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return self.prompts.read_all(body.prompt)
 
     def _max_tokens(self, body: GenerateBody, prompt_tokens: int) -> int:
         context = self._engine.facts.context_tokens
@@ -263,7 +359,3 @@ class AnswerService:
         if isinstance(body, ChatBody):
             return body.max_completion_tokens or body.max_tokens or room
         return body.max_tokens or min(_COMPLETION_TOKENS, room)
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, separators=(',', ':'))}\n\n"

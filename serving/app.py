@@ -6,16 +6,21 @@ from contextlib import aclosing
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
 
 from serving.adapter_roots import AdapterRoots
 from serving.answers import AnswerService
+from serving.api_document import api_document
 from serving.edge import Gate
+from serving.embeddings_api import EmbeddingsBody
 from serving.engine_client import EngineClient
 from serving.errors import NotFoundError
 from serving.http_requests import CLIENT_LEFT, read_body, while_wanted
 from serving.keys import KeyRing
 from serving.openai_api import ChatBody, CompletionBody, GenerateBody
 from serving.operations import build_operations
+from serving.responses_api import ResponsesBody
+from serving.tokenize_api import DetokenizeBody, TokenizeBody
 
 
 def build_app(
@@ -47,10 +52,15 @@ def build_app(
     for method, path, handler in (
         ("POST", "/v1/completions", endpoint.completions),
         ("POST", "/v1/chat/completions", endpoint.chat_completions),
+        ("POST", "/v1/responses", endpoint.responses),
+        ("POST", "/v1/embeddings", endpoint.embeddings),
+        ("POST", "/tokenize", endpoint.tokenize),
+        ("POST", "/detokenize", endpoint.detokenize),
         ("GET", "/v1/models", endpoint.models),
         ("GET", "/v1/models/{name:path}", endpoint.model),
     ):
         app.add_api_route(path, handler, methods=[method], response_model=None)
+    app.openapi = lambda: api_document(service.model_name)  # type: ignore[method-assign]
     return app
 
 
@@ -66,6 +76,20 @@ class _Endpoint:
 
     async def chat_completions(self, request: Request) -> Response:
         return await self._generate(request, await read_body(request, ChatBody))
+
+    async def responses(self, request: Request) -> Response:
+        return await self._generate(request, (await read_body(request, ResponsesBody)).chat())
+
+    async def embeddings(self, request: Request) -> Response:
+        work = self._service.embed(await read_body(request, EmbeddingsBody))
+        answer = await while_wanted(request, work)
+        return Response(status_code=CLIENT_LEFT) if answer is None else _json(answer)
+
+    async def tokenize(self, request: Request) -> Response:
+        return _json(self._service.tokenize(await read_body(request, TokenizeBody)))
+
+    async def detokenize(self, request: Request) -> Response:
+        return _json(self._service.detokenize(await read_body(request, DetokenizeBody)))
 
     async def models(self) -> Response:
         cards = [self._card(name) for name in self._service.model_names()]
@@ -101,6 +125,10 @@ class _Endpoint:
             "owned_by": "motley",
             "parent": None if name == base else base,
         }
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 async def _first(events: AsyncGenerator[str]) -> str:

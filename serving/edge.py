@@ -33,7 +33,8 @@ ADMIN_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 SHUTTING_DOWN = "the server is shutting down; retry elsewhere"
 """What new requests and probes are told while the endpoint drains."""
 
-_ERROR_EVENT = b'data: {"error":{"message":'
+_ERROR_EVENTS = (b'data: {"error":{"message":', b"event: error\n")
+"""How the last event of a failed stream begins: of completions and chats, and of responses."""
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
@@ -152,7 +153,7 @@ class _Answer:
         elif message["type"] == "http.response.body":
             self.is_over = not message.get("more_body", False)
             body: bytes = message.get("body", b"")
-            if self.is_stream and body.startswith(_ERROR_EVENT):
-                error = json.loads(body.removeprefix(b"data: "))["error"]
+            if self.is_stream and body.startswith(_ERROR_EVENTS):
+                error = json.loads(body.partition(b"data: ")[2])["error"]
                 self._gate.errors[error["code"]] += 1
         await self._send(message)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from serving.engine.reading import Reading, ReadRequest
 from serving.engine.sequence import GenerationOutput, GenerationRequest
 
 
@@ -92,4 +93,15 @@ class EngineClient(OperatedEngine, Protocol):
             SlowRequestError: If it takes longer than it may.
             UnavailableError: If the engine cannot be reached now, or ends meanwhile.
             EngineError: If the engine fails at this request.
+        """
+
+    async def read(self, request: ReadRequest) -> Reading:
+        """Return what the target makes of a whole text, without answering it.
+
+        Raises:
+            ContextLengthError: If the text does not fit.
+            OverloadedError: If the KV memory has no room now.
+            SlowRequestError: If it takes longer than it may.
+            UnsupportedError: If the engine has no model that could read.
+            UnavailableError: If the engine cannot be reached now, or ends meanwhile.
         """

@@ -189,9 +189,10 @@ class _EngineHost:
 _CALLS: dict[str, Callable[[_EngineHost, Call], None]] = {
     "load_adapter": _EngineHost._between_steps,
     "unload_adapter": _EngineHost._between_steps,
+    "read": _EngineHost._between_steps,
     "metrics": _EngineHost._metrics,
 }
-"""What an endpoint may call by name; a method of `Engine` where it changes something."""
+"""What an endpoint may call by name; a method of `Engine` where it runs between steps."""
 
 
 def _load_adapters(engine: Engine, adapters: Mapping[str, Path], *, needs_all: bool) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from serving.edge import SHUTTING_DOWN
+from serving.engine.reading import Reading, ReadRequest
 from serving.engine.sequence import GenerationOutput, GenerationRequest
 from serving.engine_child import EngineChild
 from serving.engine_client import EngineClient, EngineFacts
@@ -31,7 +32,7 @@ from serving.engine_wire import (
 from serving.errors import EngineError, ServingError, SlowRequestError, UnavailableError
 from serving.metrics import process_exposition
 from serving.supervision import Backoff, report_crash
-from serving.time_limit import start_timer
+from serving.time_limit import start_timer, too_slow
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +170,17 @@ class EngineProcess(EngineClient):
             del self._streams[name]
             if not is_over:
                 self._send(Abort(name))
+
+    async def read(self, request: ReadRequest) -> Reading:
+        """Run the target over a whole text between two steps: `Engine.read`."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                reading = await self._call("read", request)
+        except TimeoutError:
+            assert self._timeout_seconds is not None, "nothing else sets a limit"
+            raise too_slow(self._timeout_seconds) from None
+        assert isinstance(reading, Reading), "the host answers with the engine's own"
+        return reading
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Load a LoRA folder between two steps, and again at each restart."""

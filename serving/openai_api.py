@@ -1,49 +1,22 @@
-"""The shapes of OpenAI's API that this endpoint reads and writes."""
+"""The bodies of OpenAI's API that this endpoint reads, with vLLM's additions."""
 
-import secrets
-import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
+from planner.documents import describe
+from serving import unsupported_fields
+from serving.chat_messages import ChatMessage
 from serving.engine.sampling import SamplingParams
-from serving.errors import RequestError, UnsupportedError
+from serving.errors import RequestError
+from serving.prompts import ChatOptions
 from serving.structured_outputs import Constraint, ResponseFormat, StructuredOutputs
+from serving.tools import MOST_REQUIRED_CALLS, NamedToolChoice, Tool, ToolChoice, calls_constraint
 
-NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
-    "n": (None, 1),
-    "echo": (None, False),
-    "suffix": (None, ""),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "logit_bias": (None, {}),
-    "presence_penalty": (None, 0),
-    "frequency_penalty": (None, 0),
-    "repetition_penalty": (None, 1),
-    "min_p": (None, 0),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
-    "prediction": (None,),
-    "min_tokens": (None, 0),
-    "stop_token_ids": (None, []),
-    "bad_words": (None, []),
-    "include_stop_str_in_output": (None, False),
-    "guided_json": (None,),
-    "guided_regex": (None,),
-    "guided_choice": (None,),
-    "guided_grammar": (None,),
-    "prompt_logprobs": (None,),
-    "chat_template": (None,),
-    "chat_template_kwargs": (None, {}),
-    "add_generation_prompt": (None, True),
-    "continue_final_message": (None, False),
-}
-"""Known fields that are not supported, and the values under which they mean nothing."""
+MOST_CHOICES = 128
+"""Most choices of one request: prompts times `n`."""
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class StreamOptions(BaseModel):
@@ -55,20 +28,40 @@ class StreamOptions(BaseModel):
 class GenerateBody(BaseModel):
     """What completions and chat completions share. Unknown fields are benign and ignored."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     model: str
     max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    logit_bias: dict[Annotated[int, Field(ge=0)], Bias] | None = None
     seed: int | None = None
+    """Choice k of a prompt has seed + k."""
     stop: str | list[str] | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
+    include_stop_str_in_output: StrictBool = False
+    min_tokens: int | None = Field(default=None, ge=0)
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
+
+    @property
+    def num_choices(self) -> int:
+        """Answers to each prompt."""
+        return self.n or 1
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Likeliest tokens to report beside each one's own log-probability; None reports none."""
+        raise NotImplementedError
 
     def refuse_unsupported(self) -> None:
         """Raise for a field that would change the meaning and is not supported.
@@ -76,12 +69,7 @@ class GenerateBody(BaseModel):
         Raises:
             UnsupportedError: Names the field.
         """
-        for name, value in (self.model_extra or {}).items():
-            neutral = NEUTRAL_VALUES.get(name)
-            if neutral is not None and not any(_is_same(value, other) for other in neutral):
-                raise UnsupportedError(
-                    f"{name} {value!r:.60} is not supported; leave it out", param=name
-                )
+        unsupported_fields.refuse_unsupported(self.model_extra)
 
     def stops(self) -> list[str]:
         """Return the stop strings, empty ones left out."""
@@ -109,59 +97,60 @@ class GenerateBody(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def sampling(self, max_tokens: int) -> SamplingParams:
-        """Return the engine's parameters, with OpenAI's defaults where a field is left out."""
-        return SamplingParams(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=max(self.top_k or 0, 0),
-            max_tokens=max_tokens,
-            ignore_eos=self.ignore_eos,
-        )
+        """Return the engine's parameters, with OpenAI's defaults where a field is left out.
+
+        Raises:
+            RequestError: If two fields contradict each other.
+        """
+        try:
+            return SamplingParams(
+                temperature=_or(self.temperature, 1.0),
+                top_p=_or(self.top_p, 1.0),
+                top_k=max(self.top_k or 0, 0),
+                min_p=self.min_p or 0.0,
+                repetition_penalty=_or(self.repetition_penalty, 1.0),
+                frequency_penalty=self.frequency_penalty or 0.0,
+                presence_penalty=self.presence_penalty or 0.0,
+                logit_bias=self.logit_bias or {},
+                stop_token_ids=tuple(self.stop_token_ids or ()),
+                min_tokens=self.min_tokens or 0,
+                max_tokens=max_tokens,
+                ignore_eos=self.ignore_eos,
+                num_logprobs=self.num_logprobs,
+            )
+        except ValidationError as error:
+            raise RequestError(describe(error), param="min_tokens") from None
 
 
-def _is_same(value: object, other: object) -> bool:
-    # Python holds False equal to 0, but `logprobs: 0` asks for something and false does not.
-    return isinstance(value, bool) == isinstance(other, bool) and value == other
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 class CompletionBody(GenerateBody):
     """Body of `POST /v1/completions`."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
+    max_tokens: int | None = Field(default=None, ge=0)
+    """0 only with `echo`, to score the prompt."""
+    echo: StrictBool = False
+    logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
 
-
-class TextPart(BaseModel):
-    """A text part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: str
-    content: str | list[TextPart] | None = None
-
-    def text(self) -> str:
-        """Return the content as one string."""
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
+    @property
+    def num_logprobs(self) -> int | None:
+        """As the field says."""
+        return self.logprobs
 
     def refuse_unsupported(self) -> None:
-        """Raise where the message carries more than text.
+        """Raise for what is not supported, `max_tokens` of 0 without `echo` too.
 
         Raises:
-            UnsupportedError: Names the field.
+            RequestError: Names the field.
         """
-        for name in ("tool_calls", "function_call", "audio"):
-            if (self.model_extra or {}).get(name):
-                raise UnsupportedError(
-                    f"a message holds {name}, which is not supported; send text", param="messages"
-                )
+        super().refuse_unsupported()
+        if self.max_tokens == 0 and not self.echo:
+            raise RequestError(
+                "max_tokens 0 answers nothing; ask for at least 1, or for echo", param="max_tokens"
+            )
 
 
 class ChatBody(GenerateBody):
@@ -169,6 +158,94 @@ class ChatBody(GenerateBody):
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: StrictBool | None = None
+    add_generation_prompt: StrictBool = True
+    continue_final_message: StrictBool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """`top_logprobs` where `logprobs` asks for any."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def choice(self) -> Literal["none", "auto", "required"] | NamedToolChoice:
+        """`tool_choice` with OpenAI's default: auto where there are tools."""
+        return self.tool_choice or ("auto" if self.tools else "none")
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer is a call whatever the model would say."""
+        return self.choice not in ("none", "auto")
+
+    def refuse_unsupported(self) -> None:
+        """Raise for what is not supported, and for fields that contradict each other.
+
+        Raises:
+            RequestError: Names the field.
+        """
+        super().refuse_unsupported()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
+        if self.must_call and not self.tools:
+            raise RequestError(
+                "tool_choice asks for a call and tools is empty", param="tool_choice"
+            )
+        names = {tool.function.name for tool in self.tools or []}
+        if len(names) < len(self.tools or []):
+            raise RequestError("tools holds two functions of one name; rename one", param="tools")
+        if isinstance(self.choice, NamedToolChoice) and self.choice.function.name not in names:
+            raise RequestError(
+                f"tool_choice names {self.choice.function.name[:64]!r}, tools has {sorted(names)}",
+                param="tool_choice",
+            )
+
+    def constraint(self) -> Constraint | None:
+        """Return what the answer must follow: a call where one must be made.
+
+        Raises:
+            RequestError: If two fields ask for something.
+        """
+        asked = super().constraint()
+        if self.choice == "none":
+            return asked
+        if asked is not None:
+            raise RequestError(
+                f"tools and {asked.param} both shape the answer; drop one or set tool_choice 'none'",
+                param=asked.param,
+            )
+        if not self.must_call:
+            return None
+        return calls_constraint(self.wanted_tools(), most_calls=self.most_calls or 1)
+
+    def wanted_tools(self) -> list[Tool]:
+        """Return the tools the model is told about: none, all, or the one it must call."""
+        if self.choice == "none":
+            return []
+        if isinstance(self.choice, NamedToolChoice):
+            name = self.choice.function.name
+            return [tool for tool in self.tools or [] if tool.function.name == name]
+        return list(self.tools or [])
+
+    @property
+    def most_calls(self) -> int | None:
+        """Calls of one answer; None where the model says."""
+        if isinstance(self.choice, NamedToolChoice) or self.parallel_tool_calls is False:
+            return 1
+        return MOST_REQUIRED_CALLS if self.choice == "required" else None
+
+    def options(self) -> ChatOptions:
+        """Return how the conversation is written out."""
+        return ChatOptions(
+            tools=tuple(self.wanted_tools()),
+            add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message,
+            template_kwargs=self.chat_template_kwargs,
+        )
 
 
 class AdapterBody(BaseModel):
@@ -183,61 +260,3 @@ class AdapterNameBody(BaseModel):
     """Body of `POST /v1/unload_lora_adapter`, vLLM's shape."""
 
     lora_name: str = Field(min_length=1)
-
-
-class AnswerFormat:
-    """Writes one answer in either API's form, whole or in chunks."""
-
-    def __init__(self, *, model: str, is_chat: bool) -> None:
-        """Answer as `model`; `is_chat` selects the chat form."""
-        self._is_chat = is_chat
-        self._kind = "chat.completion" if is_chat else "text_completion"
-        prefix = "chatcmpl" if is_chat else "cmpl"
-        self._head = {
-            "id": f"{prefix}-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": model,
-        }
-
-    def whole(self, text: str, finish_reason: str, usage: dict[str, int]) -> dict[str, Any]:
-        """Return the answer in one piece."""
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
-        if self._is_chat:
-            choice["message"] = {"role": "assistant", "content": text}
-        else:
-            choice["text"] = text
-        return self._head | {"object": self._kind, "choices": [choice], "usage": usage}
-
-    def opening(self) -> dict[str, Any] | None:
-        """Return the first chunk: chat names the role before any text."""
-        if not self._is_chat:
-            return None
-        return self._chunk({"role": "assistant", "content": ""}, None)
-
-    def chunk(self, text: str, finish_reason: str | None) -> dict[str, Any]:
-        """Return a chunk of text, or the last one, which carries `finish_reason`."""
-        return self._chunk({"content": text} if text else {}, finish_reason, text)
-
-    def usage_chunk(self, usage: dict[str, int]) -> dict[str, Any]:
-        """Return the chunk of token counts that follows the last choice."""
-        return self._head | {"object": self._chunk_kind, "choices": [], "usage": usage}
-
-    @property
-    def _chunk_kind(self) -> str:
-        return "chat.completion.chunk" if self._is_chat else "text_completion"
-
-    def _chunk(
-        self, delta: dict[str, str], finish_reason: str | None, text: str = ""
-    ) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
-        choice |= {"delta": delta} if self._is_chat else {"text": text}
-        return self._head | {"object": self._chunk_kind, "choices": [choice]}
-
-
-def usage(*, prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Return OpenAI's usage object."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }

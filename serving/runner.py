@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from serving.engine.engine import Engine
+from serving.engine.reading import Reading, ReadRequest
 from serving.engine.sequence import GenerationOutput, GenerationRequest
 from serving.engine_client import EngineClient, EngineFacts
 from serving.engine_loop import EngineLoop
@@ -105,6 +106,10 @@ class EngineRunner(EngineClient):
         finally:
             if not is_finished:
                 self._loop.post(lambda: self._abort(request.request_id))
+
+    async def read(self, request: ReadRequest) -> Reading:
+        """Run the target over a whole text between two steps: `Engine.read`."""
+        return await self._call(lambda: self._engine.read(request))
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Load a LoRA folder between two steps."""

@@ -12,9 +12,10 @@ from planner.profiling.clock import Clock
 from serving.edge import SHUTTING_DOWN
 from serving.emulated.engine import EmulatedEngine
 from serving.engine.engine import Engine
+from serving.engine.reading import Reading, ReadRequest
 from serving.engine.sequence import GenerationOutput, GenerationRequest
 from serving.engine_client import EngineClient, EngineFacts
-from serving.errors import EngineError, ServingError, UnavailableError
+from serving.errors import EngineError, ServingError, UnavailableError, UnsupportedError
 from serving.metrics import exposition
 from serving.time_limit import start_timer
 
@@ -104,6 +105,16 @@ class EmulatedRunner(EngineClient):
                 timer.cancel()
             self.engine.abort(request.request_id)
             self._streams.pop(request.request_id, None)
+
+    async def read(self, request: ReadRequest) -> Reading:
+        """Refuse: there is no model that could read.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise UnsupportedError(
+            "an emulated engine has no model: it gives no embeddings and scores no prompt"
+        )
 
     async def stop(self) -> None:
         """Take no more requests, and end the running ones with an error."""

@@ -19,6 +19,7 @@ from serving.engine.model import TargetModel
 from serving.engine.pages import PAGE_TOKENS, PagePool
 from serving.engine.pre_drafting import PreDrafter
 from serving.engine.processors import processed
+from serving.engine.reading import Reading, ReadRequest, read_tokens
 from serving.engine.rows import Rows
 from serving.engine.sampling import choices, raw_logprobs
 from serving.engine.scheduler import Scheduled, Scheduler
@@ -233,17 +234,22 @@ class Engine:
         num_admissible = max(0, self._limits.max_sequences - self.num_running)
         if self.num_waiting >= self._limits.max_waiting + num_admissible:
             raise OverloadedError(f"{self.num_waiting} requests are waiting already; retry later")
-        target_cache = SequenceCache(self._pool, adapter_id)
-        draft_cache = SequenceCache(self._draft_pool)
+        caches = SequenceCache(self._pool, adapter_id), SequenceCache(self._draft_pool)
         end_ids = frozenset(request.params.stop_token_ids)
         if not request.params.ignore_eos:
             end_ids |= self._eos_ids
-        self._scheduler.add(Sequence(request, adapter, target_cache, draft_cache, end_ids))
+        self._scheduler.add(Sequence(request, adapter, *caches, end_ids))
         self.counters.prompt_tokens += len(request.prompt)
 
     def abort(self, request_id: str) -> None:
         """Drop a request and free its memory; unknown ids are ignored, it may have finished."""
         self._scheduler.remove(request_id)
+
+    def read(self, request: ReadRequest) -> Reading:
+        """Run the target over a whole text, between two steps: `reading.read_tokens`."""
+        adapter_id, adapter = self._find_adapter(request.adapter_name)
+        cache = SequenceCache(self._pool, adapter_id)
+        return read_tokens(self._target, cache, request, adapter, most_tokens=self.context_tokens)
 
     def step(self) -> list[GenerationOutput]:
         """Draft, verify, accept: advance every scheduled sequence and return what is new."""

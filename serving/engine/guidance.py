@@ -209,5 +209,5 @@ def _grammar(kind: GrammarKind, source: str) -> str:
 
 
 def _line(reason: str) -> str:
-    """Return the first line of a reason, cut to what a message may hold."""
-    return reason.partition("\n")[0][:200]
+    """Return a reason as one line, cut to what a message may hold."""
+    return " ".join(reason.replace("<non-verbose/>", "").split())[:200]

@@ -1,5 +1,7 @@
 """The official client against a real `motley serve` process."""
 
+import json
+
 import httpx
 import openai
 import pytest
@@ -57,3 +59,69 @@ def refuse_a_busy_port(port: int, tiny_family) -> None:
 
     words = ["serve", str(tiny_family / "target"), "--port", str(port)]
     assert motley.main(words) == 2
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Oslo", "Rome"]}, "days": {"type": "integer", "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
+
+
+def test_the_official_client_has_every_endpoint(client):
+    """Choices, log-probabilities, tools, schemas, responses and embeddings parse into its types."""
+    ask_for_choices(client)
+    ask_for_calls(client)
+    ask_for_responses(client)
+    vectors = client.embeddings.create(model="tiny", input=["import os", "class A"])
+    assert len(vectors.data) == 2
+    assert sum(value * value for value in vectors.data[0].embedding) == pytest.approx(1, abs=1e-3)
+
+
+def ask_for_choices(client) -> None:
+    """Several choices with log-probabilities, chats and completions."""
+    chat = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, n=2, max_tokens=5, seed=1, logprobs=True, top_logprobs=2
+    )
+    assert [choice.index for choice in chat.choices] == [0, 1]
+    assert len(chat.choices[1].logprobs.content[0].top_logprobs) == 2
+    text = client.completions.create(
+        model="tiny", prompt=["a = ", "b = "], max_tokens=4, logprobs=1, echo=True
+    )
+    assert text.choices[1].text.startswith("b = ")
+    assert text.choices[0].logprobs.token_logprobs[0] is None
+
+
+def ask_for_calls(client) -> None:
+    """A required call, whole and as the client's own stream accumulates it."""
+    function = {"name": "weather", "parameters": WEATHER, "strict": True}
+    asked = {
+        "model": "tiny",
+        "messages": MESSAGES,
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        "temperature": 0,
+        "max_tokens": 120,
+    }
+    call = client.chat.completions.create(**asked).choices[0].message.tool_calls[0]
+    assert json.loads(call.function.arguments)["city"] in ("Oslo", "Rome")
+    with client.chat.completions.stream(**asked) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.tool_calls[0].function.arguments == call.function.arguments
+    assert final.choices[0].finish_reason == "tool_calls"
+
+
+def ask_for_responses(client) -> None:
+    """A response and its events, as the client's stream accumulates them."""
+    wanted = {"format": {"type": "json_schema", "name": "weather", "schema": WEATHER}}
+    asked = {"model": "tiny", "input": "Rome?", "temperature": 0, "text": wanted}
+    whole = client.responses.create(**asked, max_output_tokens=600)
+    assert json.loads(whole.output_text)["city"] in ("Oslo", "Rome")
+    with client.responses.stream(**asked, max_output_tokens=600) as stream:
+        final = stream.get_final_response()
+    assert final.output_text == whole.output_text
+    assert final.usage.total_tokens == whole.usage.total_tokens
+    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+        client.responses.create(model="tiny", input="x", previous_response_id="resp_1")

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from serving.answers import AnswerService
-from serving.app import MAX_BODY_BYTES, build_app
+from serving.app import build_app
 from serving.engine.engine import Engine, EngineLimits
 from serving.engine.model_drafter import ChainDrafter
+from serving.http_requests import MAX_BODY_BYTES
 from serving.runner import EngineRunner
 
 
@@ -130,8 +131,9 @@ async def test_benign_unknown_fields_are_ignored(client):
     ("path", "body", "status", "words"),
     [
         ("/v1/completions", completion(model="nope"), 404, "'nope' does not exist"),
-        ("/v1/completions", completion(n=2), 400, "n 2 is not supported"),
-        ("/v1/completions", completion(echo=True), 400, "echo True is not supported"),
+        ("/v1/completions", completion(n=200), 400, "n"),
+        ("/v1/completions", completion(best_of=2), 400, "best_of 2 is not supported"),
+        ("/v1/completions", completion(suffix="x"), 400, "suffix 'x' is not supported"),
         ("/v1/completions", completion(temperature=-1), 400, "temperature"),
         ("/v1/completions", completion(max_tokens=0), 400, "max_tokens"),
         ("/v1/completions", completion(max_tokens="x"), 400, "max_tokens"),
@@ -139,10 +141,17 @@ async def test_benign_unknown_fields_are_ignored(client):
         ("/v1/completions", completion(prompt="a b " * 2000), 400, "shorten the prompt"),
         ("/v1/completions", completion(prompt=""), 400, "prompt is empty"),
         ("/v1/completions", completion(prompt=[5, 99999]), 400, "token 99999"),
-        ("/v1/completions", completion(prompt=["a", "b"]), 400, "2 prompts"),
+        ("/v1/completions", completion(prompt=["a"] * 65, n=2), 400, "130 choices"),
+        ("/v1/completions", completion(prompt=["a", ""]), 400, "prompt is empty"),
+        ("/v1/completions", completion(prompt=[]), 400, "prompt is empty"),
+        ("/v1/completions", completion(logit_bias={"99999": 1}), 400, "token 99999"),
+        ("/v1/completions", completion(logit_bias={"5": 101}), 400, "logit_bias"),
+        ("/v1/completions", completion(min_tokens=13), 400, "min_tokens 13 is above max_tokens 12"),
+        ("/v1/completions", completion(presence_penalty=3), 400, "presence_penalty"),
         ("/v1/completions", {"model": "tiny"}, 400, "prompt"),
         ("/v1/chat/completions", chat(messages=[]), 400, "messages"),
-        ("/v1/chat/completions", chat(logprobs=True), 400, "logprobs True"),
+        ("/v1/chat/completions", chat(top_logprobs=2), 400, "top_logprobs needs logprobs"),
+        ("/v1/chat/completions", chat(logprobs=True, top_logprobs=21), 400, "top_logprobs"),
         ("/v1/chat/completions", chat(tools=[{"type": "function"}]), 400, "tools"),
         ("/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "/nowhere"}, 400, "/nowhere"),
         ("/v1/load_lora_adapter", {"lora_name": "x"}, 400, "lora_path"),
@@ -283,9 +292,9 @@ async def test_two_requests_of_one_id_do_not_mix(client):
         rb'{"model": "tiny", "prompt": "\ud800"}',
         b'{"model": "tiny", "prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}",
         b'{"model": "tiny", "prompt": "a", "temperature": NaN}',
-        b'{"model": "tiny", "prompt": "a", "logprobs": 0}',
+        b'{"model": "tiny", "prompt": "a", "logprobs": true}',
     ],
-    ids=["surrogate", "huge integer", "nan", "logprobs of zero"],
+    ids=["surrogate", "huge integer", "nan", "logprobs of true"],
 )
 async def test_odd_values_are_bad_requests(client, content):
     """What JSON or Python allows and the endpoint cannot mean is refused, never a fault."""

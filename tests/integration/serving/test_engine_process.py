@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 import pytest
 from toy_engine import CRASHING_TOKEN, KILLING_TOKEN, ToyEngine
 
+from serving.engine.reading import ReadRequest
 from serving.engine.sampling import SamplingParams
 from serving.engine.sequence import GenerationRequest
 from serving.engine_child import EngineChild
 from serving.engine_process import EngineProcess
 from serving.errors import (
+    ContextLengthError,
     EngineError,
     ModelError,
     NotFoundError,
@@ -84,6 +86,10 @@ async def test_a_process_answers_as_a_thread_does():
         with pytest.raises(NotFoundError, match="no adapter 'x'"):
             await engine.unload_adapter("x")
         assert (await counts(engine))["vllm:generation_tokens_total"] == 390
+        text = ReadRequest((1, 2, 3), None, 2)
+        assert await engine.read(text) == await runner.read(text)
+        with pytest.raises(ContextLengthError, match="shorten"):
+            await engine.read(ReadRequest((1,) * 10**5))
     runner.stop()
 
 

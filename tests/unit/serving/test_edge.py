@@ -37,11 +37,11 @@ async def breaks_midway(request: Request) -> Response:
     return StreamingResponse(events(), media_type=request.query_params["type"])
 
 
-async def fails_midway(_request: Request) -> Response:
+async def fails_midway(request: Request) -> Response:
     async def events():
         yield "data: {}\n\n"
         content = error_body(UnavailableError("gone; retry later"))[1]
-        yield f"data: {json.dumps(content, separators=(',', ':'))}\n\n"
+        yield f"{request.query_params.get('head', '')}data: {json.dumps(content, separators=(',', ':'))}\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")
 
@@ -99,6 +99,8 @@ async def test_a_stream_that_ends_in_an_error_is_counted(client, gate):
     """An error that the application writes as an event itself counts under its status."""
     await client.get("/v1/fails")
     assert gate.errors == {503: 1}
+    await client.get("/v1/fails", params={"head": "event: error\n"})
+    assert gate.errors == {503: 2}
 
 
 async def test_a_client_that_left_is_no_failure(client, gate, caplog):
