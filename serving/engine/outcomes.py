@@ -5,7 +5,7 @@ are accepted and the target says the draft's second likeliest in the next one's 
 all are accepted and the target says what the draft says next.
 
 Source: Shen et al. 2025, SpecBranch, arXiv 2506.01979, for branches where a draft may be refused; Liu
-et al. 2025, PEARL, arXiv 2408.11850, section 4, for going on where none is.
+et al. 2025, PEARL, arXiv 2408.11850, post-verify, for going on where none is.
 """
 
 from collections.abc import Sequence
