@@ -32,6 +32,7 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "skip_special_tokens": (None, True),
     "spaces_between_special_tokens": (None, True),
     "suffix": (None, ""),
+    "tools": (None, []),
     "truncate_prompt_tokens": (None,),
     "truncation": (None, "disabled"),
     "use_beam_search": (None, False),
