@@ -45,8 +45,6 @@ _SMALL_WEIGHTS = 1 << 19
 """Up to so many float32 weights, two megabytes, oneDNN's preparation of a call costs a step more than
 its faster product gains: 7.8 ms against 9.2 for one row of the shipped target, at five rows as much
 as it gains."""
-_FEWEST_PLAIN_ROWS = 4
-"""The matrix library takes other kernels for fewer rows, with other rounding."""
 _OWN_KERNELS = 16
 """Up to so many rows every count has its own code."""
 _ROW_STEP = 8
@@ -127,7 +125,6 @@ class Float32Linear(PackedLinear):
         self.is_reordered = is_reordered
         weight_OI = dense.weight.detach().float()
         self._weight = _reordered(weight_OI) if is_reordered else weight_OI.T.contiguous()
-        self.fewest_rows = 1 if is_reordered else _FEWEST_PLAIN_ROWS
 
     def reorder(self) -> None:
         """Go over to oneDNN, where the matrix library lets a row depend on others."""
