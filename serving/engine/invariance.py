@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from serving.engine.adapters import LowRank
 from serving.engine.fixed_rows import FixedRowsLinear
-from serving.engine.kernels import Float32Linear, PackedLinear
+from serving.engine.kernels import PackedLinear
 from serving.engine.packing import packed_linears
 
 logger = logging.getLogger(__name__)
@@ -155,10 +155,7 @@ def _linears(model: nn.Module, counts: list[int]) -> Iterator[tuple[str, bool]]:
         shape = (kernel.kind, kernel.in_features, kernel.out_features)
         by_shape.setdefault(shape, []).append(kernel)
     for (kind, width, height), kernels in by_shape.items():
-        holds = settle_padding(kernels[0], counts)
-        if not holds and _reorder(kernels):
-            holds = settle_padding(kernels[0], counts)
-        yield f"{kind}:{width}x{height}", holds
+        yield f"{kind}:{width}x{height}", settle_padding(kernels[0], counts)
         for kernel in kernels:
             kernel.fewest_rows = kernels[0].fewest_rows
         if not isinstance(kernels[0], FixedRowsLinear):
@@ -169,14 +166,6 @@ def _linears(model: nn.Module, counts: list[int]) -> Iterator[tuple[str, bool]]:
             update = LowRank(_random_rows(width, like)(rank), _random_rows(rank, like)(height), 1.0)
             name = f"lora-r{rank}:{width}x{height}{place}"
             yield name, is_row_invariant(update.apply, _random_rows(width, like), counts)
-
-
-def _reorder(kernels: list[PackedLinear]) -> bool:
-    """Give layers of the matrix library to oneDNN; whether there were any."""
-    plain = [k for k in kernels if isinstance(k, Float32Linear) and not k.is_reordered]
-    for kernel in plain:
-        kernel.reorder()
-    return bool(plain)
 
 
 def _small_modules(

@@ -5,8 +5,7 @@ gives a row the same bits whatever stands beside it, and pays only if sixteen ro
 than one. Each kernel here takes float32 rows and returns float32 rows; what differs is how weights
 are stored:
 
-- float32, reordered once for oneDNN's matrix product; small layers as they are, for the matrix
-  library's own product, whose call costs a small model less;
+- float32, reordered once for oneDNN's matrix product;
 - bfloat16, rows rounded to bfloat16;
 - int8 with one scale per output channel. Where the processor multiplies bytes (VNNI), a row becomes
   16-bit fixed point with its own scale, split into two bytes: products and sums are exact integers,
@@ -41,12 +40,6 @@ _DIGIT_INPUTS = 2**31 // (255 * 128)
 """Input widths from here on could overflow the 32-bit sums of bytes."""
 _SMALLEST = 1e-30
 """Stands in for the largest entry of a row of zeros."""
-_SMALL_WEIGHTS = 1 << 19
-"""Up to so many float32 weights, two megabytes, oneDNN's preparation of a call costs a step more than
-its faster product gains: 7.8 ms against 9.2 for one row of the shipped target, at five rows as much
-as it gains."""
-_FEWEST_PLAIN_ROWS = 4
-"""The matrix library takes other kernels for fewer rows, with other rounding."""
 _OWN_KERNELS = 16
 """Up to so many rows every count has its own code."""
 _ROW_STEP = 8
@@ -117,21 +110,14 @@ def pad_rows(rows_MI: Tensor, fewest_rows: int) -> Tensor:
 
 
 class Float32Linear(PackedLinear):
-    """Float32 weights in oneDNN's own order, or transposed for the matrix library."""
+    """Float32 weights in oneDNN's own order."""
 
     kind = "float32"
 
-    def __init__(self, dense: nn.Linear, *, is_reordered: bool = True) -> None:
-        """Copy the weight in the order of oneDNN, or in the matrix library's."""
+    def __init__(self, dense: nn.Linear) -> None:
+        """Reorder the weight."""
         super().__init__(dense)
-        self.is_reordered = is_reordered
-        weight_OI = dense.weight.detach().float()
-        self._weight = _reordered(weight_OI) if is_reordered else weight_OI.T.contiguous()
-        self.fewest_rows = 1 if is_reordered else _FEWEST_PLAIN_ROWS
-
-    def reorder(self) -> None:
-        """Go over to oneDNN, where the matrix library lets a row depend on others."""
-        self.is_reordered, self._weight = True, _reordered(self._weight.T.contiguous())
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(dense.weight.detach().float(), None)
 
     @property
     def weight_bytes(self) -> int:
@@ -140,19 +126,12 @@ class Float32Linear(PackedLinear):
 
     def multiply(self, rows_MI: Tensor) -> Tensor:
         """Return the product, the sum of each entry in an order fixed by the shape of the weight."""
-        if not self.is_reordered:
-            return torch.mm(rows_MI, self._weight)
-        product: Tensor = _onednn_product(rows_MI.contiguous(), self._weight, None, "none", [], "")
+        product: Tensor = _onednn_product(rows_MI.contiguous(), self._packed, None, "none", [], "")
         return product
 
 
-# Named overloads: looking one up costs a call of a small model a tenth.
+# A named overload: looking it up costs a call of a small model a tenth.
 _onednn_product = torch.ops.mkldnn._linear_pointwise.default
-
-
-def _reordered(weight_OI: Tensor) -> Tensor:
-    reordered: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_OI, None)
-    return reordered
 
 
 class Bfloat16Linear(PackedLinear):
@@ -318,7 +297,4 @@ def pack(dense: nn.Linear, quantization: Quantization) -> PackedLinear:
         if dense.in_features % _INT8_INPUTS == 0:
             return Int8Linear(dense)
         quantization = "bfloat16"
-    if quantization == "bfloat16":
-        return Bfloat16Linear(dense)
-    is_small = dense.weight.numel() <= _SMALL_WEIGHTS
-    return Float32Linear(dense, is_reordered=not is_small)
+    return Bfloat16Linear(dense) if quantization == "bfloat16" else Float32Linear(dense)

@@ -90,20 +90,13 @@ class LeanDecoder:
         Shapes: (N, V), (T, E). The final norm is still to be applied to the states: `features`.
         """
         device = self._embedding.device
-        num_rows = len(flat.tokens)
-        # Copies of the first row go along, so that not every product has to append its own.
-        num_copies = 0
-        if ids_T is None:
-            fewest = self._layers[0].query_key_value.fewest_rows
-            num_copies = max(0, fewest - num_rows)
-            ids_T = upload(flat.tokens + flat.tokens[:1] * num_copies, device)
-        rotation = self._rotations.of(flat.positions + flat.positions[:1] * num_copies)
+        ids_T = upload(flat.tokens, device) if ids_T is None else ids_T
+        rotation = self._rotations.of(flat.positions)
         hidden_TE = functional.embedding(ids_T, self._embedding)
         for number, layer in enumerate(self._layers):
             hidden_TE = self._attend(number, layer, hidden_TE, rotation, flat)
             rows_TE = self._normalise(hidden_TE, layer.feed_forward_norm)
             hidden_TE = layer.down.added(hidden_TE, gated(layer.gate_up(rows_TE)))
-        hidden_TE = hidden_TE[:num_rows]
         wanted_NE = hidden_TE
         if not flat.wants_all:
             wanted_NE = hidden_TE.index_select(0, upload(flat.wanted, device))
@@ -142,7 +135,6 @@ class LeanDecoder:
         flat: FlatRows,
     ) -> Tensor:
         mixed = layer.query_key_value(self._normalise(hidden_TE, layer.input_norm))
-        num_rows = len(flat.tokens)
         heads = mixed.view(mixed.shape[0], -1, self._head_size)
         plain = heads[:, : self._num_rotated]
         if layer.head_norm is not None:
@@ -150,16 +142,13 @@ class LeanDecoder:
         rotated = rotate(plain, rotation)
         attended = attend_rows(
             number,
-            rotated[:num_rows, : self._num_heads],
-            rotated[:num_rows, self._num_heads :],
-            heads[:num_rows, self._num_rotated :],
+            rotated[:, : self._num_heads],
+            rotated[:, self._num_heads :],
+            heads[:, self._num_rotated :],
             scaling=self._scaling,
             spans=flat.spans,
         )
-        rows = attended.view(num_rows, -1)
-        if num_copies := mixed.shape[0] - num_rows:
-            rows = torch.cat((rows, rows[:1].expand(num_copies, -1)))
-        return layer.output.added(hidden_TE, rows)
+        return layer.output.added(hidden_TE, attended.view(mixed.shape[0], -1))
 
     def _normalise(self, rows: Tensor, weight: Tensor | None) -> Tensor:
         return functional.rms_norm(rows, rows.shape[-1:], weight, self._epsilon)

@@ -22,10 +22,6 @@ from serving.engine.shared_product import PartLinear
 class Product(Protocol):
     """The product of rows with one weight, or with several side by side."""
 
-    @property
-    def fewest_rows(self) -> int:
-        """Rows to which the product would pad fewer."""
-
     def __call__(self, rows_TI: Tensor) -> Tensor:
         """Return a new tensor. Shape: (T, O)."""
 
@@ -62,11 +58,6 @@ class ModuleProduct:
                 self._adapted.append((part, slice(start, stop)))
             start = stop
 
-    @property
-    def fewest_rows(self) -> int:
-        """Rows to which the product would pad fewer."""
-        return int(getattr(self._multiply, "fewest_rows", 1))
-
     def __call__(self, rows_TI: Tensor) -> Tensor:
         """Return the linears' outputs side by side. Shape: (T, O)."""
         output_TO = self._multiply(rows_TI)
@@ -92,8 +83,6 @@ def _joined(bases: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
 
 class FusedProduct:
     """A copy of several linears as one, with the weight of the norm before them multiplied in."""
-
-    fewest_rows = 1
 
     def __init__(self, linears: Sequence[nn.Linear], norm_I: Tensor | None = None) -> None:
         """Copy the weights; `norm_I` is the norm's, None where there is none."""

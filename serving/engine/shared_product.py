@@ -59,9 +59,7 @@ class PartLinear(PackedLinear):
     def __init__(self, dense: nn.Linear, shared: SharedProduct, number: int) -> None:
         """Stand for `dense`, the layer of that number."""
         self._shared = shared
-        fewest_rows = shared.packed.fewest_rows
         super().__init__(dense)
-        self.fewest_rows = fewest_rows
         self._number = number
         self.kind = shared.packed.kind
 

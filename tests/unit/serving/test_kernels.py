@@ -5,14 +5,8 @@ import torch
 from torch import nn
 
 from serving.engine.adapters import LowRank
-from serving.engine.invariance import (
-    check_model,
-    is_row_invariant,
-    rows_to_test,
-    settle_padding,
-)
+from serving.engine.invariance import is_row_invariant, rows_to_test, settle_padding
 from serving.engine.kernels import (
-    Float32Linear,
     Int4Linear,
     Int8DigitsLinear,
     Int8Linear,
@@ -174,37 +168,3 @@ def test_replacing_keeps_a_shared_embedding_and_lets_dense_weights_go():
     assert list(packed_linears(model)) == ["head"]
     assert isinstance(model["head"], Int4Linear)
     assert [name for name, _ in model.named_parameters()] == ["embedding.weight"]
-
-
-class RowCountingLinear(Float32Linear):
-    """A small layer whose own product depends on the number of rows until oneDNN has it."""
-
-    def multiply(self, rows_MI):
-        offset = 0.0 if self.is_reordered else len(rows_MI) * 1e-3
-        return super().multiply(rows_MI) + offset
-
-
-def test_small_layers_go_over_to_onednn_where_the_matrix_library_fails_the_test():
-    """A small layer starts with the matrix library's product and keeps it only if rows allow it."""
-    torch.manual_seed(0)
-    dense = nn.Linear(48, 32)
-    assert not pack(dense, "float32").is_reordered
-    layer = RowCountingLinear(dense, is_reordered=False)
-    model = nn.Sequential(layer)
-    assert check_model(model, most_rows=40).is_bit_exact
-    assert layer.is_reordered
-    rows = torch.randn(5, 48)
-    assert torch.allclose(layer(rows), dense(rows), atol=1e-5)
-
-
-def test_small_and_reordered_weights_give_the_same_product():
-    """Both orders of a weight are the same layer, with one row, a few, and leading dimensions."""
-    torch.manual_seed(0)
-    dense = nn.Linear(48, 32)
-    small, large = (Float32Linear(dense, is_reordered=reordered) for reordered in (False, True))
-    small.fewest_rows = 4
-    for shape in ((1, 48), (7, 48), (1, 3, 48)):
-        rows = torch.randn(shape)
-        assert small(rows).shape == (*shape[:-1], 32)
-        assert torch.allclose(small(rows), dense(rows), atol=1e-5)
-        assert torch.allclose(large(rows), dense(rows), atol=1e-5)
