@@ -136,8 +136,10 @@ class EngineRunner:
             # A panic of an extension module is no Exception.
             logger.exception("engine failed")
             reason = f"the engine failed ({type(error).__name__}); see the server's log"
-        self._engine.close()
-        self._close(reason)
+        try:
+            self._engine.close()
+        finally:
+            self._close(reason)
 
     def _handle_calls(self, *, wait: bool) -> bool:
         """Run queued calls, waiting for one where there is nothing else to do; False to stop."""

@@ -1,6 +1,7 @@
 """Builds the engine a configuration asks for and serves it until told to stop."""
 
 import logging
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     Raises:
         ModelError: If one cannot be loaded or draft and target do not share a vocabulary.
     """
+    _check_memory(config)
     target, guarantee = _load_target(config)
     tokenizer = _load_tokenizer(config.model)
     device = draft_device(config, target, _draft_loader(config))
@@ -117,6 +119,23 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         guarantee,
     )
     return engine, tokenizer
+
+
+def _check_memory(config: ServeConfig) -> None:
+    """Refuse keys and values that this machine cannot hold; their memory is taken only at first use.
+
+    Raises:
+        ModelError: If they need more than all there is.
+    """
+    if not config.target_device.startswith("cpu"):
+        return
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if config.kv_bytes >= total:
+        gibibytes = config.kv_bytes / 2**30, total / 2**30
+        raise ModelError(
+            "KV memory of {:.1f} GiB is more than this machine has ({:.1f} GiB, weights included); "
+            "give less --kv-memory".format(*gibibytes)
+        )
 
 
 def _draft_loader(config: ServeConfig) -> Callable[[str], FlatModel] | None:
