@@ -96,8 +96,10 @@ class EngineLoop:
             logger.exception("engine failed")
             reason = f"the engine failed ({type(error).__name__}); see the server's log"
             is_sound = False
-        self._engine.close()
-        self._close(reason)
+        try:
+            self._engine.close()
+        finally:
+            self._close(reason)
         return is_sound
 
     def _handle_calls(self, *, wait: bool) -> bool:

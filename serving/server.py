@@ -1,6 +1,7 @@
 """Builds the engine a configuration asks for: runs in the engine's process."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
     Raises:
         ModelError: If one cannot be loaded or draft and target do not share a vocabulary.
     """
+    _check_memory(config)
     target, guarantee = _load_target(config)
     tokenizer = load_tokenizer(config.model)
     device = draft_device(config, target, _draft_loader(config))
@@ -72,6 +74,13 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         guarantee=guarantee,
         drafting=plan_drafting(config, target, drafter, device),
     )
+    if drafter and drafter.context_tokens and drafter.context_tokens < target.context_tokens:
+        logger.warning(
+            "the draft's context bounds every request draft_context_tokens=%d "
+            "target_context_tokens=%d",
+            drafter.context_tokens,
+            target.context_tokens,
+        )
     logger.info(
         "loaded target=%s target_device=%s drafter=%s draft=%s draft_device=%s draft_tokens=%s "
         "context_tokens=%d guarantee=%s",
@@ -85,6 +94,23 @@ def build_engine(config: ServeConfig) -> tuple[Engine, PreTrainedTokenizerBase]:
         guarantee,
     )
     return engine, tokenizer
+
+
+def _check_memory(config: ServeConfig) -> None:
+    """Refuse keys and values that this machine cannot hold; their memory is taken only at first use.
+
+    Raises:
+        ModelError: If they need more than all there is.
+    """
+    if not config.target_device.startswith("cpu"):
+        return
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if config.kv_bytes >= total:
+        gibibytes = config.kv_bytes / 2**30, total / 2**30
+        raise ModelError(
+            "KV memory of {:.1f} GiB is more than this machine has ({:.1f} GiB, weights included); "
+            "give less --kv-memory".format(*gibibytes)
+        )
 
 
 def _draft_loader(config: ServeConfig) -> Callable[[str], FlatModel] | None:

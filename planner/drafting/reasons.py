@@ -51,7 +51,8 @@ def choice_reasons(
         shape = "a chain" if chosen.top_k == 1 else f"a tree of top-{chosen.top_k}"
         first = f"{shape} pays: {first}: {gain}"
     hidden = shown.verify_seconds + shown.draft_seconds - shown.round_seconds
-    if hidden > 0:
+    # What is saved where some requests have no draft hides behind nothing.
+    if hidden > 0 and load.drafted_fraction == 1:
         share = hidden / shown.draft_seconds
         return first, f"{share:.0%} of the drafting on {shown.device} hides behind verifying"
     return (first,)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from planner.documents import read_document
 from planner.errors import PlannerError
@@ -106,7 +107,7 @@ Adapter = dict[str, LowRank]
 
 
 def read_adapter(
-    folder: Path, model: nn.Module, *, base_sha256: Callable[[], str | None]
+    folder: Path, model: PreTrainedModel, *, base_sha256: Callable[[], str | None]
 ) -> Adapter:
     """Read a PEFT LoRA folder and check that it fits `model`.
 
@@ -126,12 +127,19 @@ def read_adapter(
     _check_manifest(folder, content, base_sha256)
     pairs = _parse_pairs(folder, content)
     linears = adaptable_linears(model)
+    # It sees the rows whose logits are wanted, not those that adapters are laid out over.
+    output_head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     adapter: Adapter = {}
     for name, (down_RI, up_OR) in pairs.items():
         _check_form(folder, name, config, down_RI, up_OR)
         linear = linears.get(name)
         if linear is None:
             raise AdapterError(f"{folder}: adapts {name!r}, which this model lacks; {_REMEDY}")
+        if linear is output_head:
+            raise AdapterError(
+                f"{folder}: adapts {name!r}, the output head, which is not supported; train one "
+                "that leaves it out"
+            )
         rank = down_RI.shape[0]
         expected = ((rank, linear.in_features), (linear.out_features, rank))
         found = (tuple(down_RI.shape), tuple(up_OR.shape))

@@ -190,13 +190,19 @@ class HeadChainDrafter(HeadDrafter):
 
     def prepare(self, imagined: Items[Sequence]) -> None:
         """Take in the true features of the texts that go on, and copy the head's rows of them."""
-        pending: list[HeadRows] = []
+        taken: list[tuple[HeadState, int, HeadRows]] = []
         for each in imagined:
             origin = state_of(each).origin
             if origin is not None and origin.num_pending:
-                pending.append(origin.pending_rows(each.tokens))
-        if pending:
-            self._head.prefill(pending)
+                taken.append((origin, origin.stop, origin.pending_rows(each.tokens)))
+        if taken:
+            try:
+                self._head.prefill([rows for _, _, rows in taken])
+            except Exception:
+                for origin, stop, rows in taken:
+                    if origin.stop < stop:  # not in the cache, so nowhere else any more
+                        origin.add(rows.features_NE)
+                raise
         for each in imagined:
             state_of(each).begin_as_origin()
 

@@ -120,11 +120,17 @@ class LeanDecoder:
             return rotate(heads, (one * 0.6, one * 0.8))
 
         width = self._embedding.shape[1]
-        return {
+        functions = {
             f"lean-norm:{width}": (self.features, width),
             f"lean-gate:{self._intermediate_size}": (gated, 2 * self._intermediate_size),
             f"lean-rotation:{size}": (rotated, self._num_rotated * size),
         }
+        if (norm := self._layers[0].head_norm) is not None:
+            functions[f"lean-head-norm:{size}"] = (
+                lambda rows: self._normalise(rows.view(len(rows), -1, size), None) * norm,
+                self._num_rotated * size,
+            )
+        return functions
 
     def _attend(
         self,

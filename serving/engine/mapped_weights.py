@@ -20,6 +20,8 @@ WORTHWHILE_BYTES = 1 << 20
 """Smaller tensors are left alone."""
 
 _WEIGHT_FILES = (".safetensors", ".bin")
+_HUB_FILES = "/blobs/"
+"""What the hub's cache calls its files: the names with endings are links to them."""
 _MAPS = Path("/proc/self/maps")
 
 
@@ -67,6 +69,6 @@ def _file_ranges(lines: list[str]) -> Iterator[tuple[int, int]]:
     """Yield begin and end of each mapping of a weight file."""
     for line in lines:
         place, _, name = line.partition(" ")
-        if name.endswith(_WEIGHT_FILES):
+        if name.endswith(_WEIGHT_FILES) or _HUB_FILES in name:
             first, last = place.split("-")
             yield int(first, 16), int(last, 16)

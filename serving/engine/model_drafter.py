@@ -28,7 +28,8 @@ MOST_CATCH_UP_ROWS = 512
 
 def leanest(model: FlatModel) -> TokenModel:
     """Return the cheapest way to run `model` without adapters, and say which it is."""
-    if is_supported(model.model):
+    is_dense = getattr(model.model.config, "quantization_config", None) is None
+    if is_dense and is_supported(model.model):
         logger.info("draft path=fused")
         return LeanDecoder(model.model, is_fused=True)
     logger.info("draft path=transformers")

@@ -16,7 +16,8 @@ def replace_linears(model: nn.Module, quantization: Quantization) -> None:
     """Pack every linear of `model`, the LM head included; the embedding stays as it is.
 
     Each dense weight is let go as soon as it is packed, its pages of a mapped file too, so memory
-    never exceeds the dense model and one shared product. A weight that the embedding shares stays there; the head's packed copy comes on top.
+    never exceeds the dense model and one shared product. A weight that the embedding shares stays
+    there; the head's packed copy comes on top.
 
     Args:
         model: A model on the processor; changed in place.

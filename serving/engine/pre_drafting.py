@@ -193,13 +193,16 @@ class PreDrafter:
         """Return the guess that came true where it is of use; free all others."""
         sequence, ahead = part.sequence, part.sequence.ahead
         sequence.ahead = None
+        is_wanted = min(part.num_drafts, part.most_depth) > 0
         if ahead is None:
+            # Nothing was drafted ahead, so nothing is ready either: planning must see that.
+            self.ready_fraction -= _READY_WEIGHT * self.ready_fraction * is_wanted
             return None
         assert isinstance(ahead, Ahead), "an engine has one drafter"
         emitted = tuple(sequence.tokens[ahead.num_known :])
         self._odds.observe(ahead.verified, emitted, ahead.next_token())
         found = ahead.came_true(emitted)
-        if min(part.num_drafts, part.most_depth) < 1:
+        if not is_wanted:
             found = None
         else:
             self.counts.asked += 1

@@ -166,7 +166,7 @@ class SpeculationControl:
                 size.num_drafts + 1,
                 size.depth,
                 ",".join(f"{sum(ranks):.2f}" for ranks in self.acceptance),
-                plan.reasons[-1],
+                "; ".join(plan.reasons[1:]),  # the first is the draft's room, which is known
             )
         return size
 

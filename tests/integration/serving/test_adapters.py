@@ -147,6 +147,18 @@ def test_features_beyond_plain_lora_are_refused(base, model, tmp_path):
         model.read_adapter(folder)
 
 
+def test_an_adapted_output_head_is_refused(base, model, tmp_path):
+    """The head sees the rows whose logits are wanted alone: it would shift other requests' rows."""
+    folder = make_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    path = folder / "adapter_model.safetensors"
+    width, vocabulary = model.config.hidden_size, model.vocabulary_size
+    head = {"lora_A": torch.ones(4, width), "lora_B": torch.ones(vocabulary, 4)}
+    added = {f"base_model.model.lm_head.{side}.weight": part for side, part in head.items()}
+    save_file(load_file(path) | added, path)
+    with pytest.raises(AdapterError, match="'lm_head', the output head"):
+        model.read_adapter(folder)
+
+
 def test_truncated_weights_are_refused(base, model, tmp_path):
     """A file cut short is one clear line, not a traceback of the reader."""
     folder = make_adapter(base, tmp_path / "adapter")

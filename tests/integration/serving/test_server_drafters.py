@@ -60,3 +60,12 @@ def test_a_head_made_for_another_target_is_one_line(tiny_family):
     )
     with pytest.raises(ModelError, match=r"was trained for a target with weights .* train-draft"):
         build_engine(config)
+
+
+def test_keys_and_values_beyond_the_machines_memory_are_refused(tiny_family):
+    """What would end the engine at its first request ends the start, with both numbers."""
+    config = ServeConfig(
+        model=str(tiny_family / "target"), served_model_name="tiny", kv_bytes=1 << 60
+    )
+    with pytest.raises(ModelError, match=r"1073741824\.0 GiB is more than this machine has \("):
+        build_engine(config)

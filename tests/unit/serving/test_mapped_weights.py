@@ -46,6 +46,17 @@ def test_a_mapped_weight_leaves_memory_and_keeps_its_contents(mapped):
     assert torch.equal(mapped, before)
 
 
+def test_a_file_of_the_hubs_cache_is_known_behind_its_link(tmp_path):
+    """The hub keeps files under names without an ending and links to them."""
+    blob = tmp_path / "blobs" / "0a1b"
+    blob.parent.mkdir()
+    blob.write_bytes(bytes(4 * WIDTH * WIDTH))
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    weight = torch.from_file(str(link), shared=False, size=WIDTH * WIDTH)
+    assert drop_pages(weight) == weight.nbytes
+
+
 def test_neighbours_in_the_file_stay(mapped):
     """Only whole pages of the tensor itself are dropped."""
     drop_pages(mapped[:WIDTH])

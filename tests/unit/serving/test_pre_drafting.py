@@ -185,6 +185,48 @@ def test_an_error_ends_drafting_ahead_and_nothing_else(make, caplog):
     assert engine.counters.accepted_tokens > 0
 
 
+class HeadThatFailsOnce(TableHead):
+    """Fails the first time it takes in true features in the thread, before or after they are kept."""
+
+    has_failed = False
+
+    def __init__(self, *, keeps):
+        super().__init__(DRAFT)
+        self._keeps = keeps
+
+    def prefill(self, batch):
+        in_thread = threading.current_thread().name.startswith(THREAD)
+        if not in_thread or self.has_failed:
+            return super().prefill(batch)
+        self.has_failed = True
+        if self._keeps:
+            super().prefill(batch)
+        raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_true_features_outlive_an_error_that_met_them_in_the_thread(keeps):
+    """A head whose rows were pending when drafting ahead failed goes on from the same features."""
+    head = HeadThatFailsOnce(keeps=keeps)
+    ahead = PreDrafter(HeadChainDrafter(head, most_rows=20000), least_chance=0.0)
+    assert texts(patient(ahead), count=3) == texts(make_engine(None), count=3)
+    assert head.has_failed
+    assert ahead.counts.failures == 1
+
+
+def test_planning_sees_that_nothing_is_ready_any_more():
+    """The share of ready drafts falls while texts are served that nothing is drafted ahead of."""
+    ahead = PreDrafter(ChainDrafter(TableModel(DRAFT)), least_chance=0.0)
+    engine = patient(ahead)
+    engine.add(request(0))
+    while engine.has_work:
+        engine.step()
+    before = ahead.ready_fraction
+    assert before > 0
+    assert texts(engine, SETTINGS["penalised"], count=2)
+    assert ahead.ready_fraction < before / 2
+
+
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_aborted_texts_give_back_what_was_drafted_ahead(make):
     """A request that leaves between two steps frees its memory at once; others are not touched."""
