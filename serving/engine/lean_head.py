@@ -23,11 +23,13 @@ MOST_TABLE_BYTES = 64 * 2**20
 """Largest look-up table of what depends on the token alone; beyond it that is computed a step."""
 MOST_DEPTH = 64
 """Deepest tree; the last rounds of a sequence may draft past the end of the context."""
+MOST_COPY_BYTES = 64 * 2**20
+"""Largest weight of the target that is copied to have it transposed; larger ones stay shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One layer's weights: inputs fused with the norm folded in, outputs transposed."""
+    """One layer's weights: inputs fused with the norm folded in; all transposed, see `_transposed`."""
 
     query_key_value: Tensor
     output: Tensor
@@ -45,14 +47,17 @@ class LeanHead:
             head: The trained head, on the draft's device.
             embedding: The target's embedding. Shape: (V, E).
             output_head: The weight of the target's head. Shape: (V, E). Both are shared where they
-                are of the head's device and type already, and copied where not.
+                are of the head's device and type already, and copied where not; a small output
+                head is copied, transposed, for speed.
         """
         weight = head.fusion.feature.weight
         self.config = head.config
         self.device, self.dtype = weight.device, weight.dtype
         self._embedding = embedding.detach().to(self.device, self.dtype)
-        self._output_head = output_head.detach().to(self.device, self.dtype)
-        self._widen = None if isinstance(head.widen, nn.Identity) else head.widen.weight.detach()
+        output_weight = output_head.detach().to(self.device, self.dtype)
+        is_small = output_weight.nbytes <= MOST_COPY_BYTES
+        self._output_head = _transposed(output_weight) if is_small else output_weight.T
+        self._widen = _transposed(head.widen.weight) if isinstance(head.widen, nn.Linear) else None
         self._layers = [_fuse(layer) for layer in head.layers if isinstance(layer, HeadLayer)]
         self._num_rotated = self.config.num_heads + self.config.num_key_value_heads
         self._rotations = _rotation_table(head).to(self.dtype)
@@ -128,14 +133,14 @@ class LeanHead:
         cosine, sine = self._rows_of(self._rotations, places).unbind(1)
         for number, layer in enumerate(self._layers):
             rows_TW = self._normalise(hidden_TW) if number else hidden_TW
-            mixed = functional.linear(rows_TW, layer.query_key_value)
+            mixed = rows_TW @ layer.query_key_value
             heads_THD = mixed.view(len(tokens), -1, self.config.head_size)
             plain = heads_THD[:, : self._num_rotated]
             half = self.config.head_size // 2
             rotated = torch.addcmul(plain * cosine, plain.roll(half, -1), sine)
             attended = self._attend(number, rotated, heads_THD, batch, masks)
             hidden_TW = torch.addmm(hidden_TW, attended, layer.output)
-            gate_up = functional.linear(self._normalise(hidden_TW), layer.gate_up)
+            gate_up = self._normalise(hidden_TW) @ layer.gate_up
             gate, up = gate_up.chunk(2, dim=-1)
             hidden_TW = torch.addmm(hidden_TW, functional.silu(gate) * up, layer.down)
         for rows in batch:
@@ -149,7 +154,7 @@ class LeanHead:
         else:
             token_side = self._rows_of(self._token_table, tokens)
         width = self.config.width
-        feature_side = functional.linear(features_TE, self._feature_weight)
+        feature_side = features_TE @ self._feature_weight
         gate = torch.sigmoid(feature_side[:, width:] + token_side[:, width:])
         return torch.lerp(token_side[:, :width], feature_side[:, :width], gate)
 
@@ -183,8 +188,8 @@ class LeanHead:
 
     def _read(self, hidden_TW: Tensor) -> HeadOutput:
         """Return features and logits; there is no norm before the target's head."""
-        features = hidden_TW if self._widen is None else functional.linear(hidden_TW, self._widen)
-        return HeadOutput(features, functional.linear(features, self._output_head))
+        features = hidden_TW if self._widen is None else hidden_TW @ self._widen
+        return HeadOutput(features, features @ self._output_head)
 
     def _normalise(self, hidden_TW: Tensor) -> Tensor:
         return functional.rms_norm(hidden_TW, (self.config.width,), None, self.config.norm_epsilon)
@@ -194,8 +199,8 @@ class LeanHead:
         """Split the gate's product into what the feature and what the token brings."""
         fusion, width = head.fusion, self.config.width
         gate_feature, gate_embedding = torch.split(fusion.gate.weight, width, dim=1)
-        self._feature_weight = torch.cat(
-            (fusion.feature.weight, gate_feature @ fusion.feature.weight)
+        self._feature_weight = _transposed(
+            torch.cat((fusion.feature.weight, gate_feature @ fusion.feature.weight))
         )
         self._embedding_weight = fusion.embedding.weight * fusion.embedding_norm.weight
         self._gate_weight = gate_embedding.clone()
@@ -243,6 +248,11 @@ def _rotation_table(head: DovetailHead) -> Tensor:
     return torch.stack((cosine, signed), dim=1).unsqueeze(2)
 
 
+def _transposed(weight_OI: Tensor) -> Tensor:
+    """Return the weight as (I, O): on a processor a few rows are multiplied fastest by this order."""
+    return weight_OI.detach().T.contiguous()
+
+
 @torch.inference_mode()
 def _fuse(layer: HeadLayer) -> _Layer:
     incoming = torch.cat([layer.query.weight, layer.key.weight, layer.value.weight])
@@ -250,8 +260,8 @@ def _fuse(layer: HeadLayer) -> _Layer:
         incoming = incoming * layer.input_norm.weight
     gate_up = torch.cat([layer.gate.weight, layer.up.weight])
     return _Layer(
-        query_key_value=incoming,
-        output=layer.output.weight.detach().T,
-        gate_up=gate_up * layer.feed_forward_norm.weight,
-        down=layer.down.weight.detach().T,
+        query_key_value=_transposed(incoming),
+        output=_transposed(layer.output.weight),
+        gate_up=_transposed(gate_up * layer.feed_forward_norm.weight),
+        down=_transposed(layer.down.weight),
     )

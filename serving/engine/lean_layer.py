@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from serving.engine.adapters import AdaptedLinear
 from serving.engine.shared_product import PartLinear
@@ -87,19 +86,23 @@ class FusedProduct:
     def __init__(self, linears: Sequence[nn.Linear], norm_I: Tensor | None = None) -> None:
         """Copy the weights; `norm_I` is the norm's, None where there is none."""
         weight_OI = torch.cat([part.weight for part in linears])
-        self._weight_OI = (weight_OI if norm_I is None else weight_OI * norm_I).detach()
+        weight_OI = (weight_OI if norm_I is None else weight_OI * norm_I).detach()
+        # On a processor a few rows are multiplied fastest by this order.
+        self._weight_IO = weight_OI.T.contiguous()
         has_bias = linears[0].bias is not None
         self._bias_O = torch.cat([part.bias for part in linears]).detach() if has_bias else None
 
     def __call__(self, rows_TI: Tensor) -> Tensor:
         """Return the linears' outputs side by side. Shape: (T, O)."""
-        return functional.linear(rows_TI, self._weight_OI, self._bias_O)
+        if self._bias_O is None:
+            return rows_TI @ self._weight_IO
+        return torch.addmm(self._bias_O, rows_TI, self._weight_IO)
 
     def added(self, hidden_TO: Tensor, rows_TI: Tensor) -> Tensor:
         """Return the product added to `hidden_TO`. Shape: (T, O)."""
         if self._bias_O is not None:
             hidden_TO = hidden_TO + self._bias_O
-        return torch.addmm(hidden_TO, rows_TI, self._weight_OI.T)
+        return torch.addmm(hidden_TO, rows_TI, self._weight_IO)
 
 
 def module_layer(layer: Any) -> LeanLayer:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from serving.engine import lean_head
 from serving.engine.dovetail_head import DovetailHead, GatedFusion
 from serving.engine.head_config import HeadConfig
 from serving.engine.head_rows import HeadRows
@@ -203,9 +204,10 @@ def test_a_cache_may_begin_behind_a_shared_prefix():
     torch.testing.assert_close(behind.snapshot()[0, 0], plain.snapshot()[0, 0, :, 3:])
 
 
-def test_frozen_ends_are_shared_where_they_can_be():
-    """On the target's own device and type the head holds no copy of the target's head."""
+def test_large_frozen_ends_are_shared(monkeypatch):
+    """On the target's own device and type the head holds no copy of a large output head."""
     embedding, output_head = ends()
+    monkeypatch.setattr(lean_head, "MOST_COPY_BYTES", output_head.nbytes - 1)
     drafting = LeanHead(small_head(), embedding=embedding, output_head=output_head)
     assert drafting._output_head.data_ptr() == output_head.data_ptr()
     assert drafting._embedding.data_ptr() == embedding.data_ptr()
