@@ -53,6 +53,9 @@ class EngineCollector(Collector):
             positions.add_metric([self._model_name, str(position)], count)
         yield positions
         yield self._counter(
+            "draft_seconds", "Time spent on drafting", counters.draft_seconds, prefix="motley"
+        )
+        yield self._counter(
             "failed_requests",
             "Requests ended because no token could be chosen",
             counters.failed_requests,

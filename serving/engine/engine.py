@@ -1,6 +1,7 @@
 """The engine: one step drafts for every decoding sequence and verifies all of them at once."""
 
 import logging
+import time
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from serving.engine.acceptance import Verdict, verify
 from serving.engine.adapters import Adapter
+from serving.engine.choosing import choose
 from serving.engine.counters import EngineCounters, PreDraftCounts
 from serving.engine.draft_tree import DraftTree
 from serving.engine.drafter import Drafter
@@ -18,10 +19,9 @@ from serving.engine.kv_cache import KVPool, SequenceCache
 from serving.engine.model import TargetModel
 from serving.engine.pages import PAGE_TOKENS, PagePool
 from serving.engine.pre_drafting import PreDrafter
-from serving.engine.processors import processed
 from serving.engine.reading import Reading, ReadRequest, read_tokens
 from serving.engine.rows import Rows
-from serving.engine.sampling import choices, raw_logprobs
+from serving.engine.sampling import raw_logprobs
 from serving.engine.scheduler import Scheduled, Scheduler
 from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
 from serving.errors import (
@@ -256,7 +256,7 @@ class Engine:
         load = self._scheduler.load
         self.draft_size = self.drafting.size(load)
         step = self._scheduler.schedule(self.draft_size)
-        trees = self._drafter.propose(step) if self._drafter else [DraftTree() for _ in step]
+        trees = self._draft(step)
         verified = self._verify(step, trees)
         outputs = [
             self._accept(part, tree, *rows)
@@ -286,6 +286,15 @@ class Engine:
                 f"{self.context_tokens} (KV memory holds {self.kv_pages.num_tokens}); shorten one of them",
                 param="max_tokens",
             )
+
+    def _draft(self, step: list[Scheduled]) -> list[DraftTree]:
+        """Return what is guessed for each sequence, empty trees where there is no drafter."""
+        if self._drafter is None:
+            return [DraftTree() for _ in step]
+        start = time.perf_counter()
+        trees = self._drafter.propose(step)
+        self.counters.draft_seconds += time.perf_counter() - start
+        return trees
 
     def _verify(
         self, step: list[Scheduled], trees: list[DraftTree]
@@ -328,7 +337,7 @@ class Engine:
         if not part.completes_prompt:
             self._commit(sequence, known, features_NE)
             return None
-        verdict = self._choose(sequence, tree, logits_NV)
+        verdict = choose(sequence, tree, logits_NV)
         if verdict is None:
             return self._fail(sequence)
         output = self._emit(sequence, [*(tree.tokens[i] for i in verdict.nodes), verdict.token])
@@ -369,21 +378,6 @@ class Engine:
             error = f"the grammar cannot be followed: {sequence.grammar.error}; simplify it"
         logger.error("request failed request_id=%s error=%s", request.request_id, error)
         return GenerationOutput(request.request_id, (), error=error)
-
-    @staticmethod
-    def _choose(sequence: Sequence, tree: DraftTree, logits_NV: Tensor) -> Verdict | None:
-        """Return which nodes stay; None where a row that decides leaves no token to choose."""
-        params = sequence.request.params
-        logits_NV = processed(logits_NV, params, sequence.histories(tree.row_paths))
-        # The largest is NaN where any is; a token ruled out by -inf is no fault.
-        sound_N = logits_NV.amax(-1).isfinite().cpu()
-        if not params.is_greedy:
-            # Rows of no distribution become one, and fail the request only where they are reached.
-            logits_NV = logits_NV.where(sound_N[:, None].to(logits_NV.device), 0.0)
-        races = sequence.races([0, *tree.depths], logits_NV.shape[-1])
-        verdict = verify(tree, choices(logits_NV, params, races))
-        is_followed = sequence.grammar is None or sequence.grammar.error is None
-        return verdict if is_followed and bool(sound_N[verdict.rows].all()) else None
 
     def _emit(self, sequence: Sequence, tokens: list[int]) -> GenerationOutput:
         """Add tokens to the text, up to its end or its limit."""

@@ -27,6 +27,8 @@ class Measured:
     accepted_per_position: list[int]
     peak_bytes: int
     own_bytes: int
+    draft_seconds: float = 0.0
+    """Of the wall clock; 0 where the contestant does not say."""
 
 
 @dataclass(slots=True)
@@ -91,11 +93,12 @@ class Contestant:
         return Measured(
             answer[f"{clock}_seconds"],
             answer["tokens"],
-            sum(drafts for drafts, _, _ in answer["rounds"]),
-            sum(drafted for _, drafted, _ in answer["rounds"]),
-            _sum_by_place([accepted for _, _, accepted in answer["rounds"]]),
+            sum(drafts for drafts, *_ in answer["rounds"]),
+            sum(drafted for _, drafted, *_ in answer["rounds"]),
+            _sum_by_place([accepted for _, _, accepted, _ in answer["rounds"]]),
             answer["peak_bytes"],
             answer["own_bytes"],
+            sum(seconds for *_, seconds in answer["rounds"]),
         )
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

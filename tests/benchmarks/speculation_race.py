@@ -38,6 +38,8 @@ class Result:
     drafts: int = 0
     drafted: int = 0
     accepted: list[int] = field(default_factory=list)
+    draft_seconds: float = 0.0
+    """Wall time of drafting alone, of all passes; 0 where the contestant does not say."""
     peak_bytes: int = 0
     own_bytes: int = 0
     """Resident memory at the end without files that are only mapped, which the system can drop."""
@@ -53,6 +55,7 @@ class Result:
             self.texts[number] = tokens
         self.drafts += measured.drafts
         self.drafted += measured.drafted
+        self.draft_seconds += measured.draft_seconds
         longer = len(measured.accepted_per_position) - len(self.accepted)
         self.accepted += [0] * longer
         for place, count in enumerate(measured.accepted_per_position):
@@ -77,6 +80,11 @@ class Result:
     def tokens_per_round(self) -> float | None:
         """Tokens a drafting round emits; None where the contestant does not say."""
         return 1 + sum(self.accepted) / self.drafts if self.drafts else None
+
+    @property
+    def accepted_per_draft_second(self) -> float | None:
+        """Drafted tokens accepted in a second of drafting; None where it was not timed."""
+        return sum(self.accepted) / self.draft_seconds if self.draft_seconds else None
 
     @property
     def acceptance(self) -> list[float]:

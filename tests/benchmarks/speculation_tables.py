@@ -16,7 +16,7 @@ def rates_table(
     for heading in ("counted tok/s", "x", "all tok/s", "x", "tokens a round"):
         table.add_column(heading, justify="right")
     table.add_column("accepted by position")
-    for heading in ("same text", "peak", "own at the end"):
+    for heading in ("a draft ms", "same text", "peak", "own at the end"):
         table.add_column(heading, justify="right")
     for label, result in results.items():
         if result.failure is not None:
@@ -32,6 +32,7 @@ def rates_table(
             _figure(row["all_of_baseline"], ".2f"),
             _figure(row["tokens_per_round"], ".2f"),
             " ".join(f"{share:.2f}" for share in row["accepted_by_position"]),
+            _figure(row["draft_milliseconds"], ".2f"),
             _figure(same, ".0%"),
             f"{result.peak_bytes / 2**20:,.0f} MiB",
             f"{result.own_bytes / 2**20:,.0f} MiB",
@@ -41,6 +42,7 @@ def rates_table(
 
 def as_json(result: Result, baseline: Result, subset: Subset) -> dict[str, Any]:
     """Return a row as plain values."""
+    draft_seconds = result.draft_seconds / max(result.drafts, 1)
     return {
         "failure": result.failure,
         "counted_tokens_per_second": result.rate(subset),
@@ -50,6 +52,7 @@ def as_json(result: Result, baseline: Result, subset: Subset) -> dict[str, Any]:
         "all_rates": result.rates(everything),
         "tokens_per_round": result.tokens_per_round,
         "accepted_by_position": result.acceptance,
+        "draft_milliseconds": draft_seconds * 1e3 if draft_seconds else None,
         "same_text_fraction": equal_fraction(result, baseline),
         "peak_bytes": result.peak_bytes,
         "own_bytes": result.own_bytes,

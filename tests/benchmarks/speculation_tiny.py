@@ -207,6 +207,12 @@ def tiny_bars(one: Mapping[str, Result], eight: Mapping[str, Result], counted: S
         beside = ratio(ours, theirs, everything)
         return Bar(name, ratio(ours, theirs, counted), limit, beside=beside)
 
+    def per_cost(word: str) -> float | None:
+        """Return the most that a drafter of this name has accepted in a second of drafting."""
+        found = [one[name].accepted_per_draft_second for name in ours if word in name]
+        return max((rate for rate in found if rate is not None), default=None)
+
+    head, small = per_cost("head"), per_cost("small model")
     best, assisted = fastest(ours, one), fastest(ASSISTED, one)
     steady = fastest([NO_DRAFTS, *ours], eight)
     plain, drafted = one.get(NO_DRAFTS), one.get(best)
@@ -217,4 +223,9 @@ def tiny_bars(one: Mapping[str, Result], eight: Mapping[str, Result], counted: S
         bar("without drafting / transformers", plain, one.get(PLAIN), 1.0),
         bar(f"{STREAMS} streams / one, no drafting", many, plain, 3.0),
         bar(f"{STREAMS} streams, calibrated / {steady}", eight.get(AUTO), eight.get(steady), 0.97),
+        Bar(
+            "head / small model, accepted tokens a second of drafting",
+            head / small if head and small else None,
+            1.0,
+        ),
     ]

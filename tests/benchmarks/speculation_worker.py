@@ -32,6 +32,7 @@ class Texts(NamedTuple):
     drafts: int = 0
     drafted: int = 0
     accepted_per_position: tuple[int, ...] = ()
+    draft_seconds: float = 0.0
 
 
 Generate = Callable[[Call], Texts]
@@ -76,7 +77,9 @@ def _answer(generate: Generate, request: dict[str, Any]) -> dict[str, Any]:
         "wall_seconds": wall,
         "processor_seconds": processor,
         "tokens": [tokens for texts in done for tokens in texts.tokens],
-        "rounds": [[t.drafts, t.drafted, list(t.accepted_per_position)] for t in done],
+        "rounds": [
+            [t.drafts, t.drafted, list(t.accepted_per_position), t.draft_seconds] for t in done
+        ],
         "peak_bytes": int(status["VmHWM"].split()[0]) * 1024,
         "own_bytes": int(status["RssAnon"].split()[0]) * 1024,
     }

@@ -40,6 +40,7 @@ def start(options: dict[str, Any]) -> Generate:
         engine = engines.get(call.mode) or engines.setdefault(call.mode, build(call.mode))
         counters = engine.counters
         before = counters.drafts, counters.draft_tokens, [*counters.accepted_per_position]
+        draft_seconds = counters.draft_seconds
         params = SamplingParams(
             temperature=call.temperature, max_tokens=call.new_tokens, ignore_eos=True
         )
@@ -58,6 +59,7 @@ def start(options: dict[str, Any]) -> Generate:
             counters.drafts - before[0],
             counters.draft_tokens - before[1],
             tuple(now - then for now, then in zip(accepted, earlier, strict=False)),
+            counters.draft_seconds - draft_seconds,
         )
 
     return generate

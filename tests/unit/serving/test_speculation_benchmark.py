@@ -16,8 +16,9 @@ from benchmarks.speculation_tables import everything, rates_table
 from benchmarks.speculation_tiny import AUTO, tiny_bars
 
 
-def measured(seconds, tokens, *, drafts=0, accepted=()):
-    return Measured(seconds, tokens, drafts, 4 * drafts, list(accepted), 2**20, 2**20)
+def measured(seconds, tokens, *, drafts=0, accepted=(), draft_seconds=0.0):
+    shared = (drafts, 4 * drafts, list(accepted), 2**20, 2**20, draft_seconds)
+    return Measured(seconds, tokens, *shared)
 
 
 def result(seconds_by_prompt, *, num_tokens=10):
@@ -125,7 +126,7 @@ def test_the_tiny_bars_take_the_best_drafter_and_the_faster_assistant():
     eight = {"motley": result({0: [1.0]}), "motley, n-gram": result({0: [2.0]})}
     eight[AUTO] = result({0: [1.0]})
     bars = tiny_bars(one, eight, everything)
-    assert [bar.value for bar in bars] == [4.0, 2.0, 1.25, 4.0, 1.0]
+    assert [bar.value for bar in bars] == [4.0, 2.0, 1.25, 4.0, 1.0, None]
     assert bars[0].name == "motley, small model, chain / without drafting"
     assert bars[1].name.endswith("assisted by 6 tokens")
 
@@ -133,7 +134,17 @@ def test_the_tiny_bars_take_the_best_drafter_and_the_faster_assistant():
 def test_a_mode_that_is_not_built_yet_is_no_figure():
     """Without a calibrated row its bar says that it was not measured."""
     plain = {"motley": result({0: [1.0]})}
-    assert tiny_bars(plain, plain, everything)[-1].verdict == "not measured"
+    assert tiny_bars(plain, plain, everything)[-2].verdict == "not measured"
+
+
+def test_the_head_is_held_against_the_small_model_by_what_drafting_costs():
+    """Six tokens in two seconds of drafting are 1.5 times as many a second as six in three."""
+    one = {"motley": result({0: [1.0]})}
+    for name, seconds in (("motley, head, tree", 2.0), ("motley, small model, chain", 3.0)):
+        one[name] = Result()
+        drafted = measured([1.0], [[7] * 9], drafts=3, accepted=(4, 2), draft_seconds=seconds)
+        one[name].add([0], drafted)
+    assert tiny_bars(one, one, everything)[-1].value == pytest.approx(1.5)
 
 
 def test_the_shape_bars_name_their_thread_count():
