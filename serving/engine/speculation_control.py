@@ -20,8 +20,9 @@ _MOST_OTHER_ROWS = 512
 """Prompt rows that are told apart; more of them are planned for as so many."""
 _MIN_SPEED_UP = 1.02
 """What drafting must gain: below lies the noise of the measurements."""
-_MIN_CHANGE = 1.01
-"""What another size must gain over the one in use, so that equals do not take turns."""
+_EQUAL = 1.02
+"""Factor within which speeds are equal: of those the fewest rows are drafted. What a long draft gains
+comes from few sequences, which then end early and leave the others to smaller steps."""
 _STEPS_OF_A_PLAN = 16
 """Steps after which plans are made anew: acceptance has moved, yet planning is below 1 % of the
 steps' time, 0.3 ms for chains of up to 8. For trees, at 2.5 ms for 4x16, four times as many."""
@@ -194,11 +195,11 @@ def first_acceptance(depth: int, beam_width: int) -> Acceptance:
 
 
 def _settled(plan: SpeculationPlan, before: DraftSize | None) -> Candidate:
-    """Return the plan's choice, or the size in use where that is as good."""
-    used = next((c for c in plan.candidates if _size(c) == before), None)
-    if used is None or plan.chosen.speed_up >= _MIN_CHANGE * used.speed_up:
-        return plan.chosen
-    return used
+    """Return the fewest rows that are as good as the plan's choice, or one more if in use."""
+    equals = [c for c in plan.candidates if _EQUAL * c.speed_up >= plan.chosen.speed_up]
+    fewest = min(equals, key=lambda candidate: (candidate.rows, -candidate.speed_up))
+    used = next((c for c in equals if _size(c) == before), fewest)
+    return used if used.rows <= fewest.rows + 1 else fewest
 
 
 def _size(candidate: Candidate) -> DraftSize:

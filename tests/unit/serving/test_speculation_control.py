@@ -74,7 +74,20 @@ def test_who_is_admitted_in_the_step_may_draft_too():
         for _ in range(3):
             control.observe(DraftTree.chain([1] * size.num_drafts), range(size.num_drafts))
         control.end_step()
-    assert control.size(ALONE) == MOST
+    assert control.size(ALONE).num_drafts > 4
+
+
+def test_of_sizes_that_are_as_fast_the_smallest_is_drafted():
+    """Where each further token costs what it brings, no more of them are drafted than needed."""
+    flat = make(per_depth=0.99)
+    for _ in range(200):
+        size = flat.size(ALONE)
+        flat.observe(DraftTree.chain([1] * size.num_drafts), range(size.num_drafts))
+        flat.end_step()
+    assert flat.size(ALONE) == NO_DRAFTS
+    steep = make(per_depth=0.0, per_row=0.12)
+    run(steep, 1.0, 200)
+    assert steep.size(ALONE).num_drafts == 7
 
 
 def test_drafts_shrink_as_the_batch_grows():
