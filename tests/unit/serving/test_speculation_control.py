@@ -85,13 +85,13 @@ def test_of_sizes_that_are_as_fast_the_smallest_is_drafted():
         flat.observe(DraftTree.chain([1] * size.num_drafts), range(size.num_drafts))
         flat.end_step()
     assert flat.size(ALONE) == NO_DRAFTS
-    crowded = make(per_depth=0.0, per_row=0.7)
+    crowded = make(per_depth=0.0, per_row=0.75)
     for _ in range(200):
         size = crowded.size(ALONE)
         crowded.observe(DraftTree.chain([1] * size.num_drafts), range(size.num_drafts))
         crowded.end_step()
-    # Nine tokens in 1.7 steps are 5.3 a step, seven in 1.35 are 5.2.
-    assert crowded.size(ALONE).num_drafts == 6
+    # Nine rows take 1.75 steps: what they bring beyond five of one step is below 2 %.
+    assert crowded.size(ALONE).num_drafts == 4
 
 
 def test_drafts_shrink_as_the_batch_grows():
