@@ -205,4 +205,6 @@ def _read(path: Path, model: type[_Model]) -> _Model:
     try:
         return read_document(path, model)
     except DocumentError as error:
-        raise AdapterError(str(error)) from None
+        raise AdapterError(str(error)[:400]) from None
+    except ValueError as error:  # a path that no file system has
+        raise AdapterError(f"{str(path)[:80]!r} is no path ({error})"[:200]) from None
