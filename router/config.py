@@ -133,6 +133,11 @@ class RouterConfig(StrictModel):
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(32 * 2**20)
     """Largest request body, such as `32MiB`; larger ones are answered 413."""
 
+    max_upload_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(2 * 2**30)
+    """Largest adapter on its way to the replicas; kept on disk meanwhile."""
+    spool_folder: Path | None = None
+    """Where; without it the system's folder for temporary files."""
+
     @model_validator(mode="after")
     def _check_names(self) -> "RouterConfig":
         names = [model.name for model in self.models]

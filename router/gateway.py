@@ -49,7 +49,14 @@ async def open_gateway(config: RouterConfig, traffic_log: TrafficLog) -> AsyncGe
         router = Router(fleet, monitor, policy, upstream, metrics, max_attempts=attempts)
         limit = int(config.max_body_bytes)
         completions = Completions(router, traffic_log, metrics, sizes, max_body_bytes=limit)
-        adapters = Adapters(fleet, monitor, upstream, max_body_bytes=limit)
+        adapters = Adapters(
+            fleet,
+            monitor,
+            upstream,
+            max_body_bytes=limit,
+            max_upload_bytes=int(config.max_upload_bytes),
+            spool_folder=config.spool_folder,
+        )
         async with monitor.running():
             catalogue = Catalogue(fleet, monitor)
             yield RequestIds(_application(completions, adapters, catalogue, metrics))
@@ -101,6 +108,9 @@ def _application(
             Route("/v1/models/{name:path}", catalogue.model),
             Route("/v1/load_lora_adapter", adapters.load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", adapters.unload, methods=["POST"]),
+            Route("/admin/adapters", adapters.list_all),
+            Route("/admin/adapters/{name:path}", adapters.upload, methods=["POST"]),
+            Route("/admin/adapters/{name:path}", adapters.remove, methods=["DELETE"]),
             Route("/health", catalogue.health),
             Route("/metrics", metrics.answer),
         ],

@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from router.errors import (
     ReplicaTimeoutError,
     StreamBrokenError,
 )
+from router.spool import Spool
 
 FAILED_STATUSES = frozenset({502, 503})
 """Answers that say the replica, not the request, is at fault."""
@@ -74,8 +75,14 @@ class Upstream:
             total=None, sock_connect=timeouts.connect_seconds
         )
 
-    async def post(
-        self, url: str, target: str, *, headers: tuple[tuple[str, str], ...], body: bytes
+    async def send(
+        self,
+        url: str,
+        target: str,
+        *,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes | Spool,
+        method: str = "POST",
     ) -> UpstreamReply:
         """Return the answer of the replica at `url`, as soon as its first byte has arrived.
 
@@ -84,7 +91,7 @@ class Upstream:
         """
         try:
             async with asyncio.timeout(self._timeouts.first_byte_seconds):
-                response = await self._send(URL(url + target, encoded=True), headers, body)
+                response = await self._open(method, URL(url + target, encoded=True), headers, body)
                 reply = await self._begin(url, response)
         except aiohttp.ConnectionTimeoutError:
             seconds = self._timeouts.connect_seconds
@@ -119,15 +126,18 @@ class Upstream:
             raise ReplicaFailedError(url, f"failed: {_describe(error)}") from None
         return response.status, _parsed(body)
 
-    async def _send(
-        self, target: URL, headers: tuple[tuple[str, str], ...], body: bytes
+    async def _open(
+        self, method: str, target: URL, headers: tuple[tuple[str, str], ...], body: bytes | Spool
     ) -> aiohttp.ClientResponse:
+        if isinstance(body, Spool):
+            headers = (*headers, ("content-length", str(body.num_bytes)))
         for _ in range(MAX_STALE_CONNECTIONS):
             connection = SimpleNamespace(is_reused=False)
             try:
-                return await self._session.post(
+                return await self._session.request(
+                    method,
                     target,
-                    data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
+                    data=_payload(body),
                     headers=headers,
                     allow_redirects=False,
                     timeout=self._client_timeout,
@@ -191,6 +201,12 @@ async def _note_reuse(
 ) -> None:
     if context.trace_request_ctx is not None:
         context.trace_request_ctx.is_reused = True
+
+
+def _payload(body: bytes | Spool) -> bytes | io.BytesIO | AsyncIterator[bytes]:
+    if isinstance(body, Spool):
+        return body.pieces()
+    return body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body)
 
 
 def _parsed(body: bytes) -> object:
