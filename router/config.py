@@ -89,6 +89,9 @@ class HealthConfig(StrictModel):
     failures_to_unhealthy: Annotated[int, Field(ge=1)] = 2
     """Consecutive failed checks before a replica gets no more requests; one success heals it. A
     request that fails marks its replica at once, and the next check decides."""
+    api_key_file: Path | None = None
+    """File of the key that is sent with the checks. Replicas that ask for keys list their adapters
+    to nobody else. Requests of clients carry the clients' own keys, whatever stands here."""
 
 
 class RetryConfig(StrictModel):

@@ -68,8 +68,17 @@ class UpstreamReply:
 class Upstream:
     """Sends requests over kept connections, without a limit on their number."""
 
-    def __init__(self, session: aiohttp.ClientSession, timeouts: TimeoutsConfig) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        timeouts: TimeoutsConfig,
+        *,
+        control_key: str | None = None,
+    ) -> None:
         self._session = session
+        self._control_headers = (
+            {} if control_key is None else {"authorization": f"Bearer {control_key}"}
+        )
         self._timeouts = timeouts
         self._client_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=timeouts.connect_seconds
@@ -117,7 +126,9 @@ class Upstream:
         try:
             async with asyncio.timeout(timeout_seconds):
                 target = URL(url + path, encoded=True)
-                async with self._session.get(target, allow_redirects=False) as response:
+                async with self._session.get(
+                    target, headers=self._control_headers, allow_redirects=False
+                ) as response:
                     body = await response.read()
         except TimeoutError:
             problem = f"did not answer {path} within {timeout_seconds:g} seconds"
@@ -175,8 +186,10 @@ class Upstream:
 
 
 @asynccontextmanager
-async def open_upstream(timeouts: TimeoutsConfig) -> AsyncGenerator[Upstream]:
-    """Yield a client; its connections are closed at the end.
+async def open_upstream(
+    timeouts: TimeoutsConfig, *, control_key: str | None = None
+) -> AsyncGenerator[Upstream]:
+    """Yield a client; its connections are closed at the end. The key is sent with checks only.
 
     Bodies pass as they are on the wire: no decompression, no redirects, no cookies, no proxies of
     the environment, and no header the client did not send.
@@ -191,7 +204,7 @@ async def open_upstream(timeouts: TimeoutsConfig) -> AsyncGenerator[Upstream]:
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         trace_configs=[tracing],
     ) as session:
-        yield Upstream(session, timeouts)
+        yield Upstream(session, timeouts, control_key=control_key)
 
 
 async def _note_reuse(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
+from planner.loopback import is_loopback
 from serving.adapter_folder import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -18,7 +19,6 @@ from serving.adapter_folder import (
     AdapterFacts,
     check_adapter,
 )
-from serving.adapter_roots import is_loopback
 from serving.endpoint_config import EndpointConfig
 from serving.errors import AdapterError, ForbiddenError, ServingError, StorageError
 from serving.keys import KeyRing

@@ -162,9 +162,11 @@ async def test_a_real_endpoint_takes_what_the_router_passes(
     service, runner = build_emulation(config)
     store = AdapterStore(tmp_path / "uploads")
     app = build_app(service, runner, keys=KeyRing(["user"], ["admin"]), store=store)
+    key_file = tmp_path / "key"
+    key_file.write_text("# for checks\nuser\n")
     async with served(app) as url:
         replica = FakeReplica(url=url)
-        async with open_router(replica) as client:
+        async with open_router(replica, health={"api_key_file": str(key_file)}) as client:
             client.headers["authorization"] = "Bearer user"
             assert (await send(client)).status_code == 403
             client.headers["authorization"] = "Bearer admin"
