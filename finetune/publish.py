@@ -1,6 +1,7 @@
 """Handing a finished adapter to a serving endpoint: by its path, or sent to another machine."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,43 +62,40 @@ def publish(
         is_sent = not is_loopback(httpx.URL(address).host)
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     params = {} if model is None else {"model": model}
-    with _told(address), _given(client) as used:
+    with _told(address), _opened(client, headers, params) as used:
         if is_sent:
-            listing = used.get(
-                f"{address}{LIST_PATH}", headers=headers, params=params, timeout=_TIMEOUT
-            )
-            if listing.status_code in (404, 405):
-                raise EndpointError(
-                    f"{address} takes no uploads (HTTP {listing.status_code}); where it can read "
-                    "this folder give --by-path"
-                )
-            _checked(listing, f"asking {address} whether it takes uploads")
-            check_size(folder, _content(listing), address=address)
+            _check_upload(used, address, folder)
             url = f"{address}{LIST_PATH}/{name}"
-            response = upload(
-                used,
-                url,
-                folder,
-                headers=headers,
-                params=params,
-                watch=watch,
-                connect_seconds=CONNECT_SECONDS,
-            )
+            response = upload(used, url, folder, watch=watch, connect_seconds=CONNECT_SECONDS)
         else:
             body = {"lora_name": name, "lora_path": str(folder.resolve())}
             url = f"{address}/v1/load_lora_adapter"
-            response = used.post(url, json=body, headers=headers, params=params, timeout=_TIMEOUT)
-    _checked(response, f"loading {name!r} into {address}")
+            response = used.post(url, json=body, timeout=_TIMEOUT)
+    _check_success(response, f"loading {name!r} into {address}")
     return name
 
 
+def _check_upload(client: httpx.Client, address: str, folder: Path) -> None:
+    """Ask, before gigabytes are sent, whether they are taken from this client."""
+    listing = client.get(f"{address}{LIST_PATH}", timeout=_TIMEOUT)
+    if listing.status_code in (404, 405):
+        raise EndpointError(
+            f"{address} takes no uploads (HTTP {listing.status_code}); where it can read this "
+            "folder give --by-path"
+        )
+    _check_success(listing, f"asking {address} whether it takes uploads")
+    check_size(folder, _content(listing), address=address)
+
+
 @contextmanager
-def _given(client: httpx.Client | None) -> Iterator[httpx.Client]:
-    if client is not None:
-        yield client
-        return
-    with httpx.Client() as own:
-        yield own
+def _opened(
+    client: httpx.Client | None, headers: Mapping[str, str], params: Mapping[str, str]
+) -> Iterator[httpx.Client]:
+    """Yield a client that adds these to every request."""
+    with contextlib.nullcontext(client) if client is not None else httpx.Client() as used:
+        used.headers.update(headers)
+        used.params = used.params.merge(params)
+        yield used
 
 
 @contextmanager
@@ -113,10 +111,9 @@ def _told(address: str) -> Iterator[None]:
         ) from None
 
 
-def _checked(response: httpx.Response, doing: str) -> httpx.Response:
+def _check_success(response: httpx.Response, doing: str) -> None:
     if not response.is_success:
         raise EndpointError(f"{doing} failed (HTTP {response.status_code}): {_reason(response)}")
-    return response
 
 
 def _check_name(name: str) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -65,8 +65,6 @@ def upload(
     url: str,
     folder: Path,
     *,
-    headers: Mapping[str, str],
-    params: Mapping[str, str],
     watch: Watcher,
     connect_seconds: float,
 ) -> httpx.Response:
@@ -88,7 +86,7 @@ def upload(
             for name in _FILES
         ]
         timeout = httpx.Timeout(_ANSWER_SECONDS, connect=connect_seconds, write=_WRITE_SECONDS)
-        return client.post(url, files=form, headers=headers, params=params, timeout=timeout)
+        return client.post(url, files=form, timeout=timeout)
 
 
 def _num_bytes(folder: Path) -> int:
