@@ -139,7 +139,8 @@ class RouterConfig(StrictModel):
     max_upload_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(2 * 2**30)
     """Largest adapter on its way to the replicas; kept on disk meanwhile."""
     spool_folder: Path | None = None
-    """Where; without it the system's folder for temporary files."""
+    """Where; without it the system's folder for temporary files (TMPDIR), which some systems keep
+    in memory: then name one on disk."""
 
     @model_validator(mode="after")
     def _check_names(self) -> "RouterConfig":

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -11,7 +12,7 @@ from serving.adapter_folder import AdapterFacts, check_rank
 from serving.adapter_roots import AdapterRoots
 from serving.adapter_store import AdapterStore, discard, naming
 from serving.engine_client import OperatedEngine
-from serving.errors import RequestError
+from serving.errors import RequestError, UnavailableError
 from serving.http_requests import read_body
 from serving.openai_api import ADAPTER_NAME, AdapterBody, AdapterNameBody
 
@@ -61,16 +62,19 @@ class AdapterOperations:
     async def upload(self, request: Request, name: str) -> Response:
         """Load the files of the body, in place of what answers under the name, if anything does."""
         self._check_name(name, "name")
+        if self._engine.problem is not None:  # before gigabytes are taken in vain
+            raise UnavailableError(self._engine.problem)
         folder, facts = await self._store.receive(request, name)
         try:
             async with self._loading:
                 is_replaced = name in self._engine.adapter_names
                 with naming(folder, name):
                     await self._engine.replace_adapter(name, folder)
-                self._store.keep(name, folder, facts)
+                unused = self._store.keep(name, folder, facts)
         except BaseException:
             discard(folder)
             raise
+        await _discard(unused)
         assert facts.manifest is not None, "uploads need one"
         logger.info(
             "adapter uploaded name=%s job=%s rank=%d replaced=%s sha256=%s",
@@ -97,7 +101,8 @@ class AdapterOperations:
     async def _unload(self, name: str) -> None:
         async with self._loading:
             await self._engine.unload_adapter(name)
-            self._store.forget(name)
+            unused = self._store.forget(name)
+        await _discard(unused)
 
     def _check_name(self, name: str, param: str) -> None:
         if not re.fullmatch(ADAPTER_NAME, name) or len(name) > 256:
@@ -110,6 +115,11 @@ class AdapterOperations:
             raise RequestError(
                 f"{param} {name!r} is the base model's name; choose another", param=param
             )
+
+
+async def _discard(folder: Path | None) -> None:
+    if folder is not None:
+        await asyncio.to_thread(discard, folder)
 
 
 def _card(name: str, facts: AdapterFacts | None) -> dict[str, object]:

@@ -116,20 +116,22 @@ class AdapterStore:
             temporary.rename(folder)
         return folder, facts
 
-    def keep(self, name: str, folder: Path, facts: AdapterFacts) -> None:
-        """Remember what the engine has loaded; what had that name before goes."""
-        self.forget(name)
+    def keep(self, name: str, folder: Path, facts: AdapterFacts) -> Path | None:
+        """Remember what the engine has loaded; return a folder to discard, as `forget` does."""
+        unused = self.forget(name)
         self._kept[name] = folder, facts
+        return unused
 
-    def forget(self, name: str) -> None:
-        """Remove an upload that the engine no longer has; others of that name are none of ours."""
+    def forget(self, name: str) -> Path | None:
+        """Forget an upload that the engine no longer has, if it was one; return what to discard.
+
+        An engine may read the files once more for a request that still runs: the folder itself
+        lingers until another is forgotten.
+        """
         if name not in self._kept:
-            return
-        folder, _ = self._kept.pop(name)
-        # An engine may read the files once more for a request that still runs: one set lingers.
-        if self._retired is not None:
-            discard(self._retired)
-        self._retired = folder
+            return None
+        unused, (self._retired, _) = self._retired, self._kept.pop(name)
+        return unused
 
     def facts(self, name: str) -> AdapterFacts | None:
         """Return what is known of an upload; None of others."""
@@ -143,7 +145,10 @@ class AdapterStore:
 
 
 def discard(folder: Path) -> None:
-    """Remove an adapter's folder; one that cannot be removed is told of in the log."""
+    """Remove an adapter's folder; one that cannot be removed is told of in the log.
+
+    Synchronous, so that a cancelled request clears up too; elsewhere it belongs in a thread.
+    """
     try:
         shutil.rmtree(folder)
     except OSError as error:
@@ -168,11 +173,11 @@ def _cleared_on_failure(parent: Path) -> Iterator[Path]:
         raise _full(parent, error) from None
     try:
         yield temporary
-    except OSError as error:
+    except BaseException as error:
+        logger.info("upload dropped reason=%s", type(error).__name__)
         discard(temporary)
-        raise _full(parent, error) from None
-    except BaseException:
-        discard(temporary)
+        if isinstance(error, OSError):
+            raise _full(parent, error) from None
         raise
 
 
