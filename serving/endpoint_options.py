@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from serving.endpoint_config import EndpointConfig
-from serving.words import validated
+from serving.words import size_of, validated
 
 KeyFile = Annotated[
     Path | None,
@@ -62,7 +62,7 @@ def endpoint_config(options: dict[str, Any]) -> EndpointConfig:
         "tls_key": options["tls_key"],
         "adapter_roots": tuple(options["adapter_root"] or ()),
         "adapter_upload_dir": options["adapter_upload_dir"],
-        "max_upload_bytes": options["max_upload"],
+        "max_upload_bytes": size_of("--max-upload", options["max_upload"]),
         "max_adapter_rank": options["max_adapter_rank"],
         "request_timeout_seconds": options["request_timeout"],
         "drain_seconds": options["drain_timeout"],
