@@ -84,7 +84,7 @@ async def test_a_stream_keeps_its_adapter_while_another_takes_the_name(client, f
     load = {"lora_name": "other", "lora_path": str(second)}
     assert (await client.post("/v1/load_lora_adapter", json=load)).status_code == 200
     assert (await send(client, first)).status_code == 200
-    long = {"max_tokens": 400}
+    long = {"max_tokens": 150}
     alone = {"mine": await text_of(client, **long), "other": await text_of(client, model="other")}
 
     pieces: list[str] = []
