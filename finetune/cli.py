@@ -1,5 +1,6 @@
 """`motley finetune`: run a job, publish its adapter. Parses first, imports torch afterwards."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,13 @@ import typer
 from rich.progress import Progress, TaskID
 
 from finetune.config import JobConfig
-from planner.console import configure_logging, output, progress_bar, run_app
+from finetune.errors import FinetuneError
+from planner.console import byte_progress_bar, configure_logging, output, progress_bar, run_app
 from planner.documents import read_document
+from planner.key_file import is_key, read_key
+
+KEY_VARIABLE = "MOTLEY_API_KEY"
+"""Environment variable with the key that is sent."""
 
 app = typer.Typer(
     help="Train one LoRA adapter over private text in several places.",
@@ -59,12 +65,63 @@ def publish_command(
     ],
     endpoint: Annotated[str, typer.Option(help="Serving endpoint, http://HOST:PORT.")],
     name: Annotated[str, typer.Option(help="Model name the adapter shall answer under.")],
+    upload: Annotated[
+        bool | None,
+        typer.Option(
+            "--upload/--by-path",
+            help="Send the files, in place of an adapter of that name; or have the endpoint read the "
+            "folder. Default: sent to other machines. A router here may have replicas elsewhere: "
+            "give --upload.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base model it is for, where a router serves several.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(help="File whose first line is an admin key; or set MOTLEY_API_KEY."),
+    ] = None,
 ) -> None:
-    """Load a finished run's ADAPTER_FOLDER into a running endpoint."""
+    """Load a finished run's ADAPTER_FOLDER into a running endpoint, or behind a router into all."""
     from finetune.publish import publish
 
-    model = publish(adapter_folder, endpoint=endpoint, name=name)
-    output().print(f"{endpoint} answers under the model name {model!r}", soft_wrap=True)
+    configure_logging()
+    with byte_progress_bar() as progress:
+        bar = _ByteBar(progress)
+        publish(
+            adapter_folder,
+            endpoint=endpoint,
+            name=name,
+            is_sent=upload,
+            model=model,
+            key=_key(api_key_file),
+            watch=bar.watch,
+        )
+    output().print(f"{endpoint} answers under the model name {name!r}", soft_wrap=True)
+
+
+def _key(file: Path | None) -> str | None:
+    """Return the key of the file, or else of the environment: never of the command's words."""
+    if file is not None:
+        return read_key(file)
+    word = os.environ.get(KEY_VARIABLE, "").strip()
+    if word and not is_key(word):
+        raise FinetuneError(f"{KEY_VARIABLE} holds white space or non-ASCII; change it")
+    return word or None
+
+
+class _ByteBar:
+    """Shows an upload: bytes while they go, then that the endpoint is waited for."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def watch(self, sent: int, total: int) -> None:
+        if self._task is None:
+            self._task = self._progress.add_task("sending", total=total)
+        text = "sending" if sent < total else "sent, loading"
+        self._progress.update(self._task, completed=sent, description=text)
 
 
 class _Bar:

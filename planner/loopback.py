@@ -1,6 +1,7 @@
 """The loopback interface, which a fresh network namespace (`unshare -n`) has switched off."""
 
 import fcntl
+import ipaddress
 import logging
 import socket
 import struct
@@ -12,6 +13,16 @@ _SET_FLAGS = 0x8914
 _IS_UP = 0x1
 _REQUEST = struct.Struct("16sh14x")
 """Linux's `ifreq`: interface name and flags. Source: netdevice(7)."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or host name is this machine and nothing else."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def ensure_loopback() -> None:

@@ -1,11 +1,15 @@
-"""`POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter`: to every replica of the base model.
+"""Adapter commands: to every replica of the base model.
 
-The bodies are vLLM's, `{lora_name, lora_path}` and `{lora_name}`, and are forwarded unchanged. They
-do not name the base model: with several models the query parameter `model` does.
+`POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter` have vLLM's bodies, `{lora_name, lora_path}`
+and `{lora_name}`; `POST /admin/adapters/NAME` is an upload, which waits on disk until every replica
+has it. All are forwarded unchanged, keys too: the replicas judge them. They do not name the base
+model: with several models the query parameter `model` does.
 """
 
 import asyncio
+import json
 import logging
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,9 +25,15 @@ from router.errors import (
 from router.exchange import headers_for_client, headers_for_replica, read_body
 from router.fleet import Fleet
 from router.health import HealthMonitor
+from router.spool import Spool, spooled
 from router.upstream import Upstream, UpstreamReply
 
 logger = logging.getLogger(__name__)
+
+LIST_PATH = "/admin/adapters"
+
+Outcomes = dict[str, UpstreamReply | ReplicaError]
+"""What became of a command, by replica."""
 
 _NOT_ASKED = "is out of service and was not asked: send it the command itself when it is back"
 
@@ -32,12 +42,21 @@ class Adapters:
     """Forwards adapter commands and tells which replica did not take one."""
 
     def __init__(
-        self, fleet: Fleet, monitor: HealthMonitor, upstream: Upstream, *, max_body_bytes: int
+        self,
+        fleet: Fleet,
+        monitor: HealthMonitor,
+        upstream: Upstream,
+        *,
+        max_body_bytes: int,
+        max_upload_bytes: int,
+        spool_folder: Path | None = None,
     ) -> None:
         self._fleet = fleet
         self._monitor = monitor
         self._upstream = upstream
         self._max_body_bytes = max_body_bytes
+        self._max_upload_bytes = max_upload_bytes
+        self._spool_folder = spool_folder
 
     async def load(self, request: Request) -> Response:
         """Have every healthy replica load `lora_name` from `lora_path`, a folder of its own."""
@@ -47,22 +66,80 @@ class Adapters:
         """Have every healthy replica drop `lora_name`."""
         return await self._forward(request, ("lora_name",))
 
+    async def upload(self, request: Request) -> Response:
+        """Have every healthy replica that lets the client in take the adapter of the body.
+
+        They are asked before the body is read: nobody without a key fills the disk.
+        """
+        model = self._base_model(request.query_params.get("model"))
+        outcomes = await self._ask(self._healthy(model), request, "GET", LIST_PATH)
+        admitting = [url for url, each in outcomes.items() if not _problem(each)]
+        if admitting:
+            async with spooled(
+                request.scope,
+                request.receive,
+                max_body_bytes=self._max_upload_bytes,
+                folder=self._spool_folder,
+            ) as spool:
+                outcomes |= await self._ask(admitting, request, "POST", _path(request), spool)
+        return await self._finish(request, request.path_params["name"], model, outcomes)
+
+    async def remove(self, request: Request) -> Response:
+        """Have every healthy replica drop an adapter."""
+        model = self._base_model(request.query_params.get("model"))
+        outcomes = await self._ask(self._healthy(model), request, "DELETE", _path(request))
+        return await self._finish(request, request.path_params["name"], model, outcomes)
+
+    async def list_all(self, request: Request) -> Response:
+        """List each replica's adapters; those that do not answer stand under `failures`."""
+        model = self._base_model(request.query_params.get("model"))
+        outcomes = await self._ask(self._healthy(model), request, "GET", LIST_PATH)
+        failures = self._failures(model, outcomes)
+        if all(url in failures for url in outcomes):
+            return _summary(model, outcomes, failures)
+        cards = [
+            {**card, "replica": url}
+            for url, each in outcomes.items()
+            if isinstance(each, UpstreamReply) and url not in failures
+            for card in _cards(each)
+        ]
+        content = {"object": "list", "data": cards, "max_upload_bytes": self._max_upload_bytes}
+        return JSONResponse(content | {"failures": failures})
+
     async def _forward(self, request: Request, required: tuple[str, ...]) -> Response:
         body = await read_body(request.scope, request.receive, max_body_bytes=self._max_body_bytes)
         fields = read_object(body)
         names = [read_text_field(fields, field) for field in required]
         model = self._base_model(request.query_params.get("model"))
-        outcomes = await self._send_to_healthy(model, request, body)
-        urls = [replica.url for replica in self._fleet.configured(model)]
+        outcomes = await self._ask(self._healthy(model), request, "POST", _path(request), body)
+        return await self._finish(request, names[0], model, outcomes)
+
+    async def _finish(
+        self, request: Request, adapter: str, model: str, outcomes: Outcomes
+    ) -> Response:
+        """Learn what the replicas serve now, and tell how the command went."""
+        failures = self._failures(model, outcomes)
         await self._monitor.refresh()
         logger.info(
-            "adapter command path=%s adapter=%s model=%s num_replicas=%d",
-            request.url.path,
-            names[0],
+            "adapter command method=%s path=%s adapter=%r model=%s num_replicas=%d num_failed=%d",
+            request.method,
+            _path(request),
+            adapter,
             model,
             len(outcomes),
+            len(failures),
         )
-        return _summary(model, outcomes, absent=[url for url in urls if url not in outcomes])
+        return _summary(model, outcomes, failures)
+
+    def _failures(self, model: str, outcomes: Outcomes) -> dict[str, str]:
+        """Return what went wrong, by replica; those out of service are among them.
+
+        Back again such a replica would lack the adapter, unnoticed.
+        """
+        urls = [replica.url for replica in self._fleet.configured(model)]
+        absent = {url: _NOT_ASKED for url in urls if url not in outcomes}
+        told = {url: _problem(each) for url, each in outcomes.items()}
+        return {url: problem for url, problem in told.items() if problem} | absent
 
     def _base_model(self, asked: str | None) -> str:
         known = self._fleet.base_models
@@ -74,40 +151,56 @@ class Adapters:
             raise UnknownModelError(asked, known)
         return asked
 
-    async def _send_to_healthy(
-        self, model: str, request: Request, body: bytes
-    ) -> dict[str, UpstreamReply | ReplicaError]:
+    def _healthy(self, model: str) -> list[str]:
         replicas = self._fleet.configured(model)
         healthy = [replica.url for replica in replicas if replica.is_healthy]
         if not healthy:
             raise NoHealthyReplicaError(model, num_replicas=len(replicas))
+        return healthy
+
+    async def _ask(
+        self, urls: list[str], request: Request, method: str, path: str, body: bytes | Spool = b""
+    ) -> Outcomes:
         headers = headers_for_replica(request.scope)
 
         async def send(url: str) -> UpstreamReply | ReplicaError:
             try:
-                return await self._upstream.post(url, request.url.path, headers=headers, body=body)
+                reply = await self._upstream.send(
+                    url, path, headers=headers, body=body, method=method
+                )
             except ReplicaError as error:
                 return error
+            reply.close()  # what refuses an upload early is sent no more of it
+            return reply
 
-        return dict(zip(healthy, await asyncio.gather(*map(send, healthy)), strict=True))
+        return dict(zip(urls, await asyncio.gather(*map(send, urls)), strict=True))
 
 
-def _summary(
-    model: str, outcomes: dict[str, UpstreamReply | ReplicaError], *, absent: list[str]
-) -> Response:
-    """Return success, the refusal all replicas agree on, or raise for those that failed.
-
-    One that was out of service has failed too: back again it would lack the adapter, unnoticed.
-    """
-    failures = {url: problem for url, each in outcomes.items() if (problem := _problem(each))}
-    if not failures and not absent:
+def _summary(model: str, outcomes: Outcomes, failures: dict[str, str]) -> Response:
+    """Return success, the refusal all replicas agree on, or raise for those that failed."""
+    if not failures:
         return JSONResponse({"status": "ok", "model": model, "replicas": list(outcomes)})
     refusals = [each for each in outcomes.values() if isinstance(each, UpstreamReply)]
     statuses = {refusal.status for refusal in refusals}
     if len(refusals) == len(outcomes) and len(statuses) == 1 and 400 <= min(statuses) < 500:
         return _copy(refusals[0])
     done = [url for url in outcomes if url not in failures]
-    raise AdapterError(failures | dict.fromkeys(absent, _NOT_ASKED), done=done)
+    raise AdapterError(failures, done=done)
+
+
+def _path(request: Request) -> str:
+    """Return the path as the client sent it; the query is the router's."""
+    raw: bytes = request.scope["raw_path"]
+    return raw.decode("latin-1")
+
+
+def _cards(reply: UpstreamReply) -> list[dict[str, object]]:
+    try:
+        content = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return []
+    found = content.get("data") if isinstance(content, dict) else None
+    return [card for card in found if isinstance(card, dict)] if isinstance(found, list) else []
 
 
 def _problem(outcome: UpstreamReply | ReplicaError) -> str | None:

@@ -89,6 +89,9 @@ class HealthConfig(StrictModel):
     failures_to_unhealthy: Annotated[int, Field(ge=1)] = 2
     """Consecutive failed checks before a replica gets no more requests; one success heals it. A
     request that fails marks its replica at once, and the next check decides."""
+    api_key_file: Path | None = None
+    """File of the key that is sent with the checks. Replicas that ask for keys list their adapters
+    to nobody else. Requests of clients carry the clients' own keys, whatever stands here."""
 
 
 class RetryConfig(StrictModel):
@@ -132,6 +135,12 @@ class RouterConfig(StrictModel):
     it no line is written."""
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(32 * 2**20)
     """Largest request body, such as `32MiB`; larger ones are answered 413."""
+
+    max_upload_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(2 * 2**30)
+    """Largest adapter on its way to the replicas; kept on disk meanwhile."""
+    spool_folder: Path | None = None
+    """Where; without it the system's folder for temporary files (TMPDIR), which some systems keep
+    in memory: then name one on disk."""
 
     @model_validator(mode="after")
     def _check_names(self) -> "RouterConfig":

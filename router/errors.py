@@ -6,6 +6,7 @@ RouterError
 │   ├── MalformedBodyError    the body is no JSON object
 │   ├── ParameterError        a field or query parameter is missing or of the wrong type
 │   ├── BodyTooLargeError     the body is over the configured size
+│   ├── SlowBodyError         the body stands still
 │   ├── UnknownModelError     no replica serves that name
 │   ├── UnknownPathError      no such path
 │   └── WrongMethodError      the path exists, the method does not
@@ -16,6 +17,7 @@ RouterError
 │   ├── ReplicaFailedError    refused, reset, garbage, 502 or 503 before the first byte
 │   └── ReplicaTimeoutError   nothing within the time allowed
 ├── StreamBrokenError         a stream broke after its first byte
+├── SpoolError                the disk does not take a body
 └── AdapterError              not every replica took an adapter command
 """
 
@@ -59,6 +61,14 @@ class BodyTooLargeError(RequestError):
         """State the limit in bytes."""
         super().__init__(f"the body is larger than {max_body_bytes} bytes; send a smaller one")
         self.max_body_bytes = max_body_bytes
+
+
+class SlowBodyError(RequestError):
+    """Nothing of the body came for too long."""
+
+    def __init__(self, seconds: float) -> None:
+        """State the limit in seconds."""
+        super().__init__(f"nothing of the body came for {seconds:g} seconds; send it again")
 
 
 class UnknownModelError(RequestError):
@@ -146,6 +156,16 @@ class StreamBrokenError(RouterError):
         self.problem = problem
 
 
+class SpoolError(RouterError):
+    """A body that is kept on disk cannot be written."""
+
+    def __init__(self, error: OSError) -> None:
+        """Say why, and which setting names another place."""
+        super().__init__(
+            f"the body cannot be kept on disk ({error.strerror}); make room, or set spool_folder"
+        )
+
+
 class AdapterError(RouterError):
     """Some replica did not take an adapter command; on those that did, it stays done."""
 
@@ -167,6 +187,7 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     MalformedBodyError: (400, "BadRequestError"),
     ParameterError: (400, "BadRequestError"),
     BodyTooLargeError: (413, "RequestTooLargeError"),
+    SlowBodyError: (408, "RequestTimeoutError"),
     UnknownModelError: (404, "NotFoundError"),
     UnknownPathError: (404, "NotFoundError"),
     WrongMethodError: (405, "MethodNotAllowedError"),
@@ -177,6 +198,7 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     ReplicaFailedError: (502, "BadGatewayError"),
     ReplicaTimeoutError: (504, "GatewayTimeoutError"),
     StreamBrokenError: (502, "BadGatewayError"),
+    SpoolError: (507, "InsufficientStorageError"),
     AdapterError: (502, "BadGatewayError"),
 }
 """Error class → (HTTP status, `type` of OpenAI's error body). Every class has its own row."""

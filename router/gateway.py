@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from planner.key_file import read_key
 from router.adapters import Adapters
 from router.completions import Completions
 from router.config import RouterConfig
@@ -38,18 +39,30 @@ async def open_gateway(config: RouterConfig, traffic_log: TrafficLog) -> AsyncGe
     """Yield the router as an ASGI application, its health checks running until the end.
 
     Every replica has been checked once before this yields.
+
+    Raises:
+        DocumentError: If the file of the key for checks holds none.
     """
     fleet = Fleet(config.models)
     sizes = InputSizes(model.name for model in config.models if model.weights)
     policy = PlannedWeights(config.models, sizes, LeastOutstanding())
     metrics = RouterMetrics(fleet, sizes)
-    async with open_upstream(config.timeouts) as upstream:
+    key_file = config.health.api_key_file
+    key = None if key_file is None else read_key(key_file)
+    async with open_upstream(config.timeouts, control_key=key) as upstream:
         monitor = HealthMonitor(fleet, upstream, config.health)
         attempts = config.retry.max_attempts
         router = Router(fleet, monitor, policy, upstream, metrics, max_attempts=attempts)
         limit = int(config.max_body_bytes)
         completions = Completions(router, traffic_log, metrics, sizes, max_body_bytes=limit)
-        adapters = Adapters(fleet, monitor, upstream, max_body_bytes=limit)
+        adapters = Adapters(
+            fleet,
+            monitor,
+            upstream,
+            max_body_bytes=limit,
+            max_upload_bytes=int(config.max_upload_bytes),
+            spool_folder=config.spool_folder,
+        )
         async with monitor.running():
             catalogue = Catalogue(fleet, monitor)
             yield RequestIds(_application(completions, adapters, catalogue, metrics))
@@ -101,6 +114,9 @@ def _application(
             Route("/v1/models/{name:path}", catalogue.model),
             Route("/v1/load_lora_adapter", adapters.load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", adapters.unload, methods=["POST"]),
+            Route("/admin/adapters", adapters.list_all),
+            Route("/admin/adapters/{name:path}", adapters.upload, methods=["POST"]),
+            Route("/admin/adapters/{name:path}", adapters.remove, methods=["DELETE"]),
             Route("/health", catalogue.health),
             Route("/metrics", metrics.answer),
         ],

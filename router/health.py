@@ -69,6 +69,7 @@ class HealthMonitor:
         self._config = config
         self._monotonic = monotonic
         self._wakes = {replica.url: asyncio.Event() for replica in fleet.replicas}
+        self._silent: set[str] = set()
         self._refresh_lock = asyncio.Lock()
         self._refreshed_at = float("-inf")
 
@@ -128,6 +129,13 @@ class HealthMonitor:
         if not replica.is_healthy:
             replica.is_healthy = True
             logger.info("replica healthy url=%s", replica.url)
+        if models is None and replica.url not in self._silent:
+            self._silent.add(replica.url)
+            logger.warning(
+                "replica does not list its models, its adapters are not found url=%s; where it asks "
+                "for keys set health.api_key_file",
+                replica.url,
+            )
         if models is None or models.keys() == replica.listed_models.keys():
             return
         replica.listed_models = models

@@ -118,7 +118,7 @@ class Router:
     async def _attempt(self, url: str, call: Call) -> Answer:
         lease = Lease(self._fleet.replica(url))
         try:
-            reply = await self._upstream.post(
+            reply = await self._upstream.send(
                 url, call.target, headers=call.headers, body=call.body
             )
         except BaseException:

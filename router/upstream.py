@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from router.errors import (
     ReplicaTimeoutError,
     StreamBrokenError,
 )
+from router.spool import Spool
 
 FAILED_STATUSES = frozenset({502, 503})
 """Answers that say the replica, not the request, is at fault."""
@@ -67,15 +68,30 @@ class UpstreamReply:
 class Upstream:
     """Sends requests over kept connections, without a limit on their number."""
 
-    def __init__(self, session: aiohttp.ClientSession, timeouts: TimeoutsConfig) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        timeouts: TimeoutsConfig,
+        *,
+        control_key: str | None = None,
+    ) -> None:
         self._session = session
+        self._control_headers = (
+            {} if control_key is None else {"authorization": f"Bearer {control_key}"}
+        )
         self._timeouts = timeouts
         self._client_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=timeouts.connect_seconds
         )
 
-    async def post(
-        self, url: str, target: str, *, headers: tuple[tuple[str, str], ...], body: bytes
+    async def send(
+        self,
+        url: str,
+        target: str,
+        *,
+        headers: tuple[tuple[str, str], ...],
+        body: bytes | Spool,
+        method: str = "POST",
     ) -> UpstreamReply:
         """Return the answer of the replica at `url`, as soon as its first byte has arrived.
 
@@ -84,7 +100,7 @@ class Upstream:
         """
         try:
             async with asyncio.timeout(self._timeouts.first_byte_seconds):
-                response = await self._send(URL(url + target, encoded=True), headers, body)
+                response = await self._open(method, URL(url + target, encoded=True), headers, body)
                 reply = await self._begin(url, response)
         except aiohttp.ConnectionTimeoutError:
             seconds = self._timeouts.connect_seconds
@@ -110,7 +126,9 @@ class Upstream:
         try:
             async with asyncio.timeout(timeout_seconds):
                 target = URL(url + path, encoded=True)
-                async with self._session.get(target, allow_redirects=False) as response:
+                async with self._session.get(
+                    target, headers=self._control_headers, allow_redirects=False
+                ) as response:
                     body = await response.read()
         except TimeoutError:
             problem = f"did not answer {path} within {timeout_seconds:g} seconds"
@@ -119,15 +137,18 @@ class Upstream:
             raise ReplicaFailedError(url, f"failed: {_describe(error)}") from None
         return response.status, _parsed(body)
 
-    async def _send(
-        self, target: URL, headers: tuple[tuple[str, str], ...], body: bytes
+    async def _open(
+        self, method: str, target: URL, headers: tuple[tuple[str, str], ...], body: bytes | Spool
     ) -> aiohttp.ClientResponse:
+        if isinstance(body, Spool):
+            headers = (*headers, ("content-length", str(body.num_bytes)))
         for _ in range(MAX_STALE_CONNECTIONS):
             connection = SimpleNamespace(is_reused=False)
             try:
-                return await self._session.post(
+                return await self._session.request(
+                    method,
                     target,
-                    data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
+                    data=_payload(body),
                     headers=headers,
                     allow_redirects=False,
                     timeout=self._client_timeout,
@@ -165,8 +186,10 @@ class Upstream:
 
 
 @asynccontextmanager
-async def open_upstream(timeouts: TimeoutsConfig) -> AsyncGenerator[Upstream]:
-    """Yield a client; its connections are closed at the end.
+async def open_upstream(
+    timeouts: TimeoutsConfig, *, control_key: str | None = None
+) -> AsyncGenerator[Upstream]:
+    """Yield a client; its connections are closed at the end. The key is sent with checks only.
 
     Bodies pass as they are on the wire: no decompression, no redirects, no cookies, no proxies of
     the environment, and no header the client did not send.
@@ -181,7 +204,7 @@ async def open_upstream(timeouts: TimeoutsConfig) -> AsyncGenerator[Upstream]:
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         trace_configs=[tracing],
     ) as session:
-        yield Upstream(session, timeouts)
+        yield Upstream(session, timeouts, control_key=control_key)
 
 
 async def _note_reuse(
@@ -191,6 +214,12 @@ async def _note_reuse(
 ) -> None:
     if context.trace_request_ctx is not None:
         context.trace_request_ctx.is_reused = True
+
+
+def _payload(body: bytes | Spool) -> bytes | io.BytesIO | AsyncIterator[bytes]:
+    if isinstance(body, Spool):
+        return body.pieces()
+    return body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body)
 
 
 def _parsed(body: bytes) -> object:

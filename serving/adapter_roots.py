@@ -1,8 +1,8 @@
 """Which folders a client may have an adapter loaded from."""
 
-import ipaddress
 from pathlib import Path
 
+from planner.loopback import is_loopback
 from serving.errors import AdapterError, ForbiddenError
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "motley.json")
@@ -45,13 +45,3 @@ class AdapterRoots:
 
     def _is_allowed(self, place: Path) -> bool:
         return any(place.is_relative_to(root) for root in self._roots or ())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -162,6 +162,42 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+class AdapterCard(BaseModel):
+    """A loaded adapter; of one loaded by its path only the name is known."""
+
+    id: str
+    object: Literal["adapter"]
+    rank: int | None
+    job: str | None
+    """The fine-tuning job it comes from."""
+    adapter_sha256: str | None
+    base_weights_sha256: str | None
+
+
+class AdapterAnswer(AdapterCard):
+    """Answer of `POST /admin/adapters/{name}`."""
+
+    replaced: bool
+    """Whether another one had that name until now."""
+
+
+class AdapterList(BaseModel):
+    """Answer of `GET /admin/adapters`."""
+
+    object: Literal["list"]
+    data: list[AdapterCard]
+    max_upload_bytes: int | None
+    """Largest upload; null where none is taken."""
+
+
+class AdapterRemoved(BaseModel):
+    """Answer of `DELETE /admin/adapters/{name}`."""
+
+    id: str
+    object: Literal["adapter"]
+    deleted: Literal[True]
+
+
 class VersionAnswer(BaseModel):
     """Answer of `GET /version`."""
 

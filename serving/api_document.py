@@ -7,7 +7,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.adapter_folder import FILES
 from serving.api_answers import (
+    AdapterAnswer,
+    AdapterList,
+    AdapterRemoved,
     ChatAnswer,
     CompletionAnswer,
     ErrorAnswer,
@@ -37,6 +41,7 @@ _STATUSES = {
     500: "The engine failed",
     503: "The engine is loading, draining or restarting; see Retry-After",
     504: "The answer took too long",
+    507: "The disk does not take an upload",
 }
 
 
@@ -49,6 +54,8 @@ class Operation:
     answer: type[BaseModel] | type[str] | None = None
     """`str` is text; None is an empty body."""
     can_stream: bool = False
+    files: tuple[str, ...] = ()
+    """Of a body that is a form of files."""
 
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -70,6 +77,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/v1/models/{name}"): Operation("One of them", answer=ModelCard),
     ("post", "/v1/load_lora_adapter"): Operation("Load an adapter", AdapterBody, str),
     ("post", "/v1/unload_lora_adapter"): Operation("Unload an adapter", AdapterNameBody, str),
+    ("get", "/admin/adapters"): Operation("The loaded adapters", answer=AdapterList),
+    ("post", "/admin/adapters/{name}"): Operation(
+        "Send an adapter, in place of one of its name", answer=AdapterAnswer, files=FILES
+    ),
+    ("delete", "/admin/adapters/{name}"): Operation("Unload an adapter", answer=AdapterRemoved),
     ("get", "/health"): Operation("Whether requests can be served"),
     ("get", "/metrics"): Operation("Counters in Prometheus's format", answer=str),
     ("get", "/version"): Operation("Version and engine", answer=VersionAnswer),
@@ -111,12 +123,25 @@ def _operation(path: str, operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         content = {"application/json": {"schema": _reference(operation.body)}}
         described["requestBody"] = {"required": True, "content": content}
+    if operation.files:
+        described["requestBody"] = {"required": True, "content": _form(operation.files)}
     if "{name}" in path:
         schema = {"type": "string", "minLength": 1}
         described["parameters"] = [
             {"name": "name", "in": "path", "required": True, "schema": schema}
         ]
     return described
+
+
+def _form(files: tuple[str, ...]) -> dict[str, Any]:
+    file = {"type": "string", "format": "binary"}
+    schema = {
+        "type": "object",
+        "properties": dict.fromkeys(files, file),
+        "required": list(files),
+        "additionalProperties": False,
+    }
+    return {"multipart/form-data": {"schema": schema}}
 
 
 def _answer(operation: Operation) -> dict[str, Any]:

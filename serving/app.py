@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
 from serving.adapter_roots import AdapterRoots
+from serving.adapter_store import AdapterStore
 from serving.answers import AnswerService
 from serving.api_document import api_document
 from serving.edge import Gate
@@ -29,6 +30,7 @@ def build_app(
     *,
     keys: KeyRing | None = None,
     roots: AdapterRoots | None = None,
+    store: AdapterStore | None = None,
     gate: Gate | None = None,
 ) -> FastAPI:
     """Return the application.
@@ -38,6 +40,7 @@ def build_app(
         engine: What it answers with.
         keys: Who may ask; None everybody.
         roots: Where clients may have adapters loaded from; None everywhere.
+        store: Keeps adapters that clients send; None takes none.
         gate: Counts requests and sends new ones away while the endpoint drains.
     """
     app = build_operations(
@@ -45,6 +48,7 @@ def build_app(
         service.model_name,
         keys=keys,
         roots=roots,
+        store=store,
         gate=gate,
         openapi_url="/openapi.json",
     )

@@ -8,6 +8,7 @@ import uvloop
 from transformers import PreTrainedTokenizerBase
 
 from serving.adapter_roots import AdapterRoots
+from serving.adapter_store import AdapterStore
 from serving.answers import AnswerService
 from serving.app import build_app
 from serving.config import ServeConfig
@@ -60,9 +61,10 @@ async def _serve(
         service = AnswerService(engine, tokenizer, model_name=config.served_model_name)
         roots = AdapterRoots.of(endpoint.adapter_roots, host=config.host)
         gate = Gate()
-        app = build_app(service, engine, keys=keys, roots=roots, gate=gate)
-        server = EndpointServer(app, gate, endpoint, end_requests=engine.stop)
-        await serve_until_told(server, listener, loading=engine.wait_loaded())
+        with AdapterStore.opened(endpoint, keys, config.host) as store:
+            app = build_app(service, engine, keys=keys, roots=roots, store=store, gate=gate)
+            server = EndpointServer(app, gate, endpoint, end_requests=engine.stop)
+            await serve_until_told(server, listener, loading=engine.wait_loaded())
     finally:
         await engine.stop()
 

@@ -1,9 +1,9 @@
 """How the endpoint lets requests in, as one frozen value."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
 from planner.config import StrictModel
 
@@ -22,6 +22,13 @@ class EndpointConfig(StrictModel):
     adapter_roots: tuple[Path, ...] = ()
     """Folders that clients may have adapters loaded from. Without any: every folder where the
     endpoint listens on loopback, none elsewhere."""
+    adapter_upload_dir: Path | None = None
+    """Folder for adapters that clients send, removed when the endpoint ends. None: in the user's
+    cache, but where the endpoint listens beyond loopback without keys no upload is taken."""
+    max_upload_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(2 << 30)
+    """Largest upload of an adapter."""
+    max_adapter_rank: int = Field(default=256, ge=1)
+    """Largest rank of an adapter that clients may have loaded."""
     request_timeout_seconds: float = Field(default=3600.0, gt=0)
     """Longest a request may take, waiting included; then it ends with status 408."""
     drain_seconds: float = Field(default=25.0, ge=0)

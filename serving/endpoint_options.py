@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from serving.endpoint_config import EndpointConfig
-from serving.words import validated
+from serving.words import size_of, validated
 
 KeyFile = Annotated[
     Path | None,
@@ -30,6 +30,17 @@ AdapterRoot = Annotated[
         "loopback, none on other addresses."
     ),
 ]
+AdapterUploadDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for adapters that clients send, emptied when the endpoint ends. Default: in "
+        "~/.cache/motley; beyond loopback without keys no upload is taken."
+    ),
+]
+MaxUpload = Annotated[str, typer.Option(help="Largest adapter that a client may send.")]
+MaxAdapterRank = Annotated[
+    int, typer.Option(min=1, help="Largest rank of an adapter that clients may have loaded.")
+]
 RequestTimeout = Annotated[
     float, typer.Option(help="Seconds a request may take, waiting included.")
 ]
@@ -50,6 +61,9 @@ def endpoint_config(options: dict[str, Any]) -> EndpointConfig:
         "tls_cert": options["tls_cert"],
         "tls_key": options["tls_key"],
         "adapter_roots": tuple(options["adapter_root"] or ()),
+        "adapter_upload_dir": options["adapter_upload_dir"],
+        "max_upload_bytes": size_of("--max-upload", options["max_upload"]),
+        "max_adapter_rank": options["max_adapter_rank"],
         "request_timeout_seconds": options["request_timeout"],
         "drain_seconds": options["drain_timeout"],
     }

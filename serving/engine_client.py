@@ -57,6 +57,15 @@ class OperatedEngine(Protocol):
             RequestError: If the name is taken.
         """
 
+    async def replace_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA folder under `name`, in place of what has that name; a misfit changes nothing.
+
+        Requests that run finish with what they began with, and none finds the name missing.
+
+        Raises:
+            AdapterError: If it does not fit.
+        """
+
     async def unload_adapter(self, name: str) -> None:
         """Forget a LoRA adapter; requests that run with it finish with it.
 

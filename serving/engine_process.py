@@ -187,6 +187,11 @@ class EngineProcess(EngineClient):
         await self._call("load_adapter", name, folder)
         self._adapters[name] = folder
 
+    async def replace_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA folder in place of another of its name, and again at each restart."""
+        await self._call("replace_adapter", name, folder)
+        self._adapters[name] = folder
+
     async def unload_adapter(self, name: str) -> None:
         """Forget a LoRA adapter between two steps."""
         await self._call("unload_adapter", name)

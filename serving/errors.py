@@ -16,6 +16,7 @@ ServingError
 ├── ForbiddenError          a known key that does not suffice, or a folder outside the allowed ones
 ├── SlowRequestError        a request that took longer than it may
 ├── OverloadedError         the queue is full
+├── StorageError            an upload that the disk does not take
 └── EngineError             the engine failed; the fault is ours
     └── UnavailableError    the engine is loading, restarting, draining or stopped
 """
@@ -94,6 +95,12 @@ class OverloadedError(ServingError):
     """The queue of waiting requests is full."""
 
 
+class StorageError(ServingError):
+    """An upload cannot be written; the message says where."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class EngineError(ServingError):
     """The engine failed while serving the request."""
 
@@ -120,6 +127,7 @@ HTTP_ERRORS: dict[type[ServingError], tuple[int, str]] = {
     ForbiddenError: (403, "PermissionDeniedError"),
     SlowRequestError: (408, "RequestTimeoutError"),
     OverloadedError: (429, "RateLimitError"),
+    StorageError: (507, "InsufficientStorageError"),
     EngineError: (500, "InternalServerError"),
     UnavailableError: (503, "ServiceUnavailableError"),
 }

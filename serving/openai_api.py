@@ -248,10 +248,13 @@ class ChatBody(GenerateBody):
         )
 
 
+ADAPTER_NAME = r"^[!-~]+$"
+
+
 class AdapterBody(BaseModel):
     """Body of `POST /v1/load_lora_adapter`, vLLM's shape."""
 
-    lora_name: str = Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")
+    lora_name: str = Field(min_length=1, max_length=256, pattern=ADAPTER_NAME)
     """A model name: printable ASCII without white space, as it stands in log lines."""
     lora_path: str = Field(min_length=1)
 

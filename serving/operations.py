@@ -4,10 +4,12 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from serving.adapter_operations import AdapterOperations
 from serving.adapter_roots import AdapterRoots
+from serving.adapter_store import AdapterStore
 from serving.edge import SHUTTING_DOWN, EndpointEdge, Gate
 from serving.engine_client import OperatedEngine
 from serving.errors import (
@@ -19,10 +21,8 @@ from serving.errors import (
     error_body,
     error_headers,
 )
-from serving.http_requests import read_body
 from serving.keys import KeyRing
 from serving.metrics import error_exposition
-from serving.openai_api import AdapterBody, AdapterNameBody
 
 
 def build_operations(
@@ -31,6 +31,7 @@ def build_operations(
     *,
     keys: KeyRing | None = None,
     roots: AdapterRoots | None = None,
+    store: AdapterStore | None = None,
     gate: Gate | None = None,
     openapi_url: str | None = None,
 ) -> FastAPI:
@@ -41,20 +42,23 @@ def build_operations(
         model_name: What the base model is served as.
         keys: Who may ask; None everybody.
         roots: Where clients may have adapters loaded from; None everywhere.
+        store: Keeps adapters that clients send; None takes none.
         gate: Counts requests and sends new ones away while the endpoint drains.
         openapi_url: Where the OpenAPI document is; None serves none.
     """
     gate = gate or Gate()
     app = FastAPI(title="Motley", openapi_url=openapi_url, docs_url=None, redoc_url=None)
-    operations = _Operations(engine, model_name, roots or AdapterRoots(), gate)
+    operations = _Operations(engine, model_name, gate)
     for method, path, handler in (
-        ("POST", "/v1/load_lora_adapter", operations.load_adapter),
-        ("POST", "/v1/unload_lora_adapter", operations.unload_adapter),
         ("GET", "/health", operations.health),
         ("GET", "/metrics", operations.metrics),
         ("GET", "/version", operations.version),
     ):
         app.add_api_route(path, handler, methods=[method], response_model=None)
+    adapters = AdapterOperations(
+        engine, model_name, roots or AdapterRoots(), store or AdapterStore()
+    )
+    adapters.add_routes(app)
     _answer_failures(app, gate)
     app.add_middleware(EndpointEdge, gate=gate, keys=keys or KeyRing())
     return app
@@ -63,28 +67,10 @@ def build_operations(
 class _Operations:
     """The handlers, over one engine."""
 
-    def __init__(
-        self, engine: OperatedEngine, model_name: str, roots: AdapterRoots, gate: Gate
-    ) -> None:
+    def __init__(self, engine: OperatedEngine, model_name: str, gate: Gate) -> None:
         self._engine = engine
         self._model_name = model_name
-        self._roots = roots
         self._gate = gate
-
-    async def load_adapter(self, request: Request) -> Response:
-        body = await read_body(request, AdapterBody)
-        if body.lora_name == self._model_name:
-            raise RequestError(
-                f"lora_name {body.lora_name!r} is the base model's name; choose another",
-                param="lora_name",
-            )
-        await self._engine.load_adapter(body.lora_name, self._roots.resolve(body.lora_path))
-        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
-
-    async def unload_adapter(self, request: Request) -> Response:
-        body = await read_body(request, AdapterNameBody)
-        await self._engine.unload_adapter(body.lora_name)
-        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     async def health(self) -> Response:
         problem = SHUTTING_DOWN if self._gate.is_draining else await self._engine.probe()

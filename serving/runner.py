@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TypeVar
 
+from serving.adapter_swap import replace_adapter
 from serving.engine.engine import Engine
 from serving.engine.reading import Reading, ReadRequest
 from serving.engine.sequence import GenerationOutput, GenerationRequest
@@ -114,6 +115,10 @@ class EngineRunner(EngineClient):
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Load a LoRA folder between two steps."""
         await self._call(lambda: self._engine.load_adapter(name, folder))
+
+    async def replace_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA folder in place of another of its name, between two steps."""
+        await self._call(lambda: replace_adapter(self._engine, name, folder))
 
     async def unload_adapter(self, name: str) -> None:
         """Forget a LoRA adapter between two steps."""

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 from planner import listening
-from serving.adapter_roots import is_loopback
+from planner.loopback import is_loopback
 from serving.config import ServeConfig
 from serving.endpoint_config import EndpointConfig
 from serving.engine_child import ConfiguredEngine, EngineChild

@@ -13,6 +13,15 @@ Config = TypeVar("Config", bound=StrictModel)
 
 
 def kv_bytes_of(word: str) -> int:
+    """Return the bytes of `--kv-memory`, a size such as `2GiB`.
+
+    Raises:
+        BadParameter: If it is none.
+    """
+    return size_of("--kv-memory", word)
+
+
+def size_of(flag: str, word: str) -> int:
     """Return the bytes of a size such as `2GiB`.
 
     Raises:
@@ -23,9 +32,7 @@ def kv_bytes_of(word: str) -> int:
     try:
         return int(TypeAdapter(ByteSize).validate_python(word))
     except ValidationError:
-        raise typer.BadParameter(
-            f"--kv-memory {word!r} is no size; write for example 2GiB"
-        ) from None
+        raise typer.BadParameter(f"{flag} {word!r} is no size; write for example 2GiB") from None
 
 
 def default_name(model: str) -> str:

@@ -38,6 +38,10 @@ async def _models(_request: Request) -> Response:
     return JSONResponse({"data": [{"id": name} for name in ["m", *sorted(adapters)]]})
 
 
+async def _paths(_request: Request) -> Response:
+    return JSONResponse(adapters)
+
+
 async def _aborted(_request: Request) -> Response:
     return JSONResponse(aborted)
 
@@ -47,6 +51,8 @@ async def _complete(request: Request) -> Response:
     if body.get("crash"):
         os.write(1, b"RuntimeError: the device is lost\n")
         os._exit(3)
+    if body["model"] != "m" and body["model"] not in adapters:
+        return JSONResponse({"error": {"message": "no such model"}}, status_code=404)
     if not body.get("stream"):
         about = {"request_id": request.headers.get("x-request-id"), "pid": os.getpid()}
         return JSONResponse(about | {"model": body["model"], "query": request.url.query})
@@ -74,6 +80,9 @@ async def _load(request: Request) -> Response:
     if body["lora_name"] == "bad":
         error = {"message": "rank 512 is too large", "code": 400}
         return JSONResponse({"error": error}, status_code=400)
+    if "refused-by-vllm" in (Path(body["lora_path"]) / "motley.json").read_text():
+        return JSONResponse({"error": {"message": "does not fit"}}, status_code=400)
+    await asyncio.sleep(0.2)
     adapters[body["lora_name"]] = body["lora_path"]
     return PlainTextResponse("Success")
 
@@ -102,6 +111,7 @@ def main() -> None:
         Route("/metrics", _metrics),
         Route("/v1/models", _models),
         Route("/v1/aborted", _aborted),
+        Route("/v1/paths", _paths),
         Route("/v1/completions", _complete, methods=["POST"]),
         Route("/v1/load_lora_adapter", _load, methods=["POST"]),
         Route("/v1/unload_lora_adapter", _unload, methods=["POST"]),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -139,6 +140,9 @@ class FakeReplica:
     """A scripted stream: sent as it is, piece by piece, in place of the words."""
     adapters: set[str] = field(default_factory=set)
     adapter_status: int = 200
+    key: str | None = None
+    """What `/admin/adapters` asks for; None nothing."""
+    takes_uploads: bool = True
     requests: list[Received] = field(default_factory=list)
     """Every POST, in order of arrival."""
     num_cancelled: int = 0
@@ -170,6 +174,9 @@ class FakeReplica:
                 Route("/v1/chat/completions", self._complete, methods=["POST"]),
                 Route("/v1/completions", self._complete, methods=["POST"]),
                 Route("/v1/load_lora_adapter", self._load_adapter, methods=["POST"]),
+                Route("/admin/adapters", self._list_adapters),
+                Route("/admin/adapters/{name:path}", self._upload_adapter, methods=["POST"]),
+                Route("/admin/adapters/{name:path}", self._remove_adapter, methods=["DELETE"]),
                 Route("/v1/unload_lora_adapter", self._unload_adapter, methods=["POST"]),
             ]
         )
@@ -207,6 +214,32 @@ class FakeReplica:
         fields = (await self._receive(request)).fields
         self.adapters.discard(str(fields["lora_name"]))
         return Response("Success")
+
+    async def _list_adapters(self, request: Request) -> Response:
+        if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+            return JSONResponse({"error": {"message": "no key"}}, status_code=401)
+        if not self.takes_uploads:
+            return JSONResponse({"error": {"message": "no such path"}}, status_code=404)
+        return JSONResponse({"data": [{"id": name} for name in sorted(self.adapters)]})
+
+    async def _upload_adapter(self, request: Request) -> Response:
+        if self.adapter_status == 413:  # as a limit is told: before the body has been read
+            return JSONResponse({"error": {"message": "too large"}}, status_code=413)
+        digest = hashlib.sha256()
+        async for chunk in request.stream():
+            digest.update(chunk)
+        received = Received(request.url.path, dict(request.headers), digest.hexdigest().encode())
+        self.requests.append(received)
+        if self.adapter_status != 200:
+            return JSONResponse({"error": {"message": "no"}}, status_code=self.adapter_status)
+        self.adapters.add(request.path_params["name"])
+        return JSONResponse({"id": request.path_params["name"]})
+
+    async def _remove_adapter(self, request: Request) -> Response:
+        if request.path_params["name"] not in self.adapters:
+            return JSONResponse({"error": {"message": "no adapter"}}, status_code=404)
+        self.adapters.remove(request.path_params["name"])
+        return JSONResponse({"deleted": True})
 
     async def _receive(self, request: Request) -> Received:
         body = await request.body()

@@ -9,6 +9,8 @@ from typing import cast
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from planner.profiling.clock import Clock
+from serving.adapter_folder import BaseDigest, check_adapter
+from serving.adapter_swap import replace_adapter
 from serving.edge import SHUTTING_DOWN
 from serving.emulated.engine import EmulatedEngine
 from serving.engine.engine import Engine
@@ -41,6 +43,7 @@ class EmulatedRunner(EngineClient):
         clock: Clock | None = None,
         *,
         request_timeout_seconds: float | None = None,
+        base_digest: BaseDigest | None = None,
     ) -> None:
         """Start idle.
 
@@ -48,6 +51,7 @@ class EmulatedRunner(EngineClient):
             engine: What is asked.
             clock: Must be that of the loop, and is by default.
             request_timeout_seconds: Longest a request may take; None sets no limit.
+            base_digest: Gives what adapters' manifests are compared with; None compares nothing.
         """
         self.engine = engine
         """For reading counts, limits and names."""
@@ -55,6 +59,7 @@ class EmulatedRunner(EngineClient):
         """Steps that ended later than modelled, by `LATE_SECONDS` at least."""
         self._clock = clock or Clock()
         self._timeout_seconds = request_timeout_seconds
+        self._base_digest = base_digest
         self._streams: dict[str, asyncio.Queue[GenerationOutput | ServingError]] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed_reason: str | None = None
@@ -121,8 +126,14 @@ class EmulatedRunner(EngineClient):
         self._close(UnavailableError(SHUTTING_DOWN))
 
     async def load_adapter(self, name: str, folder: Path) -> None:
-        """Answer under `name` too."""
+        """Answer under `name` too; the folder is checked as far as it can be without a model."""
+        await self._check(folder)
         self.engine.load_adapter(name, folder)
+
+    async def replace_adapter(self, name: str, folder: Path) -> None:
+        """Answer under `name` for another folder."""
+        await self._check(folder)
+        replace_adapter(self.engine, name, folder)
 
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter."""
@@ -141,6 +152,9 @@ class EmulatedRunner(EngineClient):
         )
         late_steps.labels(model_name).inc(self.num_late_steps)
         return shared + generate_latest(registry)
+
+    async def _check(self, folder: Path) -> None:
+        await asyncio.to_thread(check_adapter, folder, base=self._base_digest)
 
     async def _run(self) -> None:
         """Step while there is work; the next request starts another task."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from planner.profiling.clock import Clock
+from serving.adapter_folder import base_digest
 from serving.adapter_roots import AdapterRoots
+from serving.adapter_store import AdapterStore
 from serving.answers import AnswerService
 from serving.app import build_app
 from serving.edge import Gate
@@ -51,9 +53,10 @@ async def _serve(
         config, request_timeout_seconds=endpoint.request_timeout_seconds
     )
     roots, gate = AdapterRoots.of(endpoint.adapter_roots, host=config.host), Gate()
-    app = build_app(service, runner, keys=keys, roots=roots, gate=gate)
-    server = EndpointServer(app, gate, endpoint, end_requests=runner.stop)
-    await serve_until_told(server, listener, loading=asyncio.sleep(0))
+    with AdapterStore.opened(endpoint, keys, config.host) as store:
+        app = build_app(service, runner, keys=keys, roots=roots, store=store, gate=gate)
+        server = EndpointServer(app, gate, endpoint, end_requests=runner.stop)
+        await serve_until_told(server, listener, loading=asyncio.sleep(0))
 
 
 def build_emulation(
@@ -71,7 +74,12 @@ def build_emulation(
     tokenizer = find_tokenizer(config)
     text = tokenizer.encode(ANSWER, add_special_tokens=False)
     engine = EmulatedEngine(replica, max_waiting=config.max_waiting, text=text)
-    runner = EmulatedRunner(engine, clock, request_timeout_seconds=request_timeout_seconds)
+    runner = EmulatedRunner(
+        engine,
+        clock,
+        request_timeout_seconds=request_timeout_seconds,
+        base_digest=base_digest(config.model),
+    )
     logger.info(
         "emulating model=%s gpu=%s devices=%d coefficients=%s context_tokens=%d",
         replica.design.model.name,

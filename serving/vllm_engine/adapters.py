@@ -1,16 +1,18 @@
 """LoRA adapters of vLLM's server: checked, loaded, and loaded again after a crash."""
 
+import asyncio
 import json
 import logging
 from pathlib import Path
 
+from serving.adapter_folder import BaseDigest, check_adapter
 from serving.errors import (
     HTTP_ERRORS,
-    AdapterError,
     EngineError,
     NotFoundError,
     RequestError,
     ServingError,
+    UnavailableError,
 )
 from serving.vllm_engine.upstream import VllmUpstream
 
@@ -28,10 +30,26 @@ _BY_STATUS: dict[int, type[ServingError]] = {
 class VllmAdapters:
     """What is loaded, by name; survives the server's process."""
 
-    def __init__(self, upstream: VllmUpstream, first: dict[str, Path]) -> None:
-        """Load `first` once the server is ready."""
+    def __init__(
+        self,
+        upstream: VllmUpstream,
+        first: dict[str, Path],
+        *,
+        base_digest: BaseDigest | None = None,
+    ) -> None:
+        """Load `first` once the server is ready.
+
+        Args:
+            upstream: The way to the server.
+            first: Folders by name.
+            base_digest: Gives what adapters' manifests are compared with; None compares nothing.
+        """
         self._upstream = upstream
         self._folders = dict(first)
+        self._base_digest = base_digest
+        self._changing = asyncio.Lock()
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._is_fresh = True
         self.num_lost = 0
         """Adapters that did not load again after a crash."""
@@ -49,10 +67,35 @@ class VllmAdapters:
             RequestError: If vLLM refuses it.
             EngineError: If vLLM fails at it.
         """
-        place = check_folder(folder)
-        await self._send(LOAD, {"lora_name": name, "lora_path": str(place)})
-        self._folders[name] = folder
+        place = await self._checked(folder)
+        async with self._changing:
+            await self._load(name, place)
+            self._folders[name] = place
         logger.info("adapter loaded name=%s folder=%s", name, folder)
+
+    async def replace(self, name: str, folder: Path) -> None:
+        """Load a PEFT folder in place of what has that name, which stays where the new one fails.
+
+        vLLM's own `load_inplace` would change the weights under requests that run. Unloaded, an
+        adapter serves them to their end; new ones are held back until the next has its name.
+
+        Raises:
+            AdapterError: If it is no PEFT folder with safetensors.
+            RequestError: If vLLM refuses it.
+            EngineError: If vLLM fails at it.
+        """
+        place = await self._checked(folder)
+        async with self._changing:
+            self._settled.clear()
+            try:
+                await self._swap(name, place)
+            finally:
+                self._settled.set()
+        logger.info("adapter replaced name=%s folder=%s", name, folder)
+
+    async def settled(self) -> None:
+        """Return once no adapter is between two states."""
+        await self._settled.wait()
 
     async def unload(self, name: str) -> None:
         """Forget an adapter.
@@ -65,8 +108,9 @@ class VllmAdapters:
             raise NotFoundError(
                 f"no adapter {name!r} is loaded; loaded: {self.names}", param="lora_name"
             )
-        await self._send(UNLOAD, {"lora_name": name})
-        del self._folders[name]
+        async with self._changing:
+            await self._send(UNLOAD, {"lora_name": name})
+            del self._folders[name]
         logger.info("adapter unloaded name=%s", name)
 
     async def restore(self) -> None:
@@ -88,31 +132,44 @@ class VllmAdapters:
                 self.num_lost += 1
                 logger.error("adapter lost name=%s folder=%s error=%s", name, folder, error)
 
+    async def _swap(self, name: str, place: Path) -> None:
+        before = self._folders.get(name)
+        if before is not None:
+            await self._send(UNLOAD, {"lora_name": name})
+        try:
+            await self._load(name, place)
+        except ServingError:
+            if before is not None:
+                await self._bring_back(name, before)
+            raise
+        self._folders[name] = place
+
+    async def _bring_back(self, name: str, place: Path) -> None:
+        try:
+            await self._load(name, place)
+        except UnavailableError as error:
+            logger.warning("adapter waits for the restart name=%s error=%s", name, error)
+        except ServingError as error:
+            del self._folders[name]
+            self.num_lost += 1
+            logger.error("adapter lost name=%s folder=%s error=%s", name, place, error)
+
+    async def _load(self, name: str, place: Path) -> None:
+        await self._send(LOAD, {"lora_name": name, "lora_path": str(place)})
+
+    async def _checked(self, folder: Path) -> Path:
+        """Return the absolute path of a folder that is an adapter."""
+
+        def work() -> Path:
+            check_adapter(folder, base=self._base_digest)
+            return folder.resolve()
+
+        return await asyncio.to_thread(work)
+
     async def _send(self, path: str, body: dict[str, str]) -> None:
         status, content = await self._upstream.post_adapter(path, body)
         if status != 200:
             raise _BY_STATUS.get(status, EngineError)(f"vllm refuses: {_message(content)}")
-
-
-def check_folder(folder: Path) -> Path:
-    """Return the absolute path of a folder that is an adapter without pickles.
-
-    Raises:
-        AdapterError: If it is none.
-    """
-    try:
-        missing = [
-            name
-            for name in ("adapter_config.json", "adapter_model.safetensors")
-            if not (folder / name).is_file()
-        ]
-    except (OSError, ValueError):
-        missing = ["file"]
-    if missing:
-        raise AdapterError(
-            f"{str(folder)[:200]!r} holds no {missing[0]}; name a PEFT adapter's folder with safetensors"
-        )
-    return folder.resolve()
 
 
 def _message(content: bytes) -> str:

@@ -73,6 +73,8 @@ def serve(
     tls_cert: endpoint_options.TlsCert = None,
     tls_key: endpoint_options.TlsKey = None,
     adapter_root: endpoint_options.AdapterRoot = None,
+    adapter_upload_dir: endpoint_options.AdapterUploadDir = None,
+    max_upload: endpoint_options.MaxUpload = "2GiB",
     request_timeout: endpoint_options.RequestTimeout = 3600.0,
     drain_timeout: endpoint_options.DrainTimeout = 25.0,
     verbose: Annotated[bool, typer.Option(help="Log what vLLM logs.")] = False,

@@ -56,6 +56,15 @@ class VllmEngine(OperatedEngine):
             )
         await self._adapters.load(name, folder)
 
+    async def replace_adapter(self, name: str, folder: Path) -> None:
+        """Load a PEFT folder in place of another of its name; new requests wait meanwhile."""
+        self.check_ready()
+        await self._adapters.replace(name, folder)
+
+    async def settled(self) -> None:
+        """Return once no adapter is being replaced."""
+        await self._adapters.settled()
+
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter."""
         self.check_ready()

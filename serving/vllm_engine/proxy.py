@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from serving.adapter_roots import AdapterRoots
+from serving.adapter_store import AdapterStore
 from serving.edge import Gate
 from serving.errors import NotFoundError, ServingError, UnavailableError, error_body
 from serving.http_requests import CLIENT_LEFT, read_bytes, while_wanted
@@ -35,6 +36,7 @@ def build_proxy(
     *,
     keys: KeyRing | None = None,
     roots: AdapterRoots | None = None,
+    store: AdapterStore | None = None,
     gate: Gate | None = None,
     request_timeout_seconds: float | None = None,
 ) -> FastAPI:
@@ -46,10 +48,11 @@ def build_proxy(
         model_name: What the base model is served as.
         keys: Who may ask; None everybody.
         roots: Where clients may have adapters loaded from; None everywhere.
+        store: Keeps adapters that clients send; None takes none.
         gate: Counts requests and sends new ones away while the endpoint drains.
         request_timeout_seconds: Longest a request may take; None sets no limit.
     """
-    app = build_operations(engine, model_name, keys=keys, roots=roots, gate=gate)
+    app = build_operations(engine, model_name, keys=keys, roots=roots, store=store, gate=gate)
     proxy = _Proxy(engine, upstream, request_timeout_seconds)
     app.add_api_route("/{path:path}", proxy.pass_on, methods=_METHODS, response_model=None)
     return app
@@ -71,6 +74,7 @@ class _Proxy:
             raise NotFoundError(f"there is no path {path[:200]}; see /v1/models")
         self._engine.check_ready()
         body = await read_bytes(request)
+        await self._engine.settled()
         headers = {name: request.headers[name] for name in _FROM_CLIENT if name in request.headers}
         headers["x-request-id"] = request.state.request_id
         target = path + (f"?{request.url.query}" if request.url.query else "")

@@ -7,13 +7,15 @@ import socket
 import tempfile
 from pathlib import Path
 
+from serving.adapter_folder import base_digest, check_adapter
 from serving.adapter_roots import AdapterRoots
+from serving.adapter_store import AdapterStore
 from serving.edge import Gate
 from serving.endpoint_config import EndpointConfig
 from serving.endpoint_server import EndpointServer, serve_until_told
 from serving.keys import KeyRing
 from serving.start import bind, find_keys
-from serving.vllm_engine.adapters import VllmAdapters, check_folder
+from serving.vllm_engine.adapters import VllmAdapters
 from serving.vllm_engine.arguments import command, environment
 from serving.vllm_engine.config import VllmConfig
 from serving.vllm_engine.engine import VllmEngine
@@ -42,7 +44,7 @@ def serve(config: VllmConfig, adapters: dict[str, Path], endpoint: EndpointConfi
         SetupError: If vLLM's environment cannot be made or used.
     """
     for folder in adapters.values():
-        check_folder(folder)
+        check_adapter(folder)
     keys = find_keys(endpoint, config.host)
     with (
         bind(config.host, config.port) as listener,
@@ -61,24 +63,26 @@ async def _serve(
     listener: socket.socket,
 ) -> None:
     async with open_upstream(launch.uds) as upstream:
-        loaded = VllmAdapters(upstream, adapters)
+        loaded = VllmAdapters(upstream, adapters, base_digest=base_digest(config.model))
         supervisor = VllmSupervisor(launch, is_ready=upstream.is_healthy, on_ready=loaded.restore)
         gate = Gate()
-        app = build_proxy(
-            VllmEngine(supervisor, upstream, loaded),
-            upstream,
-            config.served_model_name,
-            keys=keys,
-            roots=AdapterRoots.of(endpoint.adapter_roots, host=config.host),
-            gate=gate,
-            request_timeout_seconds=endpoint.request_timeout_seconds,
-        )
-        server = EndpointServer(app, gate, endpoint, end_requests=supervisor.stop)
-        supervisor.start()
-        try:
-            await serve_until_told(server, listener, loading=supervisor.wait_loaded())
-        finally:
-            await supervisor.stop()
+        with AdapterStore.opened(endpoint, keys, config.host) as store:
+            app = build_proxy(
+                VllmEngine(supervisor, upstream, loaded),
+                upstream,
+                config.served_model_name,
+                keys=keys,
+                roots=AdapterRoots.of(endpoint.adapter_roots, host=config.host),
+                store=store,
+                gate=gate,
+                request_timeout_seconds=endpoint.request_timeout_seconds,
+            )
+            server = EndpointServer(app, gate, endpoint, end_requests=supervisor.stop)
+            supervisor.start()
+            try:
+                await serve_until_told(server, listener, loading=supervisor.wait_loaded())
+            finally:
+                await supervisor.stop()
 
 
 def _launch(config: VllmConfig, uds: Path) -> Launch:

@@ -8,6 +8,7 @@ import time
 import httpx
 import pytest
 import torch
+from lora_folders import make_adapter
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -94,7 +95,7 @@ def _expected(model, tokenizer):
 def test_vllm_answers_for_the_tiny_target_and_a_published_adapter(
     adapter, tiny_family, server, tmp_path
 ):
-    """Both texts are transformers' own, after a crash too, and stopping leaves no process."""
+    """Both texts are transformers' own, after a swap and a crash too; stopping leaves no process."""
     base = tiny_family / "target"
     url = _loading_url(tmp_path)
     assert httpx.get(f"{url}/health").status_code == 503
@@ -106,8 +107,12 @@ def test_vllm_answers_for_the_tiny_target_and_a_published_adapter(
     expected = _expected(plain, tokenizer)
     expected_adapted = _expected(PeftModel.from_pretrained(plain, adapter), tokenizer)
 
+    other = make_adapter(base, tmp_path / "other", lora_alpha=200)
+    load = {"lora_name": "three", "lora_path": str(other)}
+    assert httpx.post(f"{url}/v1/load_lora_adapter", json=load, timeout=300).status_code == 200
+    assert _text(url, "three") != expected_adapted
     publish = ["finetune", "publish", str(adapter), "--endpoint", url, "--name", "three"]
-    assert motley.main(publish) == 0
+    assert motley.main([*publish, "--upload"]) == 0
     names = [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
     assert names == ["tiny", "three"]
     assert _text(url, "tiny") == expected

@@ -198,6 +198,7 @@ def test_an_occupied_folder_is_left_alone(job_file, tmp_path, capsys):
         ["train"],
         ["publish"],
         ["publish", "missing", "--endpoint", "http://127.0.0.1:1", "--name", "x"],
+        ["publish", "x", "--endpoint", "http://h", "--name", "x", "--api-key-file", "missing"],
     ],
 )
 def test_usage_mistakes_are_one_line(capsys, words):

@@ -1,17 +1,18 @@
 """The emulated engine behind the real answer service, in virtual time and over HTTP."""
 
 import asyncio
-import json
 import random
 from contextlib import aclosing
 from itertools import accumulate
 
 import httpx
 import pytest
+from adapter_files import HEADERS, adapter_files, form, write_files
 from virtual_endpoint import virtual_run
 
 from planner.simulator import ReplicaPool, ServingFleet, SizeShares, simulate
 from planner.workloads.trace import Trace
+from serving.adapter_store import AdapterStore
 from serving.answers import AnswerService
 from serving.app import build_app
 from serving.emulated.config import EmulatedConfig
@@ -27,9 +28,10 @@ CONFIG = EmulatedConfig(
 
 
 @pytest.fixture
-async def client():
+async def client(tmp_path):
     service, runner = build_emulation(CONFIG)
-    transport = httpx.ASGITransport(app=build_app(service, runner))
+    store = AdapterStore(tmp_path / "uploads")
+    transport = httpx.ASGITransport(app=build_app(service, runner, store=store))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
@@ -175,17 +177,32 @@ async def test_what_it_cannot_emulate_is_refused(client, body, status, words):
 
 async def test_adapters_come_and_go_by_name(client, tmp_path):
     """A published adapter is a model of the endpoint, as routers expect; other folders are refused."""
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4}))
-    load = {"lora_name": "mine", "lora_path": str(tmp_path)}
+    folder = write_files(tmp_path / "lora", adapter_files())
+    load = {"lora_name": "mine", "lora_path": str(folder)}
     assert (await client.post("/v1/load_lora_adapter", json=load)).status_code == 200
     assert (await client.post("/v1/load_lora_adapter", json=load)).status_code == 400
     body = {"model": "mine", "prompt": "a", "max_tokens": 2}
     assert (await client.post("/v1/completions", json=body)).json()["model"] == "mine"
     wrong = {"lora_name": "other", "lora_path": "/nowhere"}
     assert (await client.post("/v1/load_lora_adapter", json=wrong)).status_code == 400
+    (folder / "adapter_model.safetensors").write_bytes(b"other weights")
+    wrong = {"lora_name": "other", "lora_path": str(folder)}
+    refused = await client.post("/v1/load_lora_adapter", json=wrong)
+    assert "no safetensors file" in refused.json()["error"]["message"]
     gone = {"lora_name": "mine"}
     assert (await client.post("/v1/unload_lora_adapter", json=gone)).status_code == 200
     assert (await client.post("/v1/completions", json=body)).status_code == 404
+
+
+async def test_a_sent_adapter_is_one_of_the_endpoint(client):
+    """Uploads pass the same checks as with a real engine, and take each other's place."""
+    for rank, is_replaced in ((4, False), (2, True)):
+        content = form(adapter_files(rank=rank))
+        sent = await client.post("/admin/adapters/mine", content=content, headers=HEADERS)
+        assert sent.json()["replaced"] == is_replaced
+    body = {"model": "mine", "prompt": "a", "max_tokens": 2}
+    assert (await client.post("/v1/completions", json=body)).json()["model"] == "mine"
+    assert (await client.delete("/admin/adapters/mine")).status_code == 200
 
 
 def test_a_full_queue_refuses():

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from adapter_files import ALL_BASES, HEADERS, adapter_files, form, write_files
 from fakes import served
 
+from serving.adapter_store import AdapterStore
 from serving.errors import EngineError
 from serving.keys import KeyRing
 from serving.vllm_engine.adapters import VllmAdapters
@@ -24,7 +26,7 @@ FAKE = Path(__file__).parents[2] / "fake_vllm.py"
 
 
 @asynccontextmanager
-async def fronted(folder, *, behaviour="", first=None, start_seconds=60.0, **limits):
+async def fronted(folder, *, behaviour="", first=None, start_seconds=60.0, base=None, **limits):
     """Yield the supervisor, and a client of the proxy on a loopback socket."""
     uds = folder / "vllm.sock"
     launch = Launch(
@@ -35,7 +37,7 @@ async def fronted(folder, *, behaviour="", first=None, start_seconds=60.0, **lim
     )
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(open_upstream(uds))
-        adapters = VllmAdapters(upstream, first or {})
+        adapters = VllmAdapters(upstream, first or {}, base_digest=base)
         supervisor = VllmSupervisor(launch, is_ready=upstream.is_healthy, on_ready=adapters.restore)
         engine = VllmEngine(supervisor, upstream, adapters)
         app = build_proxy(engine, upstream, "m", **limits)
@@ -66,10 +68,7 @@ def completion(**fields):
 
 
 def _adapter(folder):
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(b"")
-    return folder
+    return write_files(folder, adapter_files())
 
 
 async def test_requests_pass_through_once_the_server_is_ready(tmp_path):
@@ -185,7 +184,7 @@ async def test_adapters_are_checked_before_vllm_sees_them(tmp_path):
             (good | {"lora_name": "m"}, "base model"),
             (good | {"lora_name": "bad"}, "rank 512 is too large"),
             ({"lora_name": "x", "lora_path": "/nowhere"}, "adapter_config.json"),
-            ({"lora_name": "x", "lora_path": "nul\0"}, "safetensors"),
+            ({"lora_name": "x", "lora_path": "nul\0"}, "is no path"),
             ({"lora_name": "x"}, "lora_path"),
         ):
             refused = await client.post("/v1/load_lora_adapter", json=body)
@@ -194,6 +193,42 @@ async def test_adapters_are_checked_before_vllm_sees_them(tmp_path):
         gone = {"lora_name": "good"}
         assert (await client.post("/v1/unload_lora_adapter", json=gone)).status_code == 200
         assert (await client.post("/v1/unload_lora_adapter", json=gone)).status_code == 404
+
+
+async def test_an_upload_takes_an_adapters_place_without_a_request_lost(tmp_path):
+    """While vLLM changes adapters new requests wait; one it refuses leaves the old; both outlive it."""
+    store = AdapterStore(tmp_path / "uploads")
+    async with fronted(tmp_path, store=store, base=lambda: ALL_BASES) as (supervisor, client):
+        await until(lambda: is_up(client))
+
+        async def send(name, **manifest):
+            body = form(adapter_files(**manifest))
+            return await client.post(f"/admin/adapters/{name}", content=body, headers=HEADERS)
+
+        async def path_of(name):
+            return (await client.get("/v1/paths")).json()[name]
+
+        assert (await send("mine")).status_code == 200
+        first = await path_of("mine")
+        sending = asyncio.create_task(send("mine"))
+        while not sending.done():
+            answer = await client.post("/v1/completions", json=completion(model="mine"))
+            assert answer.status_code == 200, answer.text
+        assert sending.result().json()["replaced"]
+        second = await path_of("mine")
+        assert first != second
+        refused = await send("mine", base_weights_sha256="1" * 64)
+        assert "adapter 'mine': was trained on base weights 1111" in refused.text
+        refused = await send("mine", job="refused-by-vllm")
+        assert (refused.status_code, await path_of("mine")) == (400, second)
+        os.kill(supervisor.pid, signal.SIGKILL)
+
+        async def is_back():
+            return supervisor.num_crashes == 1 and await is_up(client)
+
+        await until(is_back)
+        assert await path_of("mine") == second
+    store.close()
 
 
 async def test_stopping_ends_the_process(tmp_path):
