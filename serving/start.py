@@ -15,6 +15,7 @@ from serving.endpoint_config import EndpointConfig
 from serving.engine_child import ConfiguredEngine, EngineChild
 from serving.errors import AddressError, ModelError
 from serving.keys import KeyRing, read_keys
+from serving.model_words import check_adapters, check_models
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,9 @@ def serve(
         is_verbose: Whether the engine logs every step.
 
     Raises:
-        AddressError: If the address is taken; found out before the model loads.
+        AdapterError: If a folder is no adapter; found out before the model loads, as are wrong
+            paths of models and
+        AddressError: if the address is taken.
         KeyFileError: If keys or certificates cannot be used.
         ModelError: If a model or adapter cannot be loaded.
     """
@@ -43,6 +46,8 @@ def serve(
         raise ModelError(
             f"--adapter {config.served_model_name!r} is the model's own name; choose another"
         )
+    check_models(config.model, config.draft if config.drafter == "model" else None)
+    check_adapters(adapters.values())
     keys = find_keys(endpoint, config.host)
     with bind(config.host, config.port) as listener:
         # Before the imports below: they take as long as the engine's own, and both can run at once.

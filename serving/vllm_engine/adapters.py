@@ -6,12 +6,12 @@ from pathlib import Path
 
 from serving.errors import (
     HTTP_ERRORS,
-    AdapterError,
     EngineError,
     NotFoundError,
     RequestError,
     ServingError,
 )
+from serving.model_words import check_adapter
 from serving.vllm_engine.upstream import VllmUpstream
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class VllmAdapters:
             RequestError: If vLLM refuses it.
             EngineError: If vLLM fails at it.
         """
-        place = check_folder(folder)
+        place = check_adapter(folder)
         await self._send(LOAD, {"lora_name": name, "lora_path": str(place)})
         self._folders[name] = folder
         logger.info("adapter loaded name=%s folder=%s", name, folder)
@@ -92,27 +92,6 @@ class VllmAdapters:
         status, content = await self._upstream.post_adapter(path, body)
         if status != 200:
             raise _BY_STATUS.get(status, EngineError)(f"vllm refuses: {_message(content)}")
-
-
-def check_folder(folder: Path) -> Path:
-    """Return the absolute path of a folder that is an adapter without pickles.
-
-    Raises:
-        AdapterError: If it is none.
-    """
-    try:
-        missing = [
-            name
-            for name in ("adapter_config.json", "adapter_model.safetensors")
-            if not (folder / name).is_file()
-        ]
-    except (OSError, ValueError):
-        missing = ["file"]
-    if missing:
-        raise AdapterError(
-            f"{str(folder)[:200]!r} holds no {missing[0]}; name a PEFT adapter's folder with safetensors"
-        )
-    return folder.resolve()
 
 
 def _message(content: bytes) -> str:

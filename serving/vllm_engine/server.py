@@ -12,8 +12,9 @@ from serving.edge import Gate
 from serving.endpoint_config import EndpointConfig
 from serving.endpoint_server import EndpointServer, serve_until_told
 from serving.keys import KeyRing
+from serving.model_words import check_adapters
 from serving.start import bind, find_keys
-from serving.vllm_engine.adapters import VllmAdapters, check_folder
+from serving.vllm_engine.adapters import VllmAdapters
 from serving.vllm_engine.arguments import command, environment
 from serving.vllm_engine.config import VllmConfig
 from serving.vllm_engine.engine import VllmEngine
@@ -42,8 +43,7 @@ def serve(config: VllmConfig, adapters: dict[str, Path], endpoint: EndpointConfi
         ModelError: If the plan has no such row, or vLLM cannot run it.
         SetupError: If vLLM's environment cannot be made or used.
     """
-    for folder in adapters.values():
-        check_folder(folder)
+    check_adapters(adapters.values())
     keys = find_keys(endpoint, config.host)
     with (
         bind(config.host, config.port) as listener,
