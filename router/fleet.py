@@ -66,4 +66,5 @@ class Fleet:
             "object": "model",
             "created": self._created_unix_seconds,
             "owned_by": "motley",
+            "root": name,
         }

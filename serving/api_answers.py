@@ -152,6 +152,7 @@ class ModelCard(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    root: str
     parent: str | None
 
 

@@ -127,6 +127,7 @@ class _Endpoint:
             "object": "model",
             "created": self._start_time,
             "owned_by": "motley",
+            "root": base,
             "parent": None if name == base else base,
         }
 

@@ -7,7 +7,13 @@ import typer
 from planner.console import configure_logging, run_app
 from serving import endpoint_options
 from serving.config import ServeConfig
-from serving.words import adapter_of, default_name, kv_bytes_of, validated
+from serving.words import (
+    adapter_of,
+    default_name,
+    kv_bytes_of,
+    refuse_idle_drafting,
+    validated,
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -64,14 +70,8 @@ _QuantizationOption = Annotated[
         "less memory and some error; auto: as --dtype says."
     ),
 ]
-_AdapterOption = Annotated[
-    list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
-]
 _ServedNameOption = Annotated[
     str | None, typer.Option(help="Name clients ask for; default: the folder's name or the id.")
-]
-_PortOption = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
 ]
 _GpuLayersOption = Annotated[
     str,
@@ -86,7 +86,6 @@ _GpuDtypeOption = Annotated[
 _ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of one forward; default: one a core.")
 ]
-_WaitingOption = Annotated[int, typer.Option(min=0, help="Requests that wait; one more gets 429.")]
 _NoDraftOption = Annotated[
     bool, typer.Option("--no-draft", help="Ignore --draft; as --drafter none.")
 ]
@@ -154,13 +153,13 @@ def serve(
     target_gpu_device: Annotated[str, typer.Option(help="Where they run.")] = "cuda",
     target_gpu_dtype: _GpuDtypeOption = "auto",
     served_model_name: _ServedNameOption = None,
-    adapter: _AdapterOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: _PortOption = 8000,
+    adapter: endpoint_options.Adapters = None,
+    host: endpoint_options.Host = "127.0.0.1",
+    port: endpoint_options.Port = 8000,
     threads: _ThreadsOption = None,
     kv_memory: Annotated[str, typer.Option(help="Memory for keys and values.")] = "1GiB",
     max_sequences: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 16,
-    max_waiting: _WaitingOption = 256,
+    max_waiting: endpoint_options.MostWaiting = 256,
     api_key_file: endpoint_options.KeyFile = None,
     admin_key_file: endpoint_options.AdminKeyFile = None,
     tls_cert: endpoint_options.TlsCert = None,
@@ -178,6 +177,7 @@ def serve(
     With --draft or --drafter ngram tokens are guessed ahead and verified together: the same text, sooner.
     """
     configure_logging(verbose=verbose)
+    refuse_idle_drafting(context, "draft_tokens", "draft_tree", "pre_draft", "draft_device")
     config = _config(context.params)
     endpoint = endpoint_options.endpoint_config(context.params)
     adapters = dict(adapter_of(word) for word in adapter or [])

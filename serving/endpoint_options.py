@@ -1,4 +1,4 @@
-"""Options of every `motley serve`, whichever engine answers: keys, TLS, adapter folders, time limits."""
+"""Options of every `motley serve`, whichever engine answers: address, keys, TLS, adapters, limits."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +8,12 @@ import typer
 from serving.endpoint_config import EndpointConfig
 from serving.words import size_of, validated
 
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Adapters = Annotated[
+    list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
+]
+MostWaiting = Annotated[int, typer.Option(min=0, help="Requests that wait; one more gets 429.")]
 KeyFile = Annotated[
     Path | None,
     typer.Option(help="API keys, one a line; MOTLEY_API_KEYS (comma-separated) adds to them."),

@@ -1,5 +1,6 @@
 """The bodies of OpenAI's API that this endpoint reads, with vLLM's additions."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
@@ -25,7 +26,7 @@ class StreamOptions(BaseModel):
     include_usage: StrictBool = False
 
 
-class GenerateBody(BaseModel):
+class GenerateBody(BaseModel, ABC):
     """What completions and chat completions share. Unknown fields are benign and ignored."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -59,9 +60,9 @@ class GenerateBody(BaseModel):
         return self.n or 1
 
     @property
+    @abstractmethod
     def num_logprobs(self) -> int | None:
         """Likeliest tokens to report beside each one's own log-probability; None reports none."""
-        raise NotImplementedError
 
     def refuse_unsupported(self) -> None:
         """Raise for a field that would change the meaning and is not supported.

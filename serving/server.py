@@ -2,11 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from serving.config import ServeConfig
 from serving.draft_head import make_head_drafter, torch_dtype
@@ -15,6 +16,7 @@ from serving.engine.apart_drafter import ApartChainDrafter
 from serving.engine.attention_check import attention_is_row_invariant
 from serving.engine.drafter import Drafter
 from serving.engine.engine import UNTESTED_GUARANTEE, Engine, EngineLimits
+from serving.engine.flat_attention import NAME as FLAT_ATTENTION
 from serving.engine.head_folder import is_head_folder
 from serving.engine.huge_pages import WORTHWHILE_BYTES, collapse
 from serving.engine.invariance import check_model
@@ -146,7 +148,28 @@ def _make_drafter(
 
 def _load_draft(config: ServeConfig, device: str) -> FlatModel:
     dtype = torch_dtype(config.dtype, device)
-    return FlatModel.load(str(config.draft), device=device, dtype=dtype)
+    with _naming_own_attention(str(config.draft)):
+        return FlatModel.load(str(config.draft), device=device, dtype=dtype)
+
+
+@contextmanager
+def _naming_own_attention(name: str) -> Iterator[None]:
+    """Say so where a model's code picks its attention from a table of its own, which lacks ours.
+
+    Raises:
+        ModelError: Names the type of the model.
+    """
+    try:
+        yield
+    except ModelError as error:
+        cause = error.__cause__
+        if not isinstance(cause, KeyError) or FLAT_ATTENTION not in cause.args:
+            raise
+        kind = AutoConfig.from_pretrained(name).model_type
+        raise ModelError(
+            f"{name}: {kind} models bring attention of their own, which this engine cannot replace; "
+            "use --engine vllm, or another model"
+        ) from None
 
 
 def _drafts_with_head(config: ServeConfig) -> bool:
@@ -163,14 +186,16 @@ def _load_target(config: ServeConfig) -> tuple[FlatModel, str]:
         quantization = "float32"
     most_rows = _MAX_PREFILL_ROWS + config.max_sequences * (config.num_draft_nodes + 1)
     dtype = torch_dtype(config.dtype, config.target_device)
-    target = FlatModel.load(
-        config.model,
-        device=config.target_device,
-        dtype=dtype,
-        quantization=quantization,
-        keeps_output_weight=_drafts_with_head(config),
-        offload=find_offload(config, most_rows=most_rows, dtype=dtype),
-    )
+    offload = find_offload(config, most_rows=most_rows, dtype=dtype)
+    with _naming_own_attention(config.model):
+        target = FlatModel.load(
+            config.model,
+            device=config.target_device,
+            dtype=dtype,
+            quantization=quantization,
+            keeps_output_weight=_drafts_with_head(config),
+            offload=offload,
+        )
     guarantee = UNTESTED_GUARANTEE
     if quantization is not None:
         weight_bytes = sum(part.weight_bytes for part in packed_linears(target.model).values())

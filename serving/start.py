@@ -10,11 +10,13 @@ from pathlib import Path
 
 from planner import listening
 from planner.loopback import is_loopback
+from serving.adapter_folder import check_adapter
 from serving.config import ServeConfig
 from serving.endpoint_config import EndpointConfig
 from serving.engine_child import ConfiguredEngine, EngineChild
 from serving.errors import AddressError, ModelError
 from serving.keys import KeyRing, read_keys
+from serving.model_words import check_models
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,9 @@ def serve(
         is_verbose: Whether the engine logs every step.
 
     Raises:
-        AddressError: If the address is taken; found out before the model loads.
+        AdapterError: If a folder is no adapter; found out before the model loads, as are wrong
+            paths of models and
+        AddressError: if the address is taken.
         KeyFileError: If keys or certificates cannot be used.
         ModelError: If a model or adapter cannot be loaded.
     """
@@ -43,6 +47,9 @@ def serve(
         raise ModelError(
             f"--adapter {config.served_model_name!r} is the model's own name; choose another"
         )
+    check_models(config.model, config.draft if config.drafter == "model" else None)
+    for folder in adapters.values():
+        check_adapter(folder)
     keys = find_keys(endpoint, config.host)
     with bind(config.host, config.port) as listener:
         # Before the imports below: they take as long as the engine's own, and both can run at once.

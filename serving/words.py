@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import typer
+from click.core import ParameterSource
 
 from planner.config import StrictModel
 from serving.errors import ModelError
@@ -50,6 +51,34 @@ def adapter_of(word: str) -> tuple[str, Path]:
     if not (name and equals and folder):
         raise ModelError(f"--adapter {word!r} is not NAME=FOLDER; write for example med=./adapter")
     return name, Path(folder)
+
+
+def refuse_idle_drafting(context: typer.Context, *names: str) -> None:
+    """Refuse options of drafting on a command line where nothing drafts; a drafter none says so itself.
+
+    Args:
+        context: Of a command with the options `draft`, `drafter` and, it may be, `no_draft`.
+        names: The options, as parameters.
+
+    Raises:
+        BadParameter: Names the first.
+    """
+    options = context.params
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    is_settled = options["draft"] or options["drafter"] or options.get("no_draft")
+    if given and not is_settled:
+        raise typer.BadParameter(
+            f"{given[0]} does nothing without what drafts; add --draft MODEL or --drafter ngram, or "
+            "drop it"
+        )
+    if "--draft-device" in given and options["drafter"] == "ngram":
+        raise typer.BadParameter(
+            "--draft-device is for a draft, and --drafter ngram has none; drop it"
+        )
 
 
 def validated(kind: type[Config], given: Mapping[str, object]) -> Config:

@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-FORMATS = ("date", "time", "date-time", "email", "uuid", "ipv4", "hostname")
+FORMATS = ("date", "time", "date-time", "email", "uuid", "ipv4", "ipv6", "hostname")
 PATTERNS = ("^[a-c]{1,3}$", "^(yes|no)$", "^[A-Z][0-9]{2}$")
 WORDS = ("red", "dark blue", "naïve", 'a "b"', "", "x\\y")
 
@@ -26,6 +26,8 @@ class SchemaMaker:
         names = tuple(self._names) if names is None else names
         if names and self._random.random() < 0.2:
             return {"$ref": f"#/$defs/{self._random.choice(names)}"}
+        if 0 < depth < 3 and self._random.random() < 0.03:
+            return self._again()
         makers = [self._string, self._number, self._integer, self._choice, self._simple]
         if depth < 3:
             makers += [self._array, self._object, self._any_of]
@@ -60,6 +62,10 @@ class SchemaMaker:
     def _any_of(self, depth: int, names: tuple[str, ...] | None) -> dict[str, Any]:
         return {"anyOf": [self._node(depth + 1, names) for _ in range(2)]}
 
+    def _again(self) -> dict[str, Any]:
+        """Return the whole schema once more, or nothing."""
+        return {"anyOf": [{"type": "null"}, {"$ref": "#"}]}
+
     def _string(self) -> dict[str, Any]:
         kind = self._random.randrange(3)
         if kind == 0:
@@ -71,8 +77,12 @@ class SchemaMaker:
 
     def _number(self) -> dict[str, Any]:
         low = self._random.choice((-2.5, 0.0, 10.25))
-        name = self._random.choice(("minimum", "exclusiveMinimum"))
-        return {"type": "number", name: low, "maximum": low + self._random.choice((1, 99.5))}
+        least = self._random.choice(("minimum", "exclusiveMinimum"))
+        most = self._random.choice(("maximum", "exclusiveMaximum"))
+        bounds = {least: low, most: low + self._random.choice((1, 99.5))}
+        if self._random.random() < 0.3:
+            return {"allOf": [{"type": "number"}, bounds]}
+        return {"type": "number", **bounds}
 
     def _integer(self) -> dict[str, Any]:
         low = self._random.choice((-1000, -3, 0, 7))

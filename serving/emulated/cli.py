@@ -35,9 +35,6 @@ _TokenizerOption = Annotated[
         "shipped tiny model.",
     ),
 ]
-_PortOption = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-]
 
 
 @app.command()
@@ -53,15 +50,15 @@ def serve(
     memory_fraction: Annotated[float, typer.Option(help="Share of the memory to use.")] = 0.9,
     max_sequences: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 256,
     max_batched_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one step.")] = 2048,
-    max_waiting: Annotated[int, typer.Option(min=0, help="Requests that wait.")] = 256,
+    max_waiting: endpoint_options.MostWaiting = 256,
     coefficients: _CoefficientsOption = DEFAULT_COEFFICIENTS,
     catalogue: _CatalogueOption = None,
     tokenizer: _TokenizerOption = None,
     served_model_name: Annotated[
         str | None, typer.Option(help="Name clients ask for; default: MODEL as written.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: _PortOption = 8000,
+    host: endpoint_options.Host = "127.0.0.1",
+    port: endpoint_options.Port = 8000,
     api_key_file: endpoint_options.KeyFile = None,
     admin_key_file: endpoint_options.AdminKeyFile = None,
     tls_cert: endpoint_options.TlsCert = None,

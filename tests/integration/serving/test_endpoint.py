@@ -264,7 +264,8 @@ async def test_an_adapter_answers_under_its_own_name(client, tiny_family, tmp_pa
     assert (await client.post("/v1/load_lora_adapter", json=load)).status_code == 400
     names = [card["id"] for card in (await client.get("/v1/models")).json()["data"]]
     assert names == ["tiny", "mine"]
-    assert (await client.get("/v1/models/mine")).json()["parent"] == "tiny"
+    card = (await client.get("/v1/models/mine")).json()
+    assert (card["root"], card["parent"]) == ("tiny", "tiny")
     mine = (await client.post("/v1/completions", json=completion(model="mine"))).json()
     after = (await client.post("/v1/completions", json=completion())).json()
     assert mine["model"] == "mine"

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     BloomConfig,
     GPT2Config,
+    GPTNeoConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -16,8 +17,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as DECODERS
 from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 
+from serving.config import ServeConfig
 from serving.engine.model import FlatModel
 from serving.errors import ModelError
+from serving.server import build_engine
 
 SIZES = {
     "vocab_size": 64,
@@ -92,3 +95,20 @@ def test_weights_that_are_not_whole_are_refused_by_name(tmp_path, change, words)
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=f"not whole: {name} {words}"):
         FlatModel.load(folder, device="cpu", dtype=torch.float32)
+
+
+def test_attention_that_cannot_be_replaced_is_named_by_the_models_type(tmp_path):
+    """Some models pick their attention from a table of their own; the line says what to do."""
+    config = GPTNeoConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        intermediate_size=48,
+        max_position_embeddings=64,
+    )
+    asked = ServeConfig(model=save(config, tmp_path), served_model_name="m", kv_bytes=1 << 20)
+    with pytest.raises(ModelError, match="gpt_neo models bring attention of their own") as caught:
+        build_engine(asked)
+    assert "--engine vllm" in str(caught.value)

@@ -4,93 +4,16 @@ import codecs
 import json
 
 import pytest
+from recorded_calls import RECORDED
 
 from serving.tool_parsers import (
     HERMES,
     LLAMA3,
     MISTRAL,
-    REQUIRED,
     CallDelta,
     ToolCallParser,
     find_syntax,
 )
-
-PARIS = '{"city": "Paris", "note": "a \\"}{[\\" \\\\ é"}'
-RECORDED = {
-    "hermes, one call": (
-        HERMES,
-        f'<tool_call>\n{{"name": "weather", "arguments": {PARIS}}}\n</tool_call>',
-        "",
-        [("weather", PARIS)],
-    ),
-    "hermes, words and two calls": (
-        HERMES,
-        'Let me look — twice.\n\n<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n'
-        '</tool_call>\n<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>',
-        "Let me look — twice.",
-        [("weather", '{"city": "Oslo"}'), ("time", "{}")],
-    ),
-    "hermes, arguments first": (
-        HERMES,
-        '<tool_call>{"arguments": {"a": [1, {"b": 2}]}, "name": "f"}</tool_call>',
-        "",
-        [("f", '{"a": [1, {"b": 2}]}')],
-    ),
-    "hermes, no call": (HERMES, "1 < 2, and <tool> is no call.\n", None, []),
-    "hermes, a broken call": (HERMES, "<tool_call>\nnot JSON</tool_call>", None, []),
-    "hermes, a call cut short": (
-        HERMES,
-        '<tool_call>\n{"name": "f", "arguments": {"a": "b',
-        "",
-        [("f", '{"a": "b')],
-    ),
-    "hermes, no end tag": (
-        HERMES,
-        '<tool_call>\n{"name": "f", "arguments": {}}\n<tool_call>{"name": "g"}',
-        "",
-        [("f", "{}"), ("g", "{}")],
-    ),
-    "llama, one call": (
-        LLAMA3,
-        f'{{"name": "weather", "parameters": {PARIS}}}',
-        "",
-        [("weather", PARIS)],
-    ),
-    "llama, tagged and several": (
-        LLAMA3,
-        '<|python_tag|>{"name": "f", "parameters": {"x": 1}}; {"name": "g", "parameters": {}}',
-        "",
-        [("f", '{"x": 1}'), ("g", "{}")],
-    ),
-    "llama, words with braces": (LLAMA3, 'The object is {"name": "x"} here.', None, []),
-    "llama, other JSON": (LLAMA3, '{"answer": {"name": 1}}', None, []),
-    "mistral, a list": (
-        MISTRAL,
-        f'[TOOL_CALLS] [{{"name": "weather", "arguments": {PARIS}}}, '
-        '{"name": "f", "arguments": {"x": "y"}}]',
-        "",
-        [("weather", PARIS), ("f", '{"x": "y"}')],
-    ),
-    "mistral, bare names": (
-        MISTRAL,
-        'I will ask.[TOOL_CALLS]weather[ARGS]{"city": "Rome"}[TOOL_CALLS]get_time{"zone": "CET"}',
-        "I will ask.",
-        [("weather", '{"city": "Rome"}'), ("get_time", '{"zone": "CET"}')],
-    ),
-    "mistral, a call id": (
-        MISTRAL,
-        '[TOOL_CALLS]f[CALL_ID]abc123def[ARGS]{"x": 1}',
-        "",
-        [("f", '{"x": 1}')],
-    ),
-    "mistral, no call": (MISTRAL, "A list: [1, 2], and [TOOLS].", None, []),
-    "required": (
-        REQUIRED,
-        '[{"name": "f", "arguments": {"x": [1, 2]}},\n {"name":"g","arguments":{}}]',
-        "",
-        [("f", '{"x": [1, 2]}'), ("g", "{}")],
-    ),
-}
 
 
 def read(syntax, pieces, **fields):
