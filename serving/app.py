@@ -47,6 +47,7 @@ def build_app(
         roots=roots,
         gate=gate,
         openapi_url="/openapi.json",
+        more_metrics=service.times.exposition,
     )
     endpoint = _Endpoint(service)
     for method, path, handler in (

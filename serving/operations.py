@@ -1,5 +1,6 @@
 """What the endpoint of every engine has: probes, metrics, adapters, keys, and OpenAI's failures."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
@@ -33,6 +34,7 @@ def build_operations(
     roots: AdapterRoots | None = None,
     gate: Gate | None = None,
     openapi_url: str | None = None,
+    more_metrics: Callable[[], bytes] | None = None,
 ) -> FastAPI:
     """Return an application that answers for the engine's state; its other paths are to be added.
 
@@ -43,10 +45,13 @@ def build_operations(
         roots: Where clients may have adapters loaded from; None everywhere.
         gate: Counts requests and sends new ones away while the endpoint drains.
         openapi_url: Where the OpenAPI document is; None serves none.
+        more_metrics: Gives what `/metrics` shows besides, in Prometheus's text format.
     """
     gate = gate or Gate()
     app = FastAPI(title="Motley", openapi_url=openapi_url, docs_url=None, redoc_url=None)
-    operations = _Operations(engine, model_name, roots or AdapterRoots(), gate)
+    operations = _Operations(
+        engine, model_name, roots or AdapterRoots(), gate, more_metrics or bytes
+    )
     for method, path, handler in (
         ("POST", "/v1/load_lora_adapter", operations.load_adapter),
         ("POST", "/v1/unload_lora_adapter", operations.unload_adapter),
@@ -64,12 +69,18 @@ class _Operations:
     """The handlers, over one engine."""
 
     def __init__(
-        self, engine: OperatedEngine, model_name: str, roots: AdapterRoots, gate: Gate
+        self,
+        engine: OperatedEngine,
+        model_name: str,
+        roots: AdapterRoots,
+        gate: Gate,
+        more_metrics: Callable[[], bytes],
     ) -> None:
         self._engine = engine
         self._model_name = model_name
         self._roots = roots
         self._gate = gate
+        self._more_metrics = more_metrics
 
     async def load_adapter(self, request: Request) -> Response:
         body = await read_body(request, AdapterBody)
@@ -97,6 +108,7 @@ class _Operations:
     async def metrics(self) -> Response:
         name = self._model_name
         content = await self._engine.metrics(name) + error_exposition(name, self._gate.errors)
+        content += self._more_metrics()
         return Response(content, media_type="text/plain; version=0.0.4")
 
     async def version(self) -> Response:
