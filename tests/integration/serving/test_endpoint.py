@@ -246,25 +246,6 @@ async def test_metrics_count_drafting(client):
     assert name in text
 
 
-async def test_each_answer_is_timed_and_logged_without_its_text(client, caplog):
-    """Latencies have vllm's names; a line of the log has the id, the counts and no words."""
-    with caplog.at_level("INFO", logger="serving.answers"):
-        await client.post(
-            "/v1/completions", json=completion(stream=True), headers={"x-request-id": "mine"}
-        )
-        await client.post("/v1/completions", json=completion(n=2, seed=1))
-    text = (await client.get("/metrics")).text
-    for name in ("time_to_first_token", "e2e_request_latency", "request_time_per_output_token"):
-        assert f'vllm:{name}_seconds_count{{model_name="tiny"}} 3.0' in text
-    assert 'vllm:request_success_total{finished_reason="length",model_name="tiny"} 3.0' in text
-    lines = [record.getMessage() for record in caplog.records if "ended" in record.getMessage()]
-    assert len(lines) == 2
-    assert "request_id=mine model=tiny" in lines[0]
-    assert "completion_tokens=12" in lines[0]
-    assert "completion_tokens=24" in lines[1]
-    assert completion()["prompt"] not in caplog.text
-
-
 async def test_an_adapter_answers_under_its_own_name(client, tiny_family, tmp_path):
     """Loading adds a model, unloading removes it, and the base model is not touched."""
     from peft import LoraConfig, get_peft_model
