@@ -38,6 +38,7 @@ from serving.errors import (
 from serving.merged import merged
 from serving.openai_api import MOST_CHOICES, ChatBody, CompletionBody, GenerateBody
 from serving.prompts import Prompt, PromptReader
+from serving.request_times import RequestTimes
 from serving.responses_api import ResponsesChat
 from serving.responses_format import ResponsesFormat
 from serving.token_texts import ScoredToken, TokenTexts
@@ -65,6 +66,8 @@ class Prepared:
     prompts: list[Prompt]
     requests: list[GenerationRequest | None]
     """Of each prompt's choices, prompt after prompt; None where only the prompt is scored."""
+    arrival_seconds: float
+    """When it came, by the clock of `RequestTimes`."""
 
     def prompt_of(self, index: int) -> Prompt:
         """Return the prompt of a choice."""
@@ -94,6 +97,7 @@ class AnswerService:
         self._tokenizer = tokenizer
         self._model_name = model_name
         self._tokenizer_fault: str | None = None
+        self.times = RequestTimes(model_name)
         self.prompts = PromptReader(
             tokenizer,
             model_name=model_name,
@@ -131,6 +135,7 @@ class AnswerService:
         Raises:
             RequestError: If it cannot be served as asked.
         """
+        arrival_seconds = self.times.now()
         body.refuse_unsupported()
         adapter_name = self.adapter_of(body.model)
         prompts = self._prompts(body)
@@ -158,7 +163,7 @@ class AnswerService:
             for prompt in prompts
             for choice in range(body.num_choices)
         ]
-        return Prepared(request_id, prompts, requests)
+        return Prepared(request_id, prompts, requests, arrival_seconds)
 
     async def answer(self, body: GenerateBody, prepared: Prepared) -> dict[str, Any]:
         """Return the whole answer.
@@ -233,10 +238,20 @@ class AnswerService:
     ) -> AsyncGenerator[Piece]:
         """Yield the pieces of all choices as they come, and keep `usage`."""
         choices = [self._choice(body, prepared, i) for i in range(len(prepared.requests))]
-        async with aclosing(merged(choices)) as pieces:
-            async for piece in pieces:
-                usage.completion_tokens += piece.num_tokens
-                yield piece
+        try:
+            async with aclosing(merged(choices)) as pieces:
+                async for piece in pieces:
+                    usage.completion_tokens += piece.num_tokens
+                    yield piece
+        finally:
+            logger.info(
+                "request ended request_id=%s model=%s prompt_tokens=%d completion_tokens=%d seconds=%.3f",
+                prepared.request_id,
+                body.model,
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                self.times.now() - prepared.arrival_seconds,
+            )
 
     async def _choice(
         self, body: GenerateBody, prepared: Prepared, index: int
@@ -250,9 +265,11 @@ class AnswerService:
             yield echo
             return
         text = self._choice_text(body, index)
+        watch = self.times.watch(prepared.arrival_seconds)
         async with aclosing(self._engine.generate(request)) as outputs:
             async for output in outputs:
                 piece = text.take(output)
+                watch.take(piece.num_tokens, piece.finish_reason)
                 if echo is not None:
                     piece.text = echo.text + piece.text
                     piece.tokens = echo.tokens + piece.tokens

@@ -51,6 +51,7 @@ def build_app(
         store=store,
         gate=gate,
         openapi_url="/openapi.json",
+        more_metrics=service.times.exposition,
     )
     endpoint = _Endpoint(service)
     for method, path, handler in (

@@ -1,5 +1,6 @@
 """What the endpoint of every engine has: probes, metrics, adapters, keys, and OpenAI's failures."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
@@ -34,6 +35,7 @@ def build_operations(
     store: AdapterStore | None = None,
     gate: Gate | None = None,
     openapi_url: str | None = None,
+    more_metrics: Callable[[], bytes] | None = None,
 ) -> FastAPI:
     """Return an application that answers for the engine's state; its other paths are to be added.
 
@@ -45,10 +47,11 @@ def build_operations(
         store: Keeps adapters that clients send; None takes none.
         gate: Counts requests and sends new ones away while the endpoint drains.
         openapi_url: Where the OpenAPI document is; None serves none.
+        more_metrics: Gives what `/metrics` shows besides, in Prometheus's text format.
     """
     gate = gate or Gate()
     app = FastAPI(title="Motley", openapi_url=openapi_url, docs_url=None, redoc_url=None)
-    operations = _Operations(engine, model_name, gate)
+    operations = _Operations(engine, model_name, gate, more_metrics or bytes)
     for method, path, handler in (
         ("GET", "/health", operations.health),
         ("GET", "/metrics", operations.metrics),
@@ -67,10 +70,17 @@ def build_operations(
 class _Operations:
     """The handlers, over one engine."""
 
-    def __init__(self, engine: OperatedEngine, model_name: str, gate: Gate) -> None:
+    def __init__(
+        self,
+        engine: OperatedEngine,
+        model_name: str,
+        gate: Gate,
+        more_metrics: Callable[[], bytes],
+    ) -> None:
         self._engine = engine
         self._model_name = model_name
         self._gate = gate
+        self._more_metrics = more_metrics
 
     async def health(self) -> Response:
         problem = SHUTTING_DOWN if self._gate.is_draining else await self._engine.probe()
@@ -83,6 +93,7 @@ class _Operations:
     async def metrics(self) -> Response:
         name = self._model_name
         content = await self._engine.metrics(name) + error_exposition(name, self._gate.errors)
+        content += self._more_metrics()
         return Response(content, media_type="text/plain; version=0.0.4")
 
     async def version(self) -> Response:

@@ -35,9 +35,13 @@ def run() -> dict[str, object]:
         command = [sys.executable, "-m", "benchmarks.instant_endpoint", str(FAMILY / "target")]
         tests = Path(__file__).parents[1]
         os.environ["PYTHONPATH"] = f"{tests.parent}:{tests}"
-        with Server(command, log=Path(folder) / "server.log") as server:
+        log = Path(folder) / "server.log"
+        with Server(command, log=log) as server:
             url = server.wait_for_url(120)
             rounds = [asyncio.run(_measure(url, server.pid)) for _ in range(REPETITIONS)]
+            num_answers = asyncio.run(_check_nothing_is_off(url))
+            num_lines = log.read_text().count(" request ended ")
+            assert num_lines == num_answers, f"{num_lines} of {num_answers} answers were logged"
     names = ("request_seconds", "stream_seconds", "chunk_seconds")
     figures: dict[str, object] = {
         name: statistics.median(found[name] for found in rounds) for name in names
@@ -69,6 +73,27 @@ async def _measure(url: str, pid: int) -> dict[str, float]:
         "chunk_seconds": (streaming_seconds - request_seconds * NUM_STREAMS) / num_chunks,
         "num_chunks": num_chunks,
     }
+
+
+async def _check_nothing_is_off(url: str) -> int:
+    """Return the number of answers so far; keys, validation, template and metrics had their part."""
+    num_answers = REPETITIONS * (1 + NUM_REQUESTS + NUM_STREAMS) + 1
+    async with aiohttp.ClientSession(url) as session:
+        async with session.post("/v1/chat/completions", json=_body(1)) as answer:
+            assert answer.status == 401, "no key was asked for"
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with session.post("/v1/chat/completions", json={}, headers=headers) as answer:
+            assert answer.status == 400, "nothing was validated"
+        asked = _body(1)
+        async with session.post("/tokenize", json=asked, headers=headers) as answer:
+            num_prompt_tokens = (await answer.json())["count"]
+        async with session.post("/v1/chat/completions", json=asked, headers=headers) as answer:
+            usage = (await answer.json())["usage"]
+            assert usage["prompt_tokens"] == num_prompt_tokens, "prompts were not tokenised"
+        async with session.get("/metrics") as answer:
+            count = f'e2e_request_latency_seconds_count{{model_name="{MODEL}"}} {num_answers}.0'
+            assert count in await answer.text(), "answers were not timed"
+    return num_answers
 
 
 async def _requests(session: aiohttp.ClientSession) -> None:

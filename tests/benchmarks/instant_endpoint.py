@@ -2,7 +2,7 @@
 
 The engine's own work (scheduling, a token a step for each stream) is in the other process, so the
 first process's time is the HTTP layer's: sockets, key, validation, chat template, tokenising,
-detokenising, messages of the engine, metrics, log.
+detokenising, messages of the engine, metrics, a line of the log for each answer.
 """
 
 import sys
