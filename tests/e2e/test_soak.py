@@ -2,12 +2,10 @@
 
 import asyncio
 import random
-import time
-from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from endpoint_watch import idle_metrics, resident_bytes
 
 NUM_REQUESTS = 2000
 NUM_WARM_UP = 800
@@ -20,14 +18,6 @@ SCHEMA = {
     "additionalProperties": False,
 }
 DRAFTS = {"chain": [], "tree": ["--draft-tree", "4x12"]}
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process and those it started."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith("VmRSS:")]
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(line.split()[1]) * 1024 + sum(resident_bytes(int(child)) for child in children)
 
 
 def random_body(generator: random.Random) -> dict:
@@ -71,17 +61,6 @@ async def load(url: str, num_requests: int, seed: int) -> set[int]:
 
     await asyncio.gather(*(client_loop() for _ in range(NUM_CLIENTS)))
     return statuses
-
-
-def idle_metrics(url: str) -> dict[str, float]:
-    """Return the endpoint's metrics by name, once clients that left have taken their sequences."""
-    for _ in range(100):
-        families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
-        values = {sample.name: sample.value for family in families for sample in family.samples}
-        if values["vllm:num_requests_running"] == values["vllm:num_requests_waiting"] == 0:
-            return values
-        time.sleep(0.1)
-    raise AssertionError("sequences of clients that left are still there")
 
 
 @pytest.mark.soak
