@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import jsonschema
+from whole_answers import stream_events, text_of, whole_choices
 
 OVERSIZED_BYTES = 9 << 20
 RETRY_AFTER = "1"
@@ -279,7 +280,7 @@ class Visitor:
         if not is_streamed:
             choices = json.loads(answer)["choices"]
             assert len(choices) == num_choices, answer
-            return [(_text_of(choice), choice["finish_reason"]) for choice in choices]
+            return [(text_of(choice), choice["finish_reason"]) for choice in choices]
         events = stream_events(answer)
         if (error := events[-1].get("error")) is not None:
             assert error["code"] == 503, error
@@ -317,36 +318,6 @@ class Visitor:
         if status in (429, 503):
             assert answer.headers["retry-after"] == RETRY_AFTER
         assert "x-request-id" in answer.headers
-
-
-def stream_events(text: str) -> list[dict[str, Any]]:
-    """Return the events of a streamed answer, which ends as OpenAI's do, or with an error."""
-    data = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
-    is_whole = data[-1] == "[DONE]"
-    events = [json.loads(line) for line in (data[:-1] if is_whole else data)]
-    assert is_whole or "error" in events[-1], f"a stream ends with {data[-1][:200]}"
-    return events
-
-
-def whole_choices(events: list[dict[str, Any]], num_choices: int) -> list[tuple[str, str]]:
-    """Return text and finish reason of each choice of a stream; each has just one reason."""
-    parts = [part for event in events for part in event["choices"]]
-    texts = dict.fromkeys(range(num_choices), "")
-    reasons: dict[int, str] = {}
-    for part in parts:
-        texts[part["index"]] += _text_of(part)
-        if part["finish_reason"] is not None:
-            assert part["index"] not in reasons
-            reasons[part["index"]] = part["finish_reason"]
-    assert sorted(reasons) == list(range(num_choices))
-    return [(texts[index], reasons[index]) for index in range(num_choices)]
-
-
-def _text_of(part: dict[str, Any]) -> str:
-    """Return the text of a choice, whole or streamed, of a completion or a chat."""
-    if "text" in part:
-        return part["text"]
-    return part.get("message", part.get("delta", {})).get("content") or ""
 
 
 def _check_schema(text: str, finish_reason: str) -> None:

@@ -23,7 +23,8 @@ import httpx
 import pytest
 from endpoint_watch import Holding, children, idle_metrics
 from lora_folders import make_adapter
-from mixed_load import Seen, Service, Visitor, stream_events, whole_choices
+from mixed_load import Seen, Service, Visitor
+from whole_answers import stream_events, whole_choices
 
 logger = logging.getLogger(__name__)
 
