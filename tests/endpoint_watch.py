@@ -42,6 +42,26 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
+def wait_until_ended(pids: list[int], seconds: float = 10) -> None:
+    """Wait until none of these processes runs; one that nobody has waited for has ended.
+
+    Raises:
+        AssertionError: If one still does.
+    """
+    deadline = time.monotonic() + seconds
+    while running := [pid for pid in pids if _runs(pid)]:
+        assert time.monotonic() < deadline, f"left running: {running}"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return "State:\tZ" not in status
+
+
 def resident_bytes(pid: int) -> int:
     """Return the resident memory of a process and those it started."""
     return Holding.of(pid).resident_bytes + sum(map(resident_bytes, children(pid)))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from endpoint_watch import Holding, children, idle_metrics
+from endpoint_watch import Holding, children, idle_metrics, wait_until_ended
 from lora_folders import make_adapter
 from mixed_load import Seen, Service, Visitor
 from whole_answers import stream_events, whole_choices
@@ -223,5 +223,5 @@ def test_ten_minutes_of_mixed_load_leave_nothing_behind(start_replica, tiny_fami
     started = [server.pid, *children(server.pid)]
     asyncio.run(drain(soak))
     assert server.wait(30) == 0
-    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    wait_until_ended(started)
     assert "Traceback" not in soak.log.read_text()
