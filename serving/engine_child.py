@@ -46,6 +46,9 @@ class EngineChild:
     ) -> None:
         """Take what was started."""
         self._process = process
+        self._ending: str | None = None
+        self.pid = process.pid
+        """Its process id."""
         self.build = build
         """What it loads."""
         self.connection = connection
@@ -81,23 +84,23 @@ class EngineChild:
         logger.info("engine process started pid=%d", process.pid)
         return cls(process, ours, build)
 
-    @property
-    def pid(self) -> int | None:
-        """Its process id."""
-        return self._process.pid
-
     def end(self) -> str:
         """Close the socket, wait for the process, kill it where it does not end; how it ended.
 
         May be called again.
         """
+        if self._ending is not None:
+            return self._ending
         self.connection.close()
         self._process.join(_END_SECONDS)
         if self._process.is_alive():
             logger.warning("engine process killed pid=%d after_seconds=%g", self.pid, _END_SECONDS)
             self._process.kill()
             self._process.join()
-        return describe_exit(self._process.exitcode)
+        self._ending = describe_exit(self._process.exitcode)
+        # Whoever still holds this would keep the files that watched the process.
+        self._process.close()
+        return self._ending
 
 
 def describe_exit(exit_code: int | None) -> str:

@@ -31,6 +31,7 @@ from serving.engine_wire import (
     ToEngine,
 )
 from serving.errors import EngineError, ServingError, UnavailableError
+from serving.heap_trimmer import HeapTrimmer
 from serving.metrics import exposition
 from serving.runner import engine_facts
 
@@ -95,7 +96,7 @@ class _EngineHost:
         except ServingError as error:
             self._end.send(LoadFailed(error))
             return error.exit_code
-        self._loop = EngineLoop(hosted.engine, self._deliver)
+        self._loop = EngineLoop(hosted.engine, self._deliver, tidy=HeapTrimmer().trim_if_due)
         self._end.send(Ready(engine_facts(hosted.engine), tuple(hosted.engine.adapter_names)))
         return 0 if self._loop.run() else 1
 

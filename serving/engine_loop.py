@@ -42,15 +42,23 @@ class _Call(Generic[Result]):
 class EngineLoop:
     """Steps an engine while there is work, in the thread that calls `run`."""
 
-    def __init__(self, engine: Engine, deliver: Callable[[list[GenerationOutput]], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        deliver: Callable[[list[GenerationOutput]], None],
+        *,
+        tidy: Callable[[], None] = lambda: None,
+    ) -> None:
         """Take the engine; from now on others only read its counts and names.
 
         Args:
             engine: What steps.
             deliver: Called in the loop's thread with the outputs of each step that has any.
+            tidy: Called there before each step and each wait for work.
         """
         self._engine = engine
         self._deliver = deliver
+        self._tidy = tidy
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         # Guards the end: once closed, nothing is queued that nobody would run.
         self._lock = threading.Lock()
@@ -104,6 +112,7 @@ class EngineLoop:
 
     def _handle_calls(self, *, wait: bool) -> bool:
         """Run queued calls, waiting for one where there is nothing else to do; False to stop."""
+        self._tidy()
         while wait or not self._calls.empty():
             call = self._calls.get()
             if call is None:

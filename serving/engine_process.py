@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 _CALL_SECONDS = 600.0
 """Longest a call to the engine may take: an adapter of gigabytes from a slow disk."""
 _SCRAPE_SECONDS = 5.0
+_RESTARTING = "the engine process ended and starts again; retry later"
 
 RESTARTS = Backoff(first_seconds=0.5, most_seconds=60.0, steady_seconds=60.0)
 """Waits between two processes."""
@@ -88,6 +89,7 @@ class EngineProcess(EngineClient):
         self._call_ids = itertools.count()
         self._supervision: asyncio.Task[None] | None = None
         self._loaded: asyncio.Future[None] | None = None
+        self._ready_at: float | None = None
         self.num_restarts = 0
         """Times the process was started again after it had ended by itself."""
 
@@ -241,7 +243,6 @@ class EngineProcess(EngineClient):
         """Keep a process running until cancelled; give up only if the first one never loads."""
         num_failures = 0
         while True:
-            started_at = self._monotonic()
             ending = await self._run_process()
             assert self._loaded is not None, "started"
             if not self._loaded.done():
@@ -250,21 +251,30 @@ class EngineProcess(EngineClient):
                 )
             if self._facts is None:
                 return
-            lived_seconds = self._monotonic() - started_at
-            num_failures = 1 if lived_seconds > self._backoff.steady_seconds else num_failures + 1
+            # Loading is no service: one that ends whenever it has loaded waits ever longer.
+            served_seconds = 0.0 if self._ready_at is None else self._monotonic() - self._ready_at
+            num_failures = 1 if served_seconds > self._backoff.steady_seconds else num_failures + 1
             wait_seconds = self._backoff.seconds(num_failures)
             logger.error(
-                "engine process ended ending=%r lived_seconds=%.1f restart_in_seconds=%.1f",
+                "engine process ended ending=%r served_seconds=%.1f num_failures=%d "
+                "restart_in_seconds=%.1f",
                 ending,
-                lived_seconds,
+                served_seconds,
+                num_failures,
                 wait_seconds,
             )
+            self._problem = (
+                f"the engine process ended (failure {num_failures} in a row) and starts again in "
+                f"{wait_seconds:g} seconds; retry later"
+            )
             await asyncio.sleep(wait_seconds)
+            self._problem = _RESTARTING
             self.num_restarts += 1
 
     async def _run_process(self) -> str:
         """Run one process to its end, handling what it says; how it ended, in words."""
         child, self._child = self._child, None
+        self._ready_at = None
         try:
             child = child or self._start_child()
         except OSError as error:
@@ -275,7 +285,7 @@ class EngineProcess(EngineClient):
             while (message := await read_message(reader)) is not None:
                 self._handle(message)
         finally:
-            self._lose("the engine process ended and starts again; retry later")
+            self._lose(_RESTARTING)
             self._writer.close()
             self._writer = None
             ending = await asyncio.shield(asyncio.to_thread(child.end))
@@ -322,6 +332,7 @@ class EngineProcess(EngineClient):
 
     def _begin(self, ready: Ready) -> None:
         self._facts = ready.facts
+        self._ready_at = self._monotonic()
         self._adapters = {name: self._adapters[name] for name in ready.adapter_names}
         self._problem = None
         assert self._loaded is not None, "started"

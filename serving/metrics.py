@@ -67,6 +67,9 @@ class EngineCollector(Collector):
             self._engine.num_drafts_without_room,
             prefix="motley",
         )
+        yield self._gauge(
+            "adapters_loaded", "LoRA adapters", len(self._engine.adapter_names), prefix="motley"
+        )
         yield from self._planning()
         yield from self._pre_drafting()
         guarantee = GaugeMetricFamily(

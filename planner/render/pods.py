@@ -23,8 +23,14 @@ def serving_command(pool: Pool) -> list[str]:
 
 
 def replica_container(pool: Pool, options: RenderOptions) -> dict[str, Any]:
-    """Return a replica's container, with probes on `/health`."""
+    """Return a replica's container.
+
+    It gets requests while `/health` is well. Motley starts its engine again by itself, and `/health`
+    is not well meanwhile: no reason to end the pod, which lives as long as it answers `/version`.
+    vLLM does not, so there the same path says both.
+    """
     words = serving_command(pool)
+    liveness_path = "/version" if pool.engine == "motley" else "/health"
     return {
         "name": "replica",
         "image": image(pool, options),
@@ -42,7 +48,7 @@ def replica_container(pool: Pool, options: RenderOptions) -> dict[str, Any]:
         ],
         "startupProbe": probe("/health", period_seconds=10, failures=6 * _STARTUP_MINUTES),
         "readinessProbe": probe("/health", period_seconds=5, failures=2),
-        "livenessProbe": probe("/health", period_seconds=10, failures=6),
+        "livenessProbe": probe(liveness_path, period_seconds=10, failures=6),
         "resources": resources(pool),
         "volumeMounts": [
             {"name": "weights", "mountPath": "/root/.cache/huggingface"},

@@ -32,7 +32,7 @@ QUICK = Backoff(first_seconds=0.01, most_seconds=0.05, steady_seconds=60)
 @asynccontextmanager
 async def process(toy: ToyEngine, **options) -> AsyncIterator[EngineProcess]:
     """Yield a process that has loaded."""
-    engine = EngineProcess(toy, adapters={}, backoff=QUICK, **options)
+    engine = EngineProcess(toy, adapters={}, **{"backoff": QUICK} | options)
     engine.start()
     try:
         await engine.wait_loaded()
@@ -116,6 +116,41 @@ async def test_a_process_that_ends_is_started_again(deadly, caplog):
         assert engine.pid != pid
     (line,) = [r.getMessage() for r in caplog.records if "engine process ended" in r.getMessage()]
     assert ("SIGKILL" if deadly == KILLING_TOKEN else "exit code 1") in line
+
+
+async def test_an_engine_that_keeps_ending_waits_longer_and_says_so(monkeypatch, caplog):
+    """Each failure in a row doubles the wait, `/health` counts them, and the service outlives them.
+
+    Time spent loading is no steady service.
+    """
+    start, num_starts, seconds = EngineChild.start, 0, 0.0
+
+    def start_at_last(*arguments, **options) -> EngineChild:
+        nonlocal num_starts, seconds
+        num_starts += 1
+        seconds += 100
+        if num_starts in (2, 3, 4):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(EngineChild, "start", start_at_last)
+    backoff = Backoff(first_seconds=0.1, most_seconds=0.4, steady_seconds=60)
+    async with process(ToyEngine(), backoff=backoff, monotonic=lambda: seconds) as engine:
+        with pytest.raises(UnavailableError):
+            await collect(engine, request("deadly", CRASHING_TOKEN, 1, 1))
+        told = set()
+        async with asyncio.timeout(60):
+            while (problem := await engine.probe()) is not None:
+                told.add(problem)
+                await asyncio.sleep(0.01)
+        assert len(await collect(engine, request("after"))) == 10
+        # The deadly request was not sent again: one more process, which lives.
+        assert (num_starts, engine.num_restarts) == (5, 4)
+    for number, wait in ((1, "0.1"), (2, "0.2"), (3, "0.4"), (4, "0.4")):
+        said = f"(failure {number} in a row) and starts again in {wait} seconds; retry later"
+        assert any(said in problem for problem in told)
+    ends = [r.getMessage() for r in caplog.records if "engine process ended" in r.getMessage()]
+    assert [line.rpartition("=")[2] for line in ends] == ["0.1", "0.2", "0.4", "0.4"]
 
 
 async def test_a_request_that_takes_too_long_ends_and_frees_its_place():

@@ -210,15 +210,17 @@ def test_pods_ask_for_the_planned_devices_and_market() -> None:
 
 
 def test_every_pool_has_a_disruption_budget_and_probes() -> None:
-    """Budgets select the pools' pods; replicas are probed on /health."""
+    """Budgets select the pools' pods; an engine that starts again is no reason to end Motley's pod."""
     files = files_for("kubernetes")
     budgets = objects(files, "PodDisruptionBudget")
     pools = objects(files, "StatefulSet")
     assert [each["spec"]["selector"] for each in budgets] == [p["spec"]["selector"] for p in pools]
     for pool in pools:
         container = pool["spec"]["template"]["spec"]["containers"][0]
-        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert container[name]["httpGet"] == {"path": "/health", "port": "http"}
+        liveness_path = "/version" if container["command"][0] == "motley" else "/health"
+        paths = {"startupProbe": "/health", "readinessProbe": "/health"}
+        for name, path in (paths | {"livenessProbe": liveness_path}).items():
+            assert container[name]["httpGet"] == {"path": path, "port": "http"}
 
 
 def test_pods_are_scraped_and_named_after_the_plan() -> None:

@@ -1,0 +1,19 @@
+"""Free memory of the heap goes back to the system from time to time."""
+
+import itertools
+
+from serving.heap_trimmer import HeapTrimmer
+
+
+def test_the_heap_is_trimmed_now_and_then():
+    """At first at once, then not before half a minute has passed."""
+    moments, trims = iter([0.0, 0.1, 29.0, 30.0, 30.1, 59.9]), itertools.count()
+    trimmer = HeapTrimmer(lambda: next(trims), monotonic=lambda: next(moments))
+    for _ in range(4):
+        trimmer.trim_if_due()
+    assert next(trims) == 2
+
+
+def test_the_c_librarys_own_trim_can_be_called():
+    """The default frees memory, or nothing, and never fails."""
+    HeapTrimmer().trim_if_due()
