@@ -4,6 +4,7 @@ What vLLM has no name for starts with `motley:`.
 """
 
 from collections.abc import Iterator, Mapping
+from time import time
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -70,6 +71,7 @@ class EngineCollector(Collector):
         yield self._gauge(
             "adapters_loaded", "LoRA adapters", len(self._engine.adapter_names), prefix="motley"
         )
+        yield self._adapter_requests()
         yield from self._planning()
         yield from self._pre_drafting()
         guarantee = GaugeMetricFamily(
@@ -79,6 +81,22 @@ class EngineCollector(Collector):
         )
         guarantee.add_metric([self._model_name, self._engine.guarantee], 1)
         yield guarantee
+
+    def _adapter_requests(self) -> Metric:
+        """Return who is served under which adapter, as vLLM tells llm-d's scheduler.
+
+        The names are labels and the value is the time. Of adapters there are as many at once as are
+        loaded.
+        """
+        running, waiting = self._engine.adapters_in_use
+        family = GaugeMetricFamily(
+            "vllm:lora_requests_info",
+            "Adapters of running and waiting requests; the value is the time in seconds",
+            labels=["model_name", "max_lora", "running_lora_adapters", "waiting_lora_adapters"],
+        )
+        most = str(len(self._engine.adapter_names))
+        family.add_metric([self._model_name, most, ",".join(running), ",".join(waiting)], time())
+        return family
 
     def _planning(self) -> Iterator[Metric]:
         """Yield how much is drafted, and how often that changed."""

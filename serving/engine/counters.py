@@ -14,7 +14,7 @@ class EngineCounters:
     accepted_tokens: int = 0
     accepted_per_position: list[int] = field(default_factory=list)
     """Drafted tokens accepted by their depth in the draft, the first behind the known text."""
-    draft_seconds: float = 0.0
+    draft_seconds: float = field(default=0.0, compare=False)
     """Time the engine's steps spent on drafting; the target's verification is not in it."""
     failed_requests: int = 0
     """Requests that ended because no token could be chosen, or their grammar became too complex."""

@@ -144,6 +144,11 @@ class Engine:
         return len(self._scheduler.waiting)
 
     @property
+    def adapters_in_use(self) -> tuple[list[str], list[str]]:
+        """Adapters that running and that waiting requests name, sorted."""
+        return self._scheduler.adapter_names
+
+    @property
     def num_preemptions(self) -> int:
         """Sequences that lost their memory to an older one, since start."""
         return self._scheduler.num_preemptions

@@ -74,6 +74,15 @@ class Scheduler:
                 sequence.release()
 
     @property
+    def adapter_names(self) -> tuple[list[str], list[str]]:
+        """Adapters that running and that waiting requests name, each once, sorted."""
+        running, waiting = (
+            {sequence.request.adapter_name for sequence in group}
+            for group in (self.running, self.waiting)
+        )
+        return sorted(filter(None, running)), sorted(filter(None, waiting))
+
+    @property
     def load(self) -> StepLoad:
         """Who would be in a step now, not counting those that wait."""
         uncached = [sequence.num_uncached for sequence in self.running]

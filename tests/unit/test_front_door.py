@@ -41,7 +41,7 @@ def test_each_subcommand_has_help(subcommand, capsys):
         (["finetune", "run", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["serve", "./nowhere", "--port", "0"], "'./nowhere': no such model folder"),
         (["serve", "m", "--draft", "/nowhere/d"], "--draft '/nowhere/d': no such model folder"),
-        (["serve", "m", "--adapter", "a=/nowhere"], "'/nowhere' holds no adapter_config.json"),
+        (["serve", "m", "--adapter", "a=/nowhere"], "/nowhere/adapter_config.json: no such file"),
         (["serve", "m", "--draft-tokens", "4"], "--draft-tokens does nothing without what drafts"),
         (["serve", "m", "--draft-tree", "4x8"], "--draft-tree does nothing without what drafts"),
         (["serve", "m", "--pre-draft", "on"], "--pre-draft does nothing without what drafts"),
