@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from planner.console import configure_logging
-from serving.adapter_swap import replace_adapter
 from serving.engine.engine import Engine
 from serving.engine.guidance import GrammarCompiler
 from serving.engine.sequence import GenerationOutput
@@ -164,14 +163,6 @@ class _EngineHost:
         done = self._loop.submit(partial(method, *call.arguments))
         done.add_done_callback(partial(self._reply, call.call_id))
 
-    def _replace_adapter(self, call: Call) -> None:
-        assert self._loop is not None, "nothing is asked before we are ready"
-        name, folder = call.arguments
-        assert isinstance(name, str), "the endpoint's own"
-        assert isinstance(folder, Path), "the endpoint's own"
-        done = self._loop.submit(partial(replace_adapter, self._engine, name, folder))
-        done.add_done_callback(partial(self._reply, call.call_id))
-
     def _reply(self, call_id: int, done: Future[object]) -> None:
         if (error := done.exception()) is not None:
             self._end.send(Reply(call_id, None, _as_serving_error(error)))
@@ -198,7 +189,7 @@ class _EngineHost:
 
 _CALLS: dict[str, Callable[[_EngineHost, Call], None]] = {
     "load_adapter": _EngineHost._between_steps,
-    "replace_adapter": _EngineHost._replace_adapter,
+    "replace_adapter": _EngineHost._between_steps,
     "unload_adapter": _EngineHost._between_steps,
     "read": _EngineHost._between_steps,
     "metrics": _EngineHost._metrics,

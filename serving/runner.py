@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from serving.adapter_swap import replace_adapter
 from serving.engine.engine import Engine
 from serving.engine.reading import Reading, ReadRequest
 from serving.engine.sequence import GenerationOutput, GenerationRequest
@@ -118,7 +117,7 @@ class EngineRunner(EngineClient):
 
     async def replace_adapter(self, name: str, folder: Path) -> None:
         """Load a LoRA folder in place of another of its name, between two steps."""
-        await self._call(lambda: replace_adapter(self._engine, name, folder))
+        await self._call(lambda: self._engine.replace_adapter(name, folder))
 
     async def unload_adapter(self, name: str) -> None:
         """Forget a LoRA adapter between two steps."""

@@ -1,7 +1,7 @@
 """What the endpoint asks of an engine, answered by a replica that only knows sizes and times."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +126,17 @@ class EmulatedEngine:
         """Loaded adapters, sorted."""
         return sorted(self._adapters)
 
+    @property
+    def adapters_in_use(self) -> tuple[list[str], list[str]]:
+        """Adapters that running and that waiting requests name, sorted."""
+
+        def named(sequences: Iterable[EmulatedSequence]) -> list[str]:
+            requests = (self._requests.get(sequence.request_id) for sequence in sequences)
+            names = {request.adapter_name for request in requests if request is not None}
+            return sorted(filter(None, names))
+
+        return named(self._replica.running), named(self._replica.waiting)
+
     def load_adapter(self, name: str, folder: Path) -> None:
         """Answer under `name` too; the folder has been checked.
 
@@ -137,6 +148,10 @@ class EmulatedEngine:
                 f"adapter {name!r} is already loaded; unload it first or choose another name",
                 param="lora_name",
             )
+        self.replace_adapter(name, folder)
+
+    def replace_adapter(self, name: str, folder: Path) -> None:
+        """Answer under `name`, which another folder may have had; this one has been checked."""
         self._adapters.add(name)
         logger.info("adapter loaded name=%s folder=%s", name, folder)
 

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from planner.profiling.clock import Clock
 from serving.adapter_folder import BaseDigest, check_adapter
-from serving.adapter_swap import replace_adapter
 from serving.edge import SHUTTING_DOWN
 from serving.emulated.engine import EmulatedEngine
 from serving.engine.engine import Engine
@@ -133,7 +132,7 @@ class EmulatedRunner(EngineClient):
     async def replace_adapter(self, name: str, folder: Path) -> None:
         """Answer under `name` for another folder."""
         await self._check(folder)
-        replace_adapter(self.engine, name, folder)
+        self.engine.replace_adapter(name, folder)
 
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from serving.engine.adapters import Adapter
+from serving.engine.adapter_table import AdapterTable
 from serving.engine.choosing import choose
 from serving.engine.counters import EngineCounters, PreDraftCounts
 from serving.engine.draft_tree import DraftTree
@@ -27,7 +27,6 @@ from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequenc
 from serving.errors import (
     ContextLengthError,
     ModelError,
-    NotFoundError,
     OverloadedError,
     RequestError,
 )
@@ -107,8 +106,7 @@ class Engine:
             max_sequences=limits.max_sequences,
             max_prefill_rows=limits.max_prefill_rows,
         )
-        self._adapters: dict[str, tuple[int, Adapter]] = {}
-        self._num_loaded = 0
+        self._adapters = AdapterTable(lambda folder: target.read_adapter(folder))
         self.counters = EngineCounters()
 
     @property
@@ -190,36 +188,19 @@ class Engine:
     @property
     def adapter_names(self) -> list[str]:
         """Loaded adapters, sorted."""
-        return sorted(self._adapters)
+        return self._adapters.names
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """Load a LoRA folder under `name`.
+        """Load a LoRA folder under a free name: `AdapterTable.load`."""
+        self._adapters.load(name, folder)
 
-        Raises:
-            AdapterError: If it does not fit.
-            RequestError: If the name is taken.
-        """
-        if name in self._adapters:
-            raise RequestError(
-                f"adapter {name!r} is already loaded; unload it first or choose another name",
-                param="lora_name",
-            )
-        adapter = self._target.read_adapter(folder)
-        self._num_loaded += 1
-        self._adapters[name] = self._num_loaded, adapter
-        logger.info("adapter loaded name=%s folder=%s", name, folder)
+    def replace_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA folder in place of what has that name: `AdapterTable.replace`."""
+        self._adapters.replace(name, folder)
 
     def unload_adapter(self, name: str) -> None:
-        """Forget an adapter; requests that run with it finish with it.
-
-        Raises:
-            NotFoundError: If there is none of that name.
-        """
-        if self._adapters.pop(name, None) is None:
-            raise NotFoundError(
-                f"no adapter {name!r} is loaded; loaded: {self.adapter_names}", param="lora_name"
-            )
-        logger.info("adapter unloaded name=%s", name)
+        """Forget an adapter; requests that run with it finish with it: `AdapterTable.unload`."""
+        self._adapters.unload(name)
 
     def add(self, request: GenerationRequest) -> None:
         """Queue a request.
@@ -235,7 +216,7 @@ class Engine:
             request.params.check_ids(self.vocabulary_size)
         except ValueError as error:
             raise RequestError(str(error)) from None
-        adapter_id, adapter = self._find_adapter(request.adapter_name)
+        adapter_id, adapter = self._adapters.find(request.adapter_name)
         num_admissible = max(0, self._limits.max_sequences - self.num_running)
         if self.num_waiting >= self._limits.max_waiting + num_admissible:
             raise OverloadedError(f"{self.num_waiting} requests are waiting already; retry later")
@@ -252,7 +233,7 @@ class Engine:
 
     def read(self, request: ReadRequest) -> Reading:
         """Run the target over a whole text, between two steps: `reading.read_tokens`."""
-        adapter_id, adapter = self._find_adapter(request.adapter_name)
+        adapter_id, adapter = self._adapters.find(request.adapter_name)
         cache = SequenceCache(self._pool, adapter_id)
         return read_tokens(self._target, cache, request, adapter, most_tokens=self.context_tokens)
 
@@ -270,17 +251,6 @@ class Engine:
         if load.num_decoding:
             self.drafting.end_step()
         return [output for output in outputs if output is not None]
-
-    def _find_adapter(self, name: str | None) -> tuple[int, Adapter | None]:
-        """Return an adapter and its number, which no other ever has; the base model's is 0."""
-        if name is None:
-            return 0, None
-        found = self._adapters.get(name)
-        if found is None:
-            raise NotFoundError(
-                f"no adapter {name!r} is loaded; loaded: {self.adapter_names}", param="model"
-            )
-        return found
 
     def _check_length(self, request: GenerationRequest) -> None:
         total = len(request.prompt) + request.params.max_tokens

@@ -18,7 +18,7 @@ def engine_of_two() -> Engine:
         limits=limits,
         eos_ids=frozenset(),
     )
-    engine._adapters |= {"one": (1, object()), "two": (2, object())}
+    engine._adapters._loaded |= {"one": (1, object()), "two": (2, object())}
     return engine
 
 
