@@ -41,6 +41,7 @@ from serving.prompts import Prompt, PromptReader
 from serving.request_times import RequestTimes
 from serving.responses_api import ResponsesChat
 from serving.responses_format import ResponsesFormat
+from serving.time_limit import time_limit
 from serving.token_texts import ScoredToken, TokenTexts
 from serving.tokenize_api import (
     DetokenizeAnswer,
@@ -84,6 +85,7 @@ class AnswerService:
         *,
         model_name: str,
         vocabulary_size: int | None = None,
+        request_timeout_seconds: float | None = None,
     ) -> None:
         """Serve an engine as `model_name`.
 
@@ -92,10 +94,13 @@ class AnswerService:
             tokenizer: The model's.
             model_name: What clients ask for.
             vocabulary_size: Ids a prompt may hold; None is what both tokenizer and model have.
+            request_timeout_seconds: Longest that the texts of one request may be read; None sets
+                no limit. What is generated has the engine's own limit.
         """
         self._engine = engine
         self._tokenizer = tokenizer
         self._model_name = model_name
+        self._request_timeout_seconds = request_timeout_seconds
         self._tokenizer_fault: str | None = None
         self.times = RequestTimes(model_name)
         self.prompts = PromptReader(
@@ -226,9 +231,10 @@ class AnswerService:
                 f"input holds {len(texts)} texts, above {MOST_INPUTS}; send fewer", param="input"
             )
         data = []
-        for index, text in enumerate(texts):
-            reading = await self._engine.read(ReadRequest(text.ids, adapter_name))
-            data.append(embedding(index, reading.pooled, body.encoding_format))
+        async with time_limit(self._request_timeout_seconds):
+            for index, text in enumerate(texts):
+                reading = await self._engine.read(ReadRequest(text.ids, adapter_name))
+                data.append(embedding(index, reading.pooled, body.encoding_format))
         count = sum(len(text.ids) for text in texts)
         usage = EmbeddingUsage(prompt_tokens=count, total_tokens=count)
         return EmbeddingsAnswer(data=data, model=body.model, usage=usage)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from serving import unsupported_fields
 from serving.errors import UnsupportedError
 
 MOST_INPUTS = 2048
@@ -30,11 +31,12 @@ class EmbeddingsBody(BaseModel):
     dimensions: int | None = None
 
     def refuse_unsupported(self) -> None:
-        """Raise for `dimensions`: a hidden state has its size.
+        """Raise for fields that would change the vectors; `dimensions`: a hidden state has its size.
 
         Raises:
             UnsupportedError: Names the field.
         """
+        unsupported_fields.refuse_unsupported(self.model_extra)
         if self.dimensions is not None:
             raise UnsupportedError(
                 f"dimensions {self.dimensions} is not supported; leave it out", param="dimensions"

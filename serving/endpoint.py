@@ -58,7 +58,12 @@ async def _serve(
     engine.start()
     try:
         tokenizer = await _load_tokenizer(config.model, engine)
-        service = AnswerService(engine, tokenizer, model_name=config.served_model_name)
+        service = AnswerService(
+            engine,
+            tokenizer,
+            model_name=config.served_model_name,
+            request_timeout_seconds=endpoint.request_timeout_seconds,
+        )
         roots = AdapterRoots.of(endpoint.adapter_roots, host=config.host)
         gate = Gate()
         with AdapterStore.opened(endpoint, keys, config.host) as store:

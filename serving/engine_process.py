@@ -32,7 +32,7 @@ from serving.engine_wire import (
 from serving.errors import EngineError, ServingError, SlowRequestError, UnavailableError
 from serving.metrics import process_exposition
 from serving.supervision import Backoff, report_crash
-from serving.time_limit import start_timer, too_slow
+from serving.time_limit import start_timer, time_limit
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class EngineProcess(EngineClient):
                     raise output
                 is_over = output.finish_reason is not None or output.error is not None
                 if output.error is not None:
-                    raise EngineError(output.error)
+                    raise output.error
                 yield output
         finally:
             if timer is not None:
@@ -175,12 +175,8 @@ class EngineProcess(EngineClient):
 
     async def read(self, request: ReadRequest) -> Reading:
         """Run the target over a whole text between two steps: `Engine.read`."""
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                reading = await self._call("read", request)
-        except TimeoutError:
-            assert self._timeout_seconds is not None, "nothing else sets a limit"
-            raise too_slow(self._timeout_seconds) from None
+        async with time_limit(self._timeout_seconds):
+            reading = await self._call("read", request)
         assert isinstance(reading, Reading), "the host answers with the engine's own"
         return reading
 

@@ -45,7 +45,7 @@ async def read_body(request: Request, model: type[Body]) -> Body:
     """
     raw = await read_bytes(request)
     try:
-        content = json.loads(raw)
+        content = json.loads(raw.decode("utf-8-sig"))  # bytes may also be half-read UTF-16
         if b"\\ud" in raw or b"\\uD" in raw:
             json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:

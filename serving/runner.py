@@ -100,7 +100,7 @@ class EngineRunner(EngineClient):
                 output = await stream.get()
                 if output.error is not None:
                     is_finished = True
-                    raise EngineError(output.error)
+                    raise output.error
                 is_finished = output.finish_reason is not None
                 yield output
         finally:
@@ -137,8 +137,8 @@ class EngineRunner(EngineClient):
 
     def _run(self) -> None:
         self._loop.run()
-        reason = self._loop.closed_reason
-        self._deliver([GenerationOutput(name, (), error=reason) for name in self._streams])
+        error = EngineError(self._loop.closed_reason or "the engine has stopped")
+        self._deliver([GenerationOutput(name, (), error=error) for name in self._streams])
 
     def _deliver(self, outputs: list[GenerationOutput]) -> None:
         for output in outputs:

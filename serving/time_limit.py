@@ -1,6 +1,8 @@
 """How long a request may take, waiting included."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from serving.errors import ServingError, SlowRequestError
@@ -13,6 +15,21 @@ def too_slow(seconds: float) -> SlowRequestError:
     return SlowRequestError(
         f"the request took longer than {seconds:g} seconds; ask for fewer tokens"
     )
+
+
+@asynccontextmanager
+async def time_limit(seconds: float | None) -> AsyncGenerator[None]:
+    """Limit what happens inside; None sets no limit.
+
+    Raises:
+        SlowRequestError: If it takes longer.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        assert seconds is not None, "nothing else sets a limit"
+        raise too_slow(seconds) from None
 
 
 def start_timer(

@@ -53,13 +53,18 @@ class DetokenizeAnswer(BaseModel):
     prompt: str
 
 
+_OF_THE_PROMPT = ("chat_template", "documents", "suffix", "truncate_prompt_tokens")
+"""Fields of a generation that change its prompt; of the others a body may be a whole chat's."""
+
+
 def tokenize(body: TokenizeBody, prompts: PromptReader, *, context_tokens: int) -> TokenizeAnswer:
     """Return the token ids of a prompt or of a conversation.
 
     Raises:
         RequestError: If the body holds neither or both, or the template refuses the messages.
     """
-    unsupported_fields.refuse_unsupported(body.model_extra)
+    extra = body.model_extra or {}
+    unsupported_fields.refuse_unsupported({n: extra[n] for n in _OF_THE_PROMPT if n in extra})
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("send either prompt or messages", param="prompt")
     if body.prompt is not None:

@@ -290,14 +290,23 @@ def _parse_pairs(folder: Path, content: bytes) -> dict[str, tuple[Tensor, Tensor
 
 
 def _by_pattern(pattern: dict[str, float], name: str, default: float) -> float:
-    """Return a module's value; pattern keys match as in PEFT, a suffix that starts at a dot."""
+    """Return a module's value; pattern keys match as in PEFT, a suffix that starts at a dot.
+
+    Keys come from whoever sends an adapter, and an expression can take for ever to match: they may
+    be names, whole or what follows any beginning.
+    """
     for key, value in pattern.items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", name):
-                return value
-        except re.error as error:
-            raise AdapterError(f"pattern {key!r} of the adapter is malformed ({error})") from None
+        if not _PATTERN_KEY.fullmatch(key):
+            raise AdapterError(
+                f"pattern {key[:80]!r} of the adapter is no module's name; write names, with `.*` "
+                "at the beginning at most"
+            )
+        if re.match(rf"(.*\.)?({key})$", name):
+            return value
     return default
+
+
+_PATTERN_KEY = re.compile(r"\^?(?:\.\*)?(?:\w|\.|\\\.)+\$?")
 
 
 @dataclass(slots=True)

@@ -26,9 +26,11 @@ from serving.engine.scheduler import Scheduled, Scheduler
 from serving.engine.sequence import GenerationOutput, GenerationRequest, Sequence
 from serving.errors import (
     ContextLengthError,
+    EngineError,
     ModelError,
     OverloadedError,
     RequestError,
+    ServingError,
 )
 
 logger = logging.getLogger(__name__)
@@ -344,13 +346,16 @@ class Engine:
         request = sequence.request
         self._scheduler.remove(request.request_id)
         self.counters.failed_requests += 1
-        model = f"adapter {request.adapter_name!r}" if request.adapter_name else "the model"
-        error = (
-            f"{model} computed logits that are not finite for any token the request allows; check "
-            "its weights, then the request's bans and grammar"
-        )
-        if sequence.grammar is not None and sequence.grammar.error:
-            error = f"the grammar cannot be followed: {sequence.grammar.error}; simplify it"
+        grammar = sequence.grammar
+        if grammar is not None and grammar.error:
+            refused = f"the grammar cannot be followed: {grammar.error}; simplify it"
+            error: ServingError = RequestError(refused, param="response_format")
+        else:
+            model = f"adapter {request.adapter_name!r}" if request.adapter_name else "the model"
+            error = EngineError(
+                f"{model} computed logits that are not finite for any token the request allows; "
+                "check its weights, then the request's bans and grammar"
+            )
         logger.error("request failed request_id=%s error=%s", request.request_id, error)
         return GenerationOutput(request.request_id, (), error=error)
 

@@ -13,6 +13,7 @@ from serving.engine.kv_cache import SequenceCache
 from serving.engine.ngram import NgramIndex
 from serving.engine.processors import RowHistories, TokenHistory
 from serving.engine.sampling import SamplingParams, TokenLogprobs, race_times
+from serving.errors import ServingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,13 @@ class GenerationRequest:
 class GenerationOutput:
     """New tokens of one request; `finish_reason` is set on its last output.
 
-    `error` is set instead where the engine failed.
+    `error` is set instead where the engine failed, or the request asked for what cannot be.
     """
 
     request_id: str
     tokens: tuple[int, ...]
     finish_reason: str | None = None
-    error: str | None = None
+    error: ServingError | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     """Of each token, where the request asks for them."""
 

@@ -54,6 +54,18 @@ def test_adapted_logits_equal_pefts(base, model, tmp_path, prompts, fields):
     assert not torch.allclose(ours, engine_logits(model, prompts[0], None), atol=1e-2)
 
 
+def test_a_pattern_that_is_no_name_is_refused(base, model, tmp_path):
+    """An expression that would match for hours is refused at sight."""
+    folder = make_adapter(base, tmp_path / "adapter", rank_pattern={"q_proj": 2})
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"rank_pattern": {"([a-z0-9_.]+)+X": 4}}
+    path.write_text(json.dumps(config))
+    with pytest.raises(AdapterError, match="is no module's name"):
+        model.read_adapter(folder)
+    path.write_text(json.dumps(config | {"rank_pattern": {r"^.*\.q_proj$": 2}}))
+    assert model.read_adapter(folder)
+
+
 def test_one_batch_holds_two_adapters_and_the_base(base, model, tmp_path, prompts):
     """Rows of different adapters in one flat batch do not touch each other."""
     adapters = [

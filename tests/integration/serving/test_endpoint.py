@@ -291,11 +291,13 @@ async def test_two_requests_of_one_id_do_not_mix(client):
     "content",
     [
         rb'{"model": "tiny", "prompt": "\ud800"}',
+        b'{"model": "tiny", "prompt": "\xed\xa0\x80"}',
+        '{"model": "tiny", "prompt": "a"}'.encode("utf-16"),
         b'{"model": "tiny", "prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}",
         b'{"model": "tiny", "prompt": "a", "temperature": NaN}',
         b'{"model": "tiny", "prompt": "a", "logprobs": true}',
     ],
-    ids=["surrogate", "huge integer", "nan", "logprobs of true"],
+    ids=["surrogate", "surrogate in bytes", "utf-16", "huge integer", "nan", "logprobs of true"],
 )
 async def test_odd_values_are_bad_requests(client, content):
     """What JSON or Python allows and the endpoint cannot mean is refused, never a fault."""

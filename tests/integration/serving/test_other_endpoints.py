@@ -1,13 +1,19 @@
 """Responses, tokenising and embeddings over the real engine and the shipped models."""
 
+import asyncio
 import base64
 import json
 import struct
+from types import SimpleNamespace
 
 import pytest
 import torch
 from served import events, post, served
 from transformers import AutoModelForCausalLM
+
+from serving.answers import AnswerService
+from serving.embeddings_api import EmbeddingsBody
+from serving.errors import SlowRequestError
 
 RESPONSES = "/v1/responses"
 
@@ -127,7 +133,18 @@ async def test_a_response_follows_its_schema(client):
         (RESPONSES, response(input=[{"type": "reasoning"}]), "input"),
         (RESPONSES, response(input=[{"type": "item_reference", "id": "x"}]), "input"),
         (RESPONSES, response(text={"format": {"type": "json_schema"}}), "input"),
+        (RESPONSES, response(stop=["x"]), "stop"),
+        (RESPONSES, response(response_format={"type": "json_object"}), "response_format"),
+        (RESPONSES, response(include=["message.output_text.logprobs"]), "include"),
+        ("/v1/completions", {"model": "tiny", "prompt": "a", "max_completion_tokens": 4}, None),
+        ("/v1/completions", {"model": "tiny", "prompt": "a", "return_token_ids": True}, None),
         ("/v1/embeddings", {"model": "tiny", "input": "a", "dimensions": 8}, "dimensions"),
+        ("/v1/embeddings", {"model": "tiny", "input": "a", "normalize": False}, "normalize"),
+        (
+            "/v1/embeddings",
+            {"model": "tiny", "input": "a", "truncate_prompt_tokens": 4},
+            "truncate_prompt_tokens",
+        ),
         ("/v1/embeddings", {"model": "tiny", "input": ""}, "input"),
         ("/v1/embeddings", {"model": "tiny", "input": [[99999]]}, "input"),
         ("/v1/embeddings", {"model": "tiny", "input": "a b " * 2000}, None),
@@ -181,3 +198,18 @@ async def test_embeddings_are_the_mean_hidden_state(client, tokenizer, tiny_fami
     raw = base64.b64decode(packed["data"][1]["embedding"])
     values = struct.unpack(f"<{len(raw) // 4}f", raw)
     assert values == pytest.approx(answer["data"][1]["embedding"], abs=1e-6)
+
+
+async def test_reading_has_a_time_limit_for_all_texts_together(tokenizer):
+    """Texts that are each in time and together too late end with 408's error."""
+
+    async def read(_request):
+        await asyncio.sleep(0.02)
+        return SimpleNamespace(pooled=[1.0])
+
+    facts = SimpleNamespace(vocabulary_size=len(tokenizer))
+    engine = SimpleNamespace(facts=facts, adapter_names=[], read=read)
+    service = AnswerService(engine, tokenizer, model_name="tiny", request_timeout_seconds=0.1)
+    await service.embed(EmbeddingsBody(model="tiny", input="a"))
+    with pytest.raises(SlowRequestError, match="longer than"):
+        await service.embed(EmbeddingsBody(model="tiny", input=["a"] * 50))

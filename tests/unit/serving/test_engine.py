@@ -170,7 +170,7 @@ def test_logits_that_are_not_finite_end_their_request_alone(bad, temperature):
     }
     assert texts["sound"] == [1, 2, 3, 0, 1, 2]
     assert texts["broken"] in ([5], [5, 6])
-    errors = {output.request_id: output.error for output in outputs if output.error}
+    errors = {output.request_id: str(output.error) for output in outputs if output.error}
     assert errors.keys() == {"broken"}
     assert "the model computed logits that are not finite" in errors["broken"]
     assert engine.counters.failed_requests == 1
