@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import uvicorn
@@ -20,6 +21,10 @@ from starlette.routing import Route
 NUM_PIECES = 5
 adapters: dict[str, str] = {}
 aborted: list[str] = []
+loading: list[str] = []
+_turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+"""What concerns one name is done in turn, as in vLLM."""
+_unload_asked = asyncio.Event()
 
 
 async def _health(_request: Request) -> Response:
@@ -42,6 +47,10 @@ async def _paths(_request: Request) -> Response:
     return JSONResponse(adapters)
 
 
+async def _loading(_request: Request) -> Response:
+    return JSONResponse(loading)
+
+
 async def _aborted(_request: Request) -> Response:
     return JSONResponse(aborted)
 
@@ -51,6 +60,8 @@ async def _complete(request: Request) -> Response:
     if body.get("crash"):
         os.write(1, b"RuntimeError: the device is lost\n")
         os._exit(3)
+    if body.get("is_late"):  # as one whose body is long: its model is looked up after an unload
+        await _unload_asked.wait()
     if body["model"] != "m" and body["model"] not in adapters:
         return JSONResponse({"error": {"message": "no such model"}}, status_code=404)
     if not body.get("stream"):
@@ -75,21 +86,38 @@ async def _pieces(request: Request, body: dict):
 
 async def _load(request: Request) -> Response:
     body = await request.json()
+    name, folder = body["lora_name"], Path(body["lora_path"])
     if request.headers.get("content-type") != "application/json":
-        return JSONResponse({"error": {"message": "Unsupported Media Type"}}, status_code=400)
-    if body["lora_name"] == "bad":
-        error = {"message": "rank 512 is too large", "code": 400}
-        return JSONResponse({"error": error}, status_code=400)
-    if "refused-by-vllm" in (Path(body["lora_path"]) / "motley.json").read_text():
-        return JSONResponse({"error": {"message": "does not fit"}}, status_code=400)
-    await asyncio.sleep(0.2)
-    adapters[body["lora_name"]] = body["lora_path"]
+        return _refusal("Unsupported Media Type")
+    if name == "bad":
+        return _refusal("rank 512 is too large")
+    manifest = (folder / "motley.json").read_text()
+    if "refused-by-vllm" in manifest:
+        return _refusal("does not fit")
+    async with _turns[name]:
+        if name in adapters:
+            return _refusal(f"The lora adapter '{name}' has already been loaded.")
+        loading.append(name)
+        await asyncio.sleep(0.2)
+        if "slow" in manifest:  # until somebody gives it up
+            _unload_asked.clear()
+            await _unload_asked.wait()
+        loading.remove(name)
+        adapters[name] = str(folder)
     return PlainTextResponse("Success")
 
 
 async def _unload(request: Request) -> Response:
-    del adapters[(await request.json())["lora_name"]]
+    name = (await request.json())["lora_name"]
+    _unload_asked.set()
+    async with _turns[name]:
+        if adapters.pop(name, None) is None:
+            return _refusal(f"The lora adapter '{name}' cannot be found.", 404)
     return PlainTextResponse("Success")
+
+
+def _refusal(message: str, code: int = 400) -> Response:
+    return JSONResponse({"error": {"message": message, "code": code}}, status_code=code)
 
 
 def main() -> None:
@@ -112,6 +140,7 @@ def main() -> None:
         Route("/v1/models", _models),
         Route("/v1/aborted", _aborted),
         Route("/v1/paths", _paths),
+        Route("/v1/loading", _loading),
         Route("/v1/completions", _complete, methods=["POST"]),
         Route("/v1/load_lora_adapter", _load, methods=["POST"]),
         Route("/v1/unload_lora_adapter", _unload, methods=["POST"]),

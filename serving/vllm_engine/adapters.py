@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from serving.adapter_folder import BaseDigest, check_adapter
@@ -12,6 +13,7 @@ from serving.errors import (
     NotFoundError,
     RequestError,
     ServingError,
+    SlowRequestError,
     UnavailableError,
 )
 from serving.vllm_engine.upstream import VllmUpstream
@@ -51,6 +53,10 @@ class VllmAdapters:
         self._settled = asyncio.Event()
         self._settled.set()
         self._is_fresh = True
+        self.num_swaps = 0
+        """Adapters replaced, or about to be: a name may have been missing for a moment in each."""
+        self.listing: bytes | None = None
+        """vLLM's list of models from before the swap that runs; None while none does."""
         self.num_lost = 0
         """Adapters that did not load again after a crash."""
 
@@ -65,36 +71,47 @@ class VllmAdapters:
         Raises:
             AdapterError: If it is no PEFT folder with safetensors.
             RequestError: If vLLM refuses it.
+            SlowRequestError: If vLLM takes too long.
             EngineError: If vLLM fails at it.
         """
         place = await self._checked(folder)
         async with self._changing:
-            await self._load(name, place)
-            self._folders[name] = place
+            await self._put(name, place, before=None)
         logger.info("adapter loaded name=%s folder=%s", name, folder)
 
     async def replace(self, name: str, folder: Path) -> None:
         """Load a PEFT folder in place of what has that name, which stays where the new one fails.
 
         vLLM's own `load_inplace` would change the weights under requests that run. Unloaded, an
-        adapter serves them to their end; new ones are held back until the next has its name.
+        adapter serves them to their end; new ones do not find it until the next has its name.
 
         Raises:
             AdapterError: If it is no PEFT folder with safetensors.
             RequestError: If vLLM refuses it.
+            SlowRequestError: If vLLM takes too long.
             EngineError: If vLLM fails at it.
         """
         place = await self._checked(folder)
         async with self._changing:
-            self._settled.clear()
+            before = self._folders.get(name)
+            if before is not None:
+                self.listing = await self._upstream.models()
+                self.num_swaps += 1
+                self._settled.clear()
             try:
-                await self._swap(name, place)
+                await self._put(name, place, before=before)
             finally:
+                self.listing = None
                 self._settled.set()
         logger.info("adapter replaced name=%s folder=%s", name, folder)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no adapter is being replaced."""
+        return self._settled.is_set()
+
     async def settled(self) -> None:
-        """Return once no adapter is between two states."""
+        """Return once no adapter is being replaced."""
         await self._settled.wait()
 
     async def unload(self, name: str) -> None:
@@ -109,7 +126,7 @@ class VllmAdapters:
                 f"no adapter {name!r} is loaded; loaded: {self.names}", param="lora_name"
             )
         async with self._changing:
-            await self._send(UNLOAD, {"lora_name": name})
+            await self._free(name)
             del self._folders[name]
         logger.info("adapter unloaded name=%s", name)
 
@@ -128,31 +145,43 @@ class VllmAdapters:
             except ServingError as error:
                 if is_first:
                     raise
-                del self._folders[name]
+                self._folders.pop(name, None)
                 self.num_lost += 1
                 logger.error("adapter lost name=%s folder=%s error=%s", name, folder, error)
 
-    async def _swap(self, name: str, place: Path) -> None:
-        before = self._folders.get(name)
-        if before is not None:
-            await self._send(UNLOAD, {"lora_name": name})
+    async def _put(self, name: str, place: Path, *, before: Path | None) -> None:
+        """Give a name to a folder in place of `before`; where that fails, all is as it was."""
         try:
+            if before is not None:
+                await self._free(name)
             await self._load(name, place)
         except ServingError:
-            if before is not None:
-                await self._bring_back(name, before)
+            await self._bring_back(name, before)
             raise
         self._folders[name] = place
 
-    async def _bring_back(self, name: str, place: Path) -> None:
+    async def _bring_back(self, name: str, before: Path | None) -> None:
+        """Have the server forget what failed, and load what was there before.
+
+        vLLM takes what concerns one name in turn: after a load that took too long both wait until
+        it is over, and are done then even where nobody waits for them.
+        """
         try:
-            await self._load(name, place)
-        except UnavailableError as error:
-            logger.warning("adapter waits for the restart name=%s error=%s", name, error)
+            with suppress(SlowRequestError):
+                await self._free(name)
+            if before is not None:
+                await self._load(name, before)
+        except (SlowRequestError, UnavailableError) as error:
+            logger.warning("adapter settles later name=%s error=%s", name, error)
         except ServingError as error:
-            del self._folders[name]
-            self.num_lost += 1
-            logger.error("adapter lost name=%s folder=%s error=%s", name, place, error)
+            self._folders.pop(name, None)
+            self.num_lost += before is not None
+            logger.error("adapter lost name=%s folder=%s error=%s", name, before, error)
+
+    async def _free(self, name: str) -> None:
+        """Unload what has a name, if anything has."""
+        with suppress(NotFoundError):
+            await self._send(UNLOAD, {"lora_name": name})
 
     async def _load(self, name: str, place: Path) -> None:
         await self._send(LOAD, {"lora_name": name, "lora_path": str(place)})

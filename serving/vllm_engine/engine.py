@@ -22,7 +22,8 @@ class VllmEngine(OperatedEngine):
         """Speak for a supervised server."""
         self._supervisor = supervisor
         self._upstream = upstream
-        self._adapters = adapters
+        self.adapters = adapters
+        """What is loaded beside the base model."""
         self.num_broken = 0
         """Answers that broke off after their first byte."""
 
@@ -44,7 +45,7 @@ class VllmEngine(OperatedEngine):
     @property
     def adapter_names(self) -> list[str]:
         """Loaded adapters, sorted."""
-        return self._adapters.names
+        return self.adapters.names
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Load a PEFT folder, and again after each crash."""
@@ -54,27 +55,23 @@ class VllmEngine(OperatedEngine):
                 f"adapter {name!r} is already loaded; unload it first or choose another name",
                 param="lora_name",
             )
-        await self._adapters.load(name, folder)
+        await self.adapters.load(name, folder)
 
     async def replace_adapter(self, name: str, folder: Path) -> None:
-        """Load a PEFT folder in place of another of its name; new requests wait meanwhile."""
+        """Load a PEFT folder in place of another of its name; new requests for it wait meanwhile."""
         self.check_ready()
-        await self._adapters.replace(name, folder)
-
-    async def settled(self) -> None:
-        """Return once no adapter is being replaced."""
-        await self._adapters.settled()
+        await self.adapters.replace(name, folder)
 
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter."""
         self.check_ready()
-        await self._adapters.unload(name)
+        await self.adapters.unload(name)
 
     async def metrics(self, model_name: str) -> bytes:
         """Return vLLM's counters where it answers, and those of its supervision."""
         registry = CollectorRegistry()
         for name, text, value in (
-            ("adapters_lost", "Adapters not loaded again after a crash", self._adapters.num_lost),
+            ("adapters_lost", "Adapters not loaded again after a crash", self.adapters.num_lost),
             ("broken_answers", "Answers that broke off after their first byte", self.num_broken),
         ):
             counter = Counter(f"motley:{name}", text, ["model_name"], registry=registry)

@@ -74,14 +74,14 @@ def without_key(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def loggable(words: Sequence[str]) -> list[str]:
-    """Return words without the secrets among them."""
+    """Return words without the secrets among them; vLLM takes abbreviations of their flags too."""
     shown = []
     for word, before in zip(words, ("", *words), strict=False):
         flag, equals, _ = word.partition("=")
-        if _dashed(before) in _SECRETS:
+        if _is_secret(before):
             shown.append("***")
         else:
-            shown.append(f"{flag}=***" if equals and _dashed(flag) in _SECRETS else word)
+            shown.append(f"{flag}=***" if equals and _is_secret(flag) else word)
     return shown
 
 
@@ -90,6 +90,10 @@ def _refuse(flag: str, source: str) -> None:
     for owned, remedy in OWNED.items():
         if owned.startswith(given):
             raise ModelError(f"{source}: vLLM's {owned} is Motley's to say; {remedy}")
+
+
+def _is_secret(flag: str) -> bool:
+    return len(flag) > 2 and any(secret.startswith(_dashed(flag)) for secret in _SECRETS)
 
 
 def _dashed(flag: str) -> str:

@@ -1,5 +1,6 @@
 """The HTTP application in front of vLLM's server: passes OpenAI's paths on, byte by byte."""
 
+import asyncio
 import json
 import logging
 import re
@@ -12,7 +13,13 @@ from fastapi.responses import StreamingResponse
 from serving.adapter_roots import AdapterRoots
 from serving.adapter_store import AdapterStore
 from serving.edge import Gate
-from serving.errors import NotFoundError, ServingError, UnavailableError, error_body
+from serving.errors import (
+    NotFoundError,
+    ServingError,
+    SlowRequestError,
+    UnavailableError,
+    error_body,
+)
 from serving.http_requests import CLIENT_LEFT, read_bytes, while_wanted
 from serving.keys import KeyRing
 from serving.operations import build_operations
@@ -74,24 +81,62 @@ class _Proxy:
             raise NotFoundError(f"there is no path {path[:200]}; see /v1/models")
         self._engine.check_ready()
         body = await read_bytes(request)
-        await self._engine.settled()
-        headers = {name: request.headers[name] for name in _FROM_CLIENT if name in request.headers}
-        headers["x-request-id"] = request.state.request_id
-        target = path + (f"?{request.url.query}" if request.url.query else "")
-        sending = self._upstream.send(
-            request.method,
-            target,
-            headers=headers,
-            body=body,
-            timeout_seconds=self._timeout_seconds,
-        )
-        answer = await while_wanted(request, sending)
+        answer = await while_wanted(request, self._ask(request, body))
         if answer is None:
             return Response(status_code=CLIENT_LEFT)
+        if isinstance(answer, bytes):
+            return Response(answer, media_type="application/json")
         kept = {name: answer.headers[name] for name in _TO_CLIENT if name in answer.headers}
         return StreamingResponse(
             self._pieces(request, answer), status_code=answer.status, headers=kept
         )
+
+    async def _ask(self, request: Request, body: bytes) -> aiohttp.ClientResponse | bytes:
+        """Return vLLM's answer, waiting included within what a request may take.
+
+        Raises:
+            SlowRequestError: If it takes longer.
+            UnavailableError: If there is none.
+        """
+        loop, limit_seconds = asyncio.get_running_loop(), self._timeout_seconds
+        deadline = None if limit_seconds is None else loop.time() + limit_seconds
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._ask_until(deadline, request, body)
+        except (TimeoutError, SlowRequestError):
+            assert limit_seconds is not None, "nothing else sets a limit"
+            raise too_slow(limit_seconds) from None
+
+    async def _ask_until(
+        self, deadline: float | None, request: Request, body: bytes
+    ) -> aiohttp.ClientResponse | bytes:
+        """Return vLLM's answer; what it does not find while an adapter is replaced is asked again.
+
+        Its list of models is then the one from before: requests for each of them are served.
+        """
+        adapters, loop = self._engine.adapters, asyncio.get_running_loop()
+        is_list = (request.method, request.url.path) == ("GET", "/v1/models")
+        headers = {name: request.headers[name] for name in _FROM_CLIENT if name in request.headers}
+        headers["x-request-id"] = request.state.request_id
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        while True:
+            if is_list and adapters.listing is not None:
+                return adapters.listing
+            was_settled, num_swaps = adapters.is_settled, adapters.num_swaps
+            answer = await self._upstream.send(
+                request.method,
+                target,
+                headers=headers,
+                body=body,
+                timeout_seconds=None if deadline is None else deadline - loop.time(),
+            )
+            if was_settled and num_swaps == adapters.num_swaps:
+                return answer
+            if answer.status != 404 and not is_list:
+                return answer
+            answer.close()
+            if not is_list:
+                await adapters.settled()
 
     async def _pieces(
         self, request: Request, answer: aiohttp.ClientResponse

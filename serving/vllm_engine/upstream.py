@@ -8,22 +8,25 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-from serving.errors import UnavailableError
+from serving.errors import SlowRequestError, UnavailableError
 from serving.time_limit import too_slow
 
 logger = logging.getLogger(__name__)
 
 _BASE = "http://vllm"
 _CONTROL_SECONDS = 5.0
-_ADAPTER_SECONDS = 120.0
+ADAPTER_SECONDS = 120.0
 """Longest that loading an adapter may take."""
 
 
 class VllmUpstream:
     """Requests to the server; bytes pass as they are."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, *, adapter_seconds: float = ADAPTER_SECONDS
+    ) -> None:
         self._session = session
+        self._adapter_seconds = adapter_seconds
 
     async def send(
         self,
@@ -61,9 +64,7 @@ class VllmUpstream:
             assert timeout_seconds is not None, "nothing else sets a limit"
             raise too_slow(timeout_seconds) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise UnavailableError(
-                f"vllm broke off ({type(error).__name__}); retry, or see the server's log"
-            ) from None
+            raise _broken_off(error) from None
 
     async def is_healthy(self) -> bool:
         """Whether its health check says so in time."""
@@ -92,27 +93,53 @@ class VllmUpstream:
         except (aiohttp.ClientError, OSError, TimeoutError):
             return b""
 
+    async def models(self) -> bytes:
+        """Return its list of models.
+
+        Raises:
+            UnavailableError: If it does not say in time.
+        """
+        try:
+            timeout = aiohttp.ClientTimeout(total=_CONTROL_SECONDS)
+            async with self._session.get(f"{_BASE}/v1/models", timeout=timeout) as response:
+                response.raise_for_status()
+                return await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _broken_off(error) from None
+
     async def post_adapter(self, path: str, body: Mapping[str, str]) -> tuple[int, bytes]:
         """Return status and body of a request to load or unload an adapter.
 
         Raises:
-            UnavailableError: If there is no answer.
+            SlowRequestError: If the answer does not come in time; vLLM still does what it was told.
+            UnavailableError: If there is none.
         """
         try:
-            timeout = aiohttp.ClientTimeout(total=_ADAPTER_SECONDS)
+            timeout = aiohttp.ClientTimeout(total=self._adapter_seconds)
             headers = {"content-type": "application/json"}  # no header is added by itself
             async with self._session.post(
                 f"{_BASE}{path}", json=dict(body), headers=headers, timeout=timeout
             ) as response:
                 return response.status, await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise UnavailableError(
-                f"vllm broke off ({type(error).__name__}); retry, or see the server's log"
+        except TimeoutError:
+            raise SlowRequestError(
+                f"vllm did not answer {path} in {self._adapter_seconds:g} seconds; retry, or see "
+                "the server's log"
             ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _broken_off(error) from None
+
+
+def _broken_off(error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"vllm broke off ({type(error).__name__}); retry, or see the server's log"
+    )
 
 
 @asynccontextmanager
-async def open_upstream(uds: Path) -> AsyncGenerator[VllmUpstream]:
+async def open_upstream(
+    uds: Path, *, adapter_seconds: float = ADAPTER_SECONDS
+) -> AsyncGenerator[VllmUpstream]:
     """Yield a client of the server that listens, or will listen, on `uds`."""
     async with aiohttp.ClientSession(
         connector=aiohttp.UnixConnector(str(uds), limit=0),
@@ -121,4 +148,4 @@ async def open_upstream(uds: Path) -> AsyncGenerator[VllmUpstream]:
         trust_env=False,
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
     ) as session:
-        yield VllmUpstream(session)
+        yield VllmUpstream(session, adapter_seconds=adapter_seconds)

@@ -26,7 +26,16 @@ FAKE = Path(__file__).parents[2] / "fake_vllm.py"
 
 
 @asynccontextmanager
-async def fronted(folder, *, behaviour="", first=None, start_seconds=60.0, base=None, **limits):
+async def fronted(
+    folder,
+    *,
+    behaviour="",
+    first=None,
+    start_seconds=60.0,
+    adapter_seconds=120.0,
+    base=None,
+    **limits,
+):
     """Yield the supervisor, and a client of the proxy on a loopback socket."""
     uds = folder / "vllm.sock"
     launch = Launch(
@@ -36,7 +45,9 @@ async def fronted(folder, *, behaviour="", first=None, start_seconds=60.0, base=
         start_seconds,
     )
     async with AsyncExitStack() as stack:
-        upstream = await stack.enter_async_context(open_upstream(uds))
+        upstream = await stack.enter_async_context(
+            open_upstream(uds, adapter_seconds=adapter_seconds)
+        )
         adapters = VllmAdapters(upstream, first or {}, base_digest=base)
         supervisor = VllmSupervisor(launch, is_ready=upstream.is_healthy, on_ready=adapters.restore)
         engine = VllmEngine(supervisor, upstream, adapters)
@@ -65,6 +76,24 @@ async def is_up(client):
 def completion(**fields):
     """Return the body of a completion."""
     return {"model": "m", "prompt": "a"} | fields
+
+
+async def send(client, name, **manifest):
+    """Upload an adapter."""
+    body = form(adapter_files(**manifest))
+    return await client.post(f"/admin/adapters/{name}", content=body, headers=HEADERS)
+
+
+async def paths(client):
+    """Return what vLLM has loaded, by name."""
+    return (await client.get("/v1/paths")).json()
+
+
+async def listed(client):
+    """Return the names that Motley and vLLM list."""
+    own = (await client.get("/admin/adapters")).json()["data"]
+    theirs = (await client.get("/v1/models")).json()["data"]
+    return [card["id"] for card in own], [card["id"] for card in theirs]
 
 
 def _adapter(folder):
@@ -201,33 +230,87 @@ async def test_an_upload_takes_an_adapters_place_without_a_request_lost(tmp_path
     async with fronted(tmp_path, store=store, base=lambda: ALL_BASES) as (supervisor, client):
         await until(lambda: is_up(client))
 
-        async def send(name, **manifest):
-            body = form(adapter_files(**manifest))
-            return await client.post(f"/admin/adapters/{name}", content=body, headers=HEADERS)
-
-        async def path_of(name):
-            return (await client.get("/v1/paths")).json()[name]
-
-        assert (await send("mine")).status_code == 200
-        first = await path_of("mine")
-        sending = asyncio.create_task(send("mine"))
+        assert (await send(client, "mine")).status_code == 200
+        first = (await paths(client))["mine"]
+        sending = asyncio.create_task(send(client, "mine"))
         while not sending.done():
             answer = await client.post("/v1/completions", json=completion(model="mine"))
             assert answer.status_code == 200, answer.text
         assert sending.result().json()["replaced"]
-        second = await path_of("mine")
+        second = (await paths(client))["mine"]
         assert first != second
-        refused = await send("mine", base_weights_sha256="1" * 64)
+        refused = await send(client, "mine", base_weights_sha256="1" * 64)
         assert "adapter 'mine': was trained on base weights 1111" in refused.text
-        refused = await send("mine", job="refused-by-vllm")
-        assert (refused.status_code, await path_of("mine")) == (400, second)
+        refused = await send(client, "mine", job="refused-by-vllm")
+        assert (refused.status_code, (await paths(client))["mine"]) == (400, second)
         os.kill(supervisor.pid, signal.SIGKILL)
 
         async def is_back():
             return supervisor.num_crashes == 1 and await is_up(client)
 
         await until(is_back)
-        assert await path_of("mine") == second
+        assert (await paths(client))["mine"] == second
+    store.close()
+
+
+async def test_requests_that_vllm_looks_up_too_late_are_asked_again(tmp_path):
+    """Eight large ones are on their way when their adapter goes; all find the next one."""
+    store = AdapterStore(tmp_path / "uploads")
+    async with fronted(tmp_path, store=store) as (_, client):
+        await until(lambda: is_up(client))
+        assert (await send(client, "mine")).status_code == 200
+        body = completion(model="mine", prompt="x" * 500_000, is_late=True)
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(client.post("/v1/completions", json=body)) for _ in range(8)]
+            await asyncio.sleep(0.3)
+            replaced = await send(client, "mine")
+        assert replaced.json()["replaced"]
+        assert [task.result().status_code for task in asked] == [200] * 8
+        unknown = await client.post("/v1/completions", json=completion(model="none"))
+        assert unknown.status_code == 404
+    store.close()
+
+
+async def test_a_load_that_takes_too_long_leaves_what_was_there(tmp_path):
+    """VLLM finishes it all the same: the name is freed of it, and has the old adapter or none."""
+    store = AdapterStore(tmp_path / "uploads")
+    async with fronted(tmp_path, store=store, adapter_seconds=2.0) as (_, client):
+        await until(lambda: is_up(client))
+        assert (await send(client, "mine")).status_code == 200
+        before = await paths(client)
+        for name in ("mine", "other"):
+            late = await send(client, name, job="slow")
+            assert late.status_code == 408
+            assert "vllm did not answer /v1/load_lora_adapter in 2 s" in late.text
+            assert await paths(client) == before
+            assert await listed(client) == (["mine"], ["m", "mine"])
+            assert (await send(client, name)).status_code == 200
+            before = await paths(client)
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["new", "mine"])
+async def test_a_long_load_holds_back_only_who_asks_for_that_adapter(tmp_path, name):
+    """Others are answered meanwhile, lists name it all along, and the wait counts as the request's."""
+    store = AdapterStore(tmp_path / "uploads")
+    limits = {"adapter_seconds": 5.0, "request_timeout_seconds": 1.0}
+    async with fronted(tmp_path, store=store, **limits) as (_, client):
+        await until(lambda: is_up(client))
+        assert (await send(client, "mine")).status_code == 200
+        sending = asyncio.create_task(send(client, name, job="slow"))
+
+        async def is_loading():
+            return (await client.get("/v1/loading")).json() == [name]
+
+        await until(is_loading)
+        assert await listed(client) == (["mine"], ["m", "mine"])
+        assert (await client.post("/v1/completions", json=completion())).status_code == 200
+        mine = await client.post("/v1/completions", json=completion(model="mine"))
+        assert mine.status_code == (200 if name == "new" else 408)
+        assert not sending.done()
+        assert (await sending).status_code == 408
+        again = await client.post("/v1/completions", json=completion(model="mine"))
+        assert again.status_code == 200
     store.close()
 
 
