@@ -5,13 +5,14 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from starlette.requests import Request
 
 from planner.loopback import is_loopback
+from planner.threads import in_thread
 from serving.adapter_folder import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -51,6 +52,7 @@ class AdapterStore:
             idle_seconds: Longest that an upload may stand still.
         """
         self._folder = None if place is None else UploadFolder(place)
+        self._making = asyncio.Lock()
         self.most_bytes = None if place is None else most_bytes
         """Largest upload; None where none is taken."""
         self.most_rank = most_rank
@@ -100,7 +102,9 @@ class AdapterStore:
             MANIFEST_FILE: _MOST_TEXT_BYTES,
             WEIGHTS_FILE: self.most_bytes,
         }
-        with _cleared_on_failure(self._folder.path()) as temporary:
+        async with self._making:  # it clears up after other endpoints, and waits while they do
+            parent = await in_thread(self._folder.path)
+        async with _cleared_on_failure(parent) as temporary:
             await receive_files(
                 request,
                 temporary,
@@ -144,13 +148,13 @@ class AdapterStore:
             self._folder.close()
 
 
-def discard(folder: Path) -> None:
+async def discard(folder: Path) -> None:
     """Remove an adapter's folder; one that cannot be removed is told of in the log.
 
-    Synchronous, so that a cancelled request clears up too; elsewhere it belongs in a thread.
+    To unlink gigabytes may take a second; a cancelled request clears up too.
     """
     try:
-        shutil.rmtree(folder)
+        await in_thread(shutil.rmtree, folder)
     except OSError as error:
         logger.warning("upload not removed folder=%s error=%s", folder, error.strerror)
 
@@ -164,8 +168,8 @@ def naming(folder: Path, name: str) -> Iterator[None]:
         raise AdapterError(str(error).replace(str(folder), f"adapter {name!r}")) from None
 
 
-@contextmanager
-def _cleared_on_failure(parent: Path) -> Iterator[Path]:
+@asynccontextmanager
+async def _cleared_on_failure(parent: Path) -> AsyncIterator[Path]:
     """Yield a new hidden folder, which does not outlive a failure."""
     try:
         temporary = Path(tempfile.mkdtemp(dir=parent, prefix=".upload-"))
@@ -175,7 +179,7 @@ def _cleared_on_failure(parent: Path) -> Iterator[Path]:
         yield temporary
     except BaseException as error:
         logger.info("upload dropped reason=%s", type(error).__name__)
-        discard(temporary)
+        await discard(temporary)
         if isinstance(error, OSError):
             raise _full(parent, error) from None
         raise

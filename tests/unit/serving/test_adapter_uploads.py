@@ -1,6 +1,10 @@
 """Adapters that clients send, over an engine that only remembers folders."""
 
 import asyncio
+import fcntl
+import os
+import shutil
+import threading
 import tracemalloc
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -327,6 +331,40 @@ async def test_a_full_disk_is_told(open_client, engine, tmp_path):
         assert answer.status_code == 507
         assert "--adapter-upload-dir" in answer.json()["error"]["message"]
     (tmp_path / "uploads").unlink()
+
+
+async def test_the_place_of_uploads_may_stall(open_client, tmp_path):
+    """While another endpoint clears up there, or the disk unlinks slowly, others are answered."""
+    place = tmp_path / "uploads"
+    place.mkdir()
+    lock = os.open(place, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    async with open_client() as client:
+        sending = [asyncio.create_task(send(client, FILES)) for _ in range(2)]
+        for _ in range(3):
+            assert (await client.get("/admin/adapters")).status_code == 200
+        assert not any(each.done() for each in sending)
+        os.close(lock)
+        assert {(await each).status_code for each in sending} == {200}
+        assert len(list(place.iterdir())) == 1
+
+
+async def test_a_refused_upload_is_removed_beside_the_loop(open_client, engine, monkeypatch):
+    """Gigabytes are unlinked in a thread, whether form or engine refuse them."""
+    threads = []
+
+    def remembering(folder, **options):
+        threads.append(threading.current_thread())
+        rmtree(folder, **options)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", remembering)
+    async with open_client() as client:
+        assert (await send(client, _without("motley.json"))).status_code == 400
+        engine.refusal = AdapterError("does not fit")
+        assert (await send(client, FILES)).status_code == 400
+        assert len(threads) == 2
+        assert threading.main_thread() not in threads
 
 
 async def test_a_path_with_too_large_a_rank_is_refused(open_client, engine, tmp_path):
