@@ -50,6 +50,9 @@ class AdapterOperations:
         await asyncio.to_thread(check_rank, folder, self._store.most_rank)
         async with self._loading:
             await self._engine.load_adapter(body.lora_name, folder)
+            unused = self._store.forget(body.lora_name)  # an upload that the engine has lost
+        if unused is not None:
+            await discard(unused)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     async def unload(self, request: Request) -> Response:

@@ -21,15 +21,27 @@ from serving.adapter_folder import (
     check_adapter,
 )
 from serving.endpoint_config import EndpointConfig
-from serving.errors import AdapterError, ForbiddenError, ServingError, StorageError
+from serving.errors import ForbiddenError, ServingError, StorageError
 from serving.keys import KeyRing
 from serving.multipart_files import IDLE_SECONDS, receive_files
 from serving.upload_folder import UploadFolder
 
 logger = logging.getLogger(__name__)
 
+_MOST_RETIRED = 8
+"""Folders that linger, one a name: each takes as much of the disk as an adapter."""
 _MOST_TEXT_BYTES = 1 << 20
 """Of the configuration and of the manifest, which are read whole."""
+
+
+def _cache_folder() -> Path | None:
+    """Return where uploads are kept in the user's cache; None for users without a home."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        logger.warning("uploads are not taken reason=%r", "no home; name --adapter-upload-dir")
+        return None
+    return cache / "motley" / "uploads"
 
 
 class AdapterStore:
@@ -58,7 +70,7 @@ class AdapterStore:
         self.most_rank = most_rank
         self._idle_seconds = idle_seconds
         self._kept: dict[str, tuple[Path, AdapterFacts]] = {}
-        self._retired: Path | None = None
+        self._retired: dict[str, Path] = {}
 
     @classmethod
     @contextmanager
@@ -70,8 +82,7 @@ class AdapterStore:
         """
         place = config.adapter_upload_dir
         if place is None and (is_loopback(host) or not keys.is_open):
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            place = cache / "motley" / "uploads"
+            place = _cache_folder()
         store = cls(
             place, most_bytes=int(config.max_upload_bytes), most_rank=config.max_adapter_rank
         )
@@ -94,8 +105,8 @@ class AdapterStore:
         """
         if self._folder is None or self.most_bytes is None:
             raise ForbiddenError(
-                "this endpoint takes no uploads: it asks for no key; start it with "
-                "--admin-key-file or --adapter-upload-dir"
+                "this endpoint takes no uploads: it asks for no key, or its user has no home; start "
+                "it with --admin-key-file or --adapter-upload-dir"
             )
         most_file_bytes = {
             CONFIG_FILE: _MOST_TEXT_BYTES,
@@ -130,11 +141,14 @@ class AdapterStore:
         """Forget an upload that the engine no longer has, if it was one; return what to discard.
 
         An engine may read the files once more for a request that still runs: the folder itself
-        lingers until another is forgotten.
+        lingers until another of its name is forgotten, or several of other names.
         """
         if name not in self._kept:
             return None
-        unused, (self._retired, _) = self._retired, self._kept.pop(name)
+        unused = self._retired.pop(name, None)
+        self._retired[name], _ = self._kept.pop(name)
+        if len(self._retired) > _MOST_RETIRED:
+            unused = self._retired.pop(next(iter(self._retired)))
         return unused
 
     def facts(self, name: str) -> AdapterFacts | None:
@@ -164,8 +178,9 @@ def naming(folder: Path, name: str) -> Iterator[None]:
     """Have failures name the adapter in place of a folder that its sender has never seen."""
     try:
         yield
-    except AdapterError as error:
-        raise AdapterError(str(error).replace(str(folder), f"adapter {name!r}")) from None
+    except ServingError as error:
+        error.args = (str(error).replace(str(folder), f"adapter {name!r}"),)
+        raise
 
 
 @asynccontextmanager
