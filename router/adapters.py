@@ -9,6 +9,8 @@ model: with several models the query parameter `model` does.
 import asyncio
 import json
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.requests import Request
@@ -20,6 +22,7 @@ from router.errors import (
     NoHealthyReplicaError,
     ParameterError,
     ReplicaError,
+    TooManyUploadsError,
     UnknownModelError,
 )
 from router.exchange import headers_for_client, headers_for_replica, read_body
@@ -31,6 +34,9 @@ from router.upstream import Upstream, UpstreamReply
 logger = logging.getLogger(__name__)
 
 LIST_PATH = "/admin/adapters"
+
+MOST_UPLOADS = 2
+"""Bodies on disk at once; each may be as large as an adapter."""
 
 Outcomes = dict[str, UpstreamReply | ReplicaError]
 """What became of a command, by replica."""
@@ -49,6 +55,7 @@ class Adapters:
         *,
         max_body_bytes: int,
         max_upload_bytes: int,
+        list_seconds: float,
         spool_folder: Path | None = None,
     ) -> None:
         self._fleet = fleet
@@ -56,6 +63,8 @@ class Adapters:
         self._upstream = upstream
         self._max_body_bytes = max_body_bytes
         self._max_upload_bytes = max_upload_bytes
+        self._list_seconds = list_seconds
+        self._num_uploads = 0
         self._spool_folder = spool_folder
 
     async def load(self, request: Request) -> Response:
@@ -69,19 +78,18 @@ class Adapters:
     async def upload(self, request: Request) -> Response:
         """Have every healthy replica that lets the client in take the adapter of the body.
 
-        They are asked before the body is read: nobody without a key fills the disk.
+        They are asked before the body is read: nobody without a key fills the disk. One that takes
+        no uploads is sent no body: it says why in words of its own.
         """
         model = self._base_model(request.query_params.get("model"))
-        outcomes = await self._ask(self._healthy(model), request, "GET", LIST_PATH)
-        admitting = [url for url, each in outcomes.items() if not _problem(each)]
-        if admitting:
-            async with spooled(
-                request.scope,
-                request.receive,
-                max_body_bytes=self._max_upload_bytes,
-                folder=self._spool_folder,
-            ) as spool:
-                outcomes |= await self._ask(admitting, request, "POST", _path(request), spool)
+        outcomes = await self._list(model, request)
+        admitting = {url: _most_bytes(each) for url, each in outcomes.items() if not _problem(each)}
+        limits = {url: limit for url, limit in admitting.items() if limit is not None}
+        if limits:
+            async with self._spooled(request, min(limits.values())) as spool:
+                outcomes |= await self._ask([*limits], request, "POST", _path(request), spool)
+        refusing = [url for url in admitting if url not in limits]
+        outcomes |= await self._ask(refusing, request, "POST", _path(request))
         return await self._finish(request, request.path_params["name"], model, outcomes)
 
     async def remove(self, request: Request) -> Response:
@@ -93,7 +101,7 @@ class Adapters:
     async def list_all(self, request: Request) -> Response:
         """List each replica's adapters; those that do not answer stand under `failures`."""
         model = self._base_model(request.query_params.get("model"))
-        outcomes = await self._ask(self._healthy(model), request, "GET", LIST_PATH)
+        outcomes = await self._list(model, request)
         failures = self._failures(model, outcomes)
         if all(url in failures for url in outcomes):
             return _summary(model, outcomes, failures)
@@ -103,7 +111,10 @@ class Adapters:
             if isinstance(each, UpstreamReply) and url not in failures
             for card in _cards(each)
         ]
-        content = {"object": "list", "data": cards, "max_upload_bytes": self._max_upload_bytes}
+        limits = [_most_bytes(each) for url, each in outcomes.items() if url not in failures]
+        known = [limit for limit in limits if limit is not None]
+        most = min(self._max_upload_bytes, *known) if known else None
+        content = {"object": "list", "data": cards, "max_upload_bytes": most}
         return JSONResponse(content | {"failures": failures})
 
     async def _forward(self, request: Request, required: tuple[str, ...]) -> Response:
@@ -158,15 +169,48 @@ class Adapters:
             raise NoHealthyReplicaError(model, num_replicas=len(replicas))
         return healthy
 
+    async def _list(self, model: str, request: Request) -> Outcomes:
+        return await self._ask(
+            self._healthy(model), request, "GET", LIST_PATH, timeout_seconds=self._list_seconds
+        )
+
+    @asynccontextmanager
+    async def _spooled(self, request: Request, most_bytes: int) -> AsyncGenerator[Spool]:
+        if self._num_uploads >= MOST_UPLOADS:
+            raise TooManyUploadsError(MOST_UPLOADS)
+        self._num_uploads += 1
+        try:
+            async with spooled(
+                request.scope,
+                request.receive,
+                max_body_bytes=min(most_bytes, self._max_upload_bytes),
+                folder=self._spool_folder,
+            ) as spool:
+                yield spool
+        finally:
+            self._num_uploads -= 1
+
     async def _ask(
-        self, urls: list[str], request: Request, method: str, path: str, body: bytes | Spool = b""
+        self,
+        urls: list[str],
+        request: Request,
+        method: str,
+        path: str,
+        body: bytes | Spool = b"",
+        *,
+        timeout_seconds: float | None = None,
     ) -> Outcomes:
         headers = headers_for_replica(request.scope)
 
         async def send(url: str) -> UpstreamReply | ReplicaError:
             try:
                 reply = await self._upstream.send(
-                    url, path, headers=headers, body=body, method=method
+                    url,
+                    path,
+                    headers=headers,
+                    body=body,
+                    method=method,
+                    timeout_seconds=timeout_seconds,
                 )
             except ReplicaError as error:
                 return error
@@ -194,13 +238,25 @@ def _path(request: Request) -> str:
     return raw.decode("latin-1")
 
 
-def _cards(reply: UpstreamReply) -> list[dict[str, object]]:
+def _listing(reply: UpstreamReply) -> dict[str, object]:
     try:
         content = json.loads(reply.body)
     except (ValueError, RecursionError):
-        return []
-    found = content.get("data") if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _cards(reply: UpstreamReply) -> list[dict[str, object]]:
+    found = _listing(reply).get("data")
     return [card for card in found if isinstance(card, dict)] if isinstance(found, list) else []
+
+
+def _most_bytes(outcome: UpstreamReply | ReplicaError) -> int | None:
+    """Return the largest upload a replica takes; None where it takes none."""
+    if isinstance(outcome, ReplicaError):
+        return None
+    limit = _listing(outcome).get("max_upload_bytes")
+    return limit if isinstance(limit, int) else None
 
 
 def _problem(outcome: UpstreamReply | ReplicaError) -> str | None:

@@ -85,7 +85,7 @@ class HealthConfig(StrictModel):
     interval_seconds: Seconds = 5.0
     """Between two checks of one replica; also how soon an adapter loaded elsewhere is noticed."""
     timeout_seconds: Seconds = 5.0
-    """How long each of the two requests may take."""
+    """How long each of the two requests may take, and `GET /admin/adapters` before an upload."""
     failures_to_unhealthy: Annotated[int, Field(ge=1)] = 2
     """Consecutive failed checks before a replica gets no more requests; one success heals it. A
     request that fails marks its replica at once, and the next check decides."""

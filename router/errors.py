@@ -11,6 +11,7 @@ RouterError
 │   ├── UnknownPathError      no such path
 │   └── WrongMethodError      the path exists, the method does not
 ├── ClientGoneError           the client closed its connection; logged, never answered
+├── TooManyUploadsError       as many bodies as may be are on disk
 ├── StoppingError             the router stopped before the answer was complete
 ├── NoHealthyReplicaError     the model is known, but none of its replicas is healthy
 ├── ReplicaError              one replica did not answer; another may
@@ -108,6 +109,14 @@ class ClientGoneError(RouterError):
         super().__init__("the client closed its connection")
 
 
+class TooManyUploadsError(RouterError):
+    """As many uploads as may be are kept on disk."""
+
+    def __init__(self, num_uploads: int) -> None:
+        """State how many."""
+        super().__init__(f"{num_uploads} uploads are under way, the most at once; try again later")
+
+
 class StoppingError(RouterError):
     """The router stopped before the answer was complete."""
 
@@ -192,6 +201,7 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     UnknownPathError: (404, "NotFoundError"),
     WrongMethodError: (405, "MethodNotAllowedError"),
     ClientGoneError: (499, "ClientClosedRequestError"),
+    TooManyUploadsError: (429, "RateLimitError"),
     StoppingError: (503, "ServiceUnavailableError"),
     NoHealthyReplicaError: (503, "ServiceUnavailableError"),
     ReplicaError: (502, "BadGatewayError"),

@@ -180,7 +180,7 @@ async def send_error(send: Send, error: RouterError) -> None:
 
 def error_headers(error: RouterError) -> RawHeaders:
     """Return the headers an error's answer carries besides its type."""
-    return [(b"retry-after", b"1")] if status_of(error) == 503 else []
+    return [(b"retry-after", b"1")] if status_of(error) in (429, 503) else []
 
 
 def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

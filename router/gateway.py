@@ -61,6 +61,7 @@ async def open_gateway(config: RouterConfig, traffic_log: TrafficLog) -> AsyncGe
             upstream,
             max_body_bytes=limit,
             max_upload_bytes=int(config.max_upload_bytes),
+            list_seconds=config.health.timeout_seconds,
             spool_folder=config.spool_folder,
         )
         async with monitor.running():

@@ -92,22 +92,31 @@ class Upstream:
         headers: tuple[tuple[str, str], ...],
         body: bytes | Spool,
         method: str = "POST",
+        timeout_seconds: float | None = None,
     ) -> UpstreamReply:
         """Return the answer of the replica at `url`, as soon as its first byte has arrived.
+
+        Args:
+            url: The replica.
+            target: Path and query.
+            headers: All but those of the connection.
+            body: May be sent several times.
+            method: HTTP's.
+            timeout_seconds: Until the first byte; None: as configured.
 
         Raises:
             ReplicaError: If there is none, or if it is a 502 or 503; another replica may do.
         """
+        seconds = timeout_seconds or self._timeouts.first_byte_seconds
         try:
-            async with asyncio.timeout(self._timeouts.first_byte_seconds):
+            async with asyncio.timeout(seconds):
                 response = await self._open(method, URL(url + target, encoded=True), headers, body)
                 reply = await self._begin(url, response)
         except aiohttp.ConnectionTimeoutError:
-            seconds = self._timeouts.connect_seconds
-            problem = f"did not accept a connection within {seconds:g} seconds"
+            connect_seconds = self._timeouts.connect_seconds
+            problem = f"did not accept a connection within {connect_seconds:g} seconds"
             raise ReplicaTimeoutError(url, problem) from None
         except TimeoutError:
-            seconds = self._timeouts.first_byte_seconds
             problem = f"sent no first byte within {seconds:g} seconds"
             raise ReplicaTimeoutError(url, problem) from None
         except (aiohttp.ClientError, OSError) as error:

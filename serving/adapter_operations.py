@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -51,6 +50,9 @@ class AdapterOperations:
         await asyncio.to_thread(check_rank, folder, self._store.most_rank)
         async with self._loading:
             await self._engine.load_adapter(body.lora_name, folder)
+            unused = self._store.forget(body.lora_name)  # an upload that the engine has lost
+        if unused is not None:
+            await discard(unused)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     async def unload(self, request: Request) -> Response:
@@ -72,9 +74,10 @@ class AdapterOperations:
                     await self._engine.replace_adapter(name, folder)
                 unused = self._store.keep(name, folder, facts)
         except BaseException:
-            discard(folder)
+            await discard(folder)
             raise
-        await _discard(unused)
+        if unused is not None:
+            await discard(unused)
         assert facts.manifest is not None, "uploads need one"
         logger.info(
             "adapter uploaded name=%s job=%s rank=%d replaced=%s sha256=%s",
@@ -102,7 +105,8 @@ class AdapterOperations:
         async with self._loading:
             await self._engine.unload_adapter(name)
             unused = self._store.forget(name)
-        await _discard(unused)
+        if unused is not None:
+            await discard(unused)
 
     def _check_name(self, name: str, param: str) -> None:
         if not re.fullmatch(ADAPTER_NAME, name) or len(name) > 256:
@@ -115,11 +119,6 @@ class AdapterOperations:
             raise RequestError(
                 f"{param} {name!r} is the base model's name; choose another", param=param
             )
-
-
-async def _discard(folder: Path | None) -> None:
-    if folder is not None:
-        await asyncio.to_thread(discard, folder)
 
 
 def _card(name: str, facts: AdapterFacts | None) -> dict[str, object]:

@@ -5,13 +5,14 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from starlette.requests import Request
 
 from planner.loopback import is_loopback
+from planner.threads import in_thread
 from serving.adapter_folder import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -20,15 +21,27 @@ from serving.adapter_folder import (
     check_adapter,
 )
 from serving.endpoint_config import EndpointConfig
-from serving.errors import AdapterError, ForbiddenError, ServingError, StorageError
+from serving.errors import ForbiddenError, ServingError, StorageError
 from serving.keys import KeyRing
 from serving.multipart_files import IDLE_SECONDS, receive_files
 from serving.upload_folder import UploadFolder
 
 logger = logging.getLogger(__name__)
 
+_MOST_RETIRED = 8
+"""Folders that linger, one a name: each takes as much of the disk as an adapter."""
 _MOST_TEXT_BYTES = 1 << 20
 """Of the configuration and of the manifest, which are read whole."""
+
+
+def _cache_folder() -> Path | None:
+    """Return where uploads are kept in the user's cache; None for users without a home."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        logger.warning("uploads are not taken reason=%r", "no home; name --adapter-upload-dir")
+        return None
+    return cache / "motley" / "uploads"
 
 
 class AdapterStore:
@@ -51,12 +64,13 @@ class AdapterStore:
             idle_seconds: Longest that an upload may stand still.
         """
         self._folder = None if place is None else UploadFolder(place)
+        self._making = asyncio.Lock()
         self.most_bytes = None if place is None else most_bytes
         """Largest upload; None where none is taken."""
         self.most_rank = most_rank
         self._idle_seconds = idle_seconds
         self._kept: dict[str, tuple[Path, AdapterFacts]] = {}
-        self._retired: Path | None = None
+        self._retired: dict[str, Path] = {}
 
     @classmethod
     @contextmanager
@@ -68,8 +82,7 @@ class AdapterStore:
         """
         place = config.adapter_upload_dir
         if place is None and (is_loopback(host) or not keys.is_open):
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            place = cache / "motley" / "uploads"
+            place = _cache_folder()
         store = cls(
             place, most_bytes=int(config.max_upload_bytes), most_rank=config.max_adapter_rank
         )
@@ -92,15 +105,17 @@ class AdapterStore:
         """
         if self._folder is None or self.most_bytes is None:
             raise ForbiddenError(
-                "this endpoint takes no uploads: it asks for no key; start it with "
-                "--admin-key-file or --adapter-upload-dir"
+                "this endpoint takes no uploads: it asks for no key, or its user has no home; start "
+                "it with --admin-key-file or --adapter-upload-dir"
             )
         most_file_bytes = {
             CONFIG_FILE: _MOST_TEXT_BYTES,
             MANIFEST_FILE: _MOST_TEXT_BYTES,
             WEIGHTS_FILE: self.most_bytes,
         }
-        with _cleared_on_failure(self._folder.path()) as temporary:
+        async with self._making:  # it clears up after other endpoints, and waits while they do
+            parent = await in_thread(self._folder.path)
+        async with _cleared_on_failure(parent) as temporary:
             await receive_files(
                 request,
                 temporary,
@@ -126,11 +141,14 @@ class AdapterStore:
         """Forget an upload that the engine no longer has, if it was one; return what to discard.
 
         An engine may read the files once more for a request that still runs: the folder itself
-        lingers until another is forgotten.
+        lingers until another of its name is forgotten, or several of other names.
         """
         if name not in self._kept:
             return None
-        unused, (self._retired, _) = self._retired, self._kept.pop(name)
+        unused = self._retired.pop(name, None)
+        self._retired[name], _ = self._kept.pop(name)
+        if len(self._retired) > _MOST_RETIRED:
+            unused = self._retired.pop(next(iter(self._retired)))
         return unused
 
     def facts(self, name: str) -> AdapterFacts | None:
@@ -144,13 +162,13 @@ class AdapterStore:
             self._folder.close()
 
 
-def discard(folder: Path) -> None:
+async def discard(folder: Path) -> None:
     """Remove an adapter's folder; one that cannot be removed is told of in the log.
 
-    Synchronous, so that a cancelled request clears up too; elsewhere it belongs in a thread.
+    To unlink gigabytes may take a second; a cancelled request clears up too.
     """
     try:
-        shutil.rmtree(folder)
+        await in_thread(shutil.rmtree, folder)
     except OSError as error:
         logger.warning("upload not removed folder=%s error=%s", folder, error.strerror)
 
@@ -160,12 +178,13 @@ def naming(folder: Path, name: str) -> Iterator[None]:
     """Have failures name the adapter in place of a folder that its sender has never seen."""
     try:
         yield
-    except AdapterError as error:
-        raise AdapterError(str(error).replace(str(folder), f"adapter {name!r}")) from None
+    except ServingError as error:
+        error.args = (str(error).replace(str(folder), f"adapter {name!r}"),)
+        raise
 
 
-@contextmanager
-def _cleared_on_failure(parent: Path) -> Iterator[Path]:
+@asynccontextmanager
+async def _cleared_on_failure(parent: Path) -> AsyncIterator[Path]:
     """Yield a new hidden folder, which does not outlive a failure."""
     try:
         temporary = Path(tempfile.mkdtemp(dir=parent, prefix=".upload-"))
@@ -175,7 +194,7 @@ def _cleared_on_failure(parent: Path) -> Iterator[Path]:
         yield temporary
     except BaseException as error:
         logger.info("upload dropped reason=%s", type(error).__name__)
-        discard(temporary)
+        await discard(temporary)
         if isinstance(error, OSError):
             raise _full(parent, error) from None
         raise

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import (
     EngineError,
+    ForbiddenError,
     ServingError,
     UnavailableError,
     error_body,
@@ -82,7 +83,7 @@ class EndpointEdge:
         self._gate.num_running += not is_open
         try:
             if not is_open:
-                self._admit(scope, headers.get("authorization"))
+                self._admit(scope, headers)
             await self._app(scope, receive, answer.send)
         except ClientDisconnect:
             logger.debug("client left request_id=%s", request_id)
@@ -102,17 +103,21 @@ class EndpointEdge:
         finally:
             self._gate.num_running -= not is_open
 
-    def _admit(self, scope: Scope, authorization: str | None) -> None:
-        """Check key and drain.
+    def _admit(self, scope: Scope, headers: Headers) -> None:
+        """Check key, origin and drain.
 
         Raises:
             AuthenticationError: Without a known key.
-            ForbiddenError: With one that does not suffice.
+            ForbiddenError: With one that does not suffice, or for the page of another site.
             UnavailableError: While the endpoint drains.
         """
         path: str = scope["path"]
         needs_admin = path in ADMIN_PATHS or path == "/admin" or path.startswith("/admin/")
-        self._keys.check(authorization, needs_admin=needs_admin)
+        self._keys.check(headers.get("authorization"), needs_admin=needs_admin)
+        if needs_admin and _is_from_another_site(headers):
+            raise ForbiddenError(
+                "a web page of another origin asked for this; send the request from a program"
+            )
         if self._gate.is_draining:
             raise UnavailableError(SHUTTING_DOWN)
 
@@ -126,6 +131,18 @@ class EndpointEdge:
         if answer.is_stream and not answer.is_over:
             event = f"data: {json.dumps(error_body(error)[1], separators=(',', ':'))}\n\n"
             await answer.send({"type": "http.response.body", "body": event.encode()})
+
+
+def _is_from_another_site(headers: Headers) -> bool:
+    """Whether a browser sends this for a page that is not this endpoint's.
+
+    A form needs no leave of the endpoint to be posted, and where no key is asked for it would be
+    obeyed. Source: Fetch, "Origin header"; Fetch Metadata Request Headers, `Sec-Fetch-Site`.
+    """
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        return True
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 class _Answer:

@@ -13,7 +13,7 @@ ServingError
 │   ├── MethodError         a path that exists but takes another method
 │   └── TooLargeError       a body above the size limit
 ├── AuthenticationError     no key, or one that is not known
-├── ForbiddenError          a known key that does not suffice, or a folder outside the allowed ones
+├── ForbiddenError          a key that does not suffice, a folder outside the allowed ones, a page
 ├── SlowRequestError        a request that took longer than it may
 ├── OverloadedError         the queue is full
 ├── StorageError            an upload that the disk does not take
@@ -84,7 +84,7 @@ class AuthenticationError(ServingError):
 
 
 class ForbiddenError(ServingError):
-    """The key is known and does not suffice, or the folder is outside the allowed ones."""
+    """The key does not suffice, the folder is not allowed, or a page of another site asks."""
 
 
 class SlowRequestError(ServingError):

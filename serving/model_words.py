@@ -26,7 +26,14 @@ def check_models(model: str, draft: str | None) -> None:
 def _model_type(word: str, option: str) -> str | None:
     """Return what kind of model a folder says it holds; None for an id of a hub."""
     folder = Path(word)
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise ModelError(
+            f"{option} {word[:80]!r}: cannot be looked up ({error.strerror}); give a local folder "
+            "or a hub id"
+        ) from None
+    if not is_folder:
         if _is_path(word):
             raise ModelError(
                 f"{option} {word!r}: no such model folder; give a local folder or a hub id"

@@ -22,6 +22,9 @@ _PIECE_BYTES = 1 << 18
 _BUFFER_BYTES = 1 << 20
 """Room for the headers of a part, and for what may be a boundary."""
 _MOST_BOUNDARY = 200
+_AFTER_BOUNDARY = b"- \t\v\f"
+"""What a boundary may still go on with: the closing dashes, and padding."""
+_MOST_HELD_BYTES = _MOST_BOUNDARY + 8
 
 
 async def receive_files(
@@ -55,9 +58,12 @@ async def receive_files(
     form = _Form(folder, most_file_bytes)
     pieces = _pieces(request, most_bytes, idle_seconds)
     try:
+        held = b""
         async for piece in pieces:
-            parser.receive_data(piece)
+            whole, held = _split_whole(held + piece)
+            parser.receive_data(whole)
             await form.take(parser)
+        parser.receive_data(held)
         parser.receive_data(None)
         await form.take(parser)
     except RequestEntityTooLarge:
@@ -98,6 +104,16 @@ async def _pieces(request: Request, most_bytes: int, idle_seconds: float) -> Asy
             raise too_large
         for start in range(0, len(chunk), _PIECE_BYTES):
             yield chunk[start : start + _PIECE_BYTES]
+
+
+def _split_whole(data: bytes) -> tuple[bytes, bytes]:
+    """Split off the end that may lie between a boundary and its closing dashes.
+
+    A piece that ends there has Werkzeug 3.1 take the line break before the boundary for a byte of
+    the file. A boundary may itself end in dashes: all of them wait for what follows.
+    """
+    end = max(len(data.rstrip(_AFTER_BOUNDARY)), len(data) - _MOST_HELD_BYTES)
+    return data[:end], data[end:]
 
 
 async def _next(chunks: AsyncIterator[bytes], idle_seconds: float) -> bytes | None:

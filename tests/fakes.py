@@ -143,6 +143,9 @@ class FakeReplica:
     key: str | None = None
     """What `/admin/adapters` asks for; None nothing."""
     takes_uploads: bool = True
+    max_upload_bytes: int | None = 2 << 30
+    list_seconds: float = 0.0
+    """Before `/admin/adapters` is answered."""
     requests: list[Received] = field(default_factory=list)
     """Every POST, in order of arrival."""
     num_cancelled: int = 0
@@ -220,7 +223,9 @@ class FakeReplica:
             return JSONResponse({"error": {"message": "no key"}}, status_code=401)
         if not self.takes_uploads:
             return JSONResponse({"error": {"message": "no such path"}}, status_code=404)
-        return JSONResponse({"data": [{"id": name} for name in sorted(self.adapters)]})
+        await asyncio.sleep(self.list_seconds)
+        cards = [{"id": name} for name in sorted(self.adapters)]
+        return JSONResponse({"data": cards, "max_upload_bytes": self.max_upload_bytes})
 
     async def _upload_adapter(self, request: Request) -> Response:
         if self.adapter_status == 413:  # as a limit is told: before the body has been read

@@ -1,5 +1,6 @@
 """Adapters sent through the router: to every replica, or told which has it not."""
 
+import asyncio
 import hashlib
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from adapter_files import HEADERS, adapter_files, form, in_pieces
 from fakes import FakeReplica, served
 from router_under_test import OpenRouter
 
+from router.adapters import MOST_UPLOADS
 from serving.adapter_store import AdapterStore
 from serving.app import build_app
 from serving.emulated.config import EmulatedConfig
@@ -122,6 +124,69 @@ async def test_an_upload_above_the_limit_is_refused(
         answer = await client.post(PATH, content=content, headers=HEADERS)
         assert answer.status_code == 413
         assert replica.requests == []
+
+
+async def test_a_replica_that_takes_no_uploads_is_sent_none(
+    open_router: OpenRouter, tmp_path: Path
+) -> None:
+    """What strangers could send to it does not reach the router's disk either; its words are told."""
+    config = EmulatedConfig(model="llama-3.1-8b", hardware="a100", served_model_name="tiny")
+    async with (
+        served(build_app(*build_emulation(config))) as url,
+        open_router(FakeReplica(url=url), spool_folder=str(tmp_path / "nowhere")) as client,
+    ):
+        assert (await client.get("/admin/adapters")).json()["max_upload_bytes"] is None
+        answer = await send(client)
+        assert answer.status_code == 403
+        assert "--adapter-upload-dir" in answer.json()["error"]["message"]
+
+
+async def test_the_smallest_limit_of_the_replicas_holds(open_router: OpenRouter) -> None:
+    """It is told before anything is sent, and refuses what says it is longer."""
+    async with (
+        FakeReplica(max_upload_bytes=1 << 20) as first,
+        FakeReplica(max_upload_bytes=1 << 10) as second,
+        open_router(first, second) as client,
+    ):
+        assert (await client.get("/admin/adapters")).json()["max_upload_bytes"] == 1 << 10
+        answer = await client.post(PATH, content=BODY * 9, headers=HEADERS)
+        assert answer.status_code == 413
+        assert first.requests == second.requests == []
+
+
+async def test_few_uploads_are_kept_at_once(open_router: OpenRouter) -> None:
+    """One more is told to come again, and taken when another has ended."""
+    release = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield BODY
+        await release.wait()
+
+    async with FakeReplica() as replica, open_router(replica) as client:
+        running = [
+            asyncio.create_task(client.post(PATH, content=body(), headers=HEADERS))
+            for _ in range(MOST_UPLOADS)
+        ]
+        async with asyncio.timeout(10):
+            while (answer := await send(client)).status_code == 200:
+                await asyncio.sleep(0.01)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        release.set()
+        assert [each.status_code for each in await asyncio.gather(*running)] == [200] * MOST_UPLOADS
+        assert (await send(client)).status_code == 200
+
+
+async def test_a_replica_that_does_not_list_in_time_is_told_of(open_router: OpenRouter) -> None:
+    """An upload waits for it no longer than a health check does."""
+    async with (
+        FakeReplica() as good,
+        FakeReplica(list_seconds=60) as slow,
+        open_router(good, slow, health={"timeout_seconds": 0.3}) as client,
+    ):
+        answer = await send(client)
+        said = answer.json()["error"]["message"]
+        assert f"{slow.url} sent no first byte within 0.3 seconds" in said
+        assert good.adapters == {"sql"}
 
 
 async def test_a_replica_that_refuses_early_is_told_of(open_router: OpenRouter) -> None:

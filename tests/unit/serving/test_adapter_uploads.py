@@ -1,6 +1,10 @@
 """Adapters that clients send, over an engine that only remembers folders."""
 
 import asyncio
+import fcntl
+import os
+import shutil
+import threading
 import tracemalloc
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +26,7 @@ from fakes import served
 from serving.adapter_store import AdapterStore
 from serving.endpoint_config import EndpointConfig
 from serving.engine_client import OperatedEngine
-from serving.errors import AdapterError, NotFoundError
+from serving.errors import AdapterError, EngineError, NotFoundError, ServingError
 from serving.keys import KeyRing
 from serving.operations import build_operations
 from serving.upload_folder import UploadFolder
@@ -35,7 +39,7 @@ class RememberingEngine(OperatedEngine):
 
     def __init__(self) -> None:
         self.folders: dict[str, Path] = {}
-        self.refusal: AdapterError | None = None
+        self.refusal: ServingError | None = None
 
     @property
     def adapter_names(self) -> list[str]:
@@ -46,7 +50,7 @@ class RememberingEngine(OperatedEngine):
 
     async def replace_adapter(self, name: str, folder: Path) -> None:
         if self.refusal is not None:
-            raise AdapterError(f"{folder}: {self.refusal}")
+            raise type(self.refusal)(f"{folder}: {self.refusal}")
         self.folders[name] = folder
 
     async def unload_adapter(self, name: str) -> None:
@@ -127,6 +131,32 @@ async def test_a_second_upload_takes_the_firsts_place(open_client, engine, tmp_p
             folders.append(engine.folders["med"])
         assert len(set(folders)) == 3
         assert kept(tmp_path) == sorted(folders[1:])
+
+
+async def test_what_other_names_do_leaves_a_replaced_folder(open_client, engine, tmp_path):
+    """A request may still read it; of names that come and go no more than a few folders linger."""
+    async with open_client() as client:
+        await send(client, FILES)
+        first = engine.folders["med"]
+        await send(client, FILES)
+        for number in range(12):
+            path = f"/admin/adapters/n{number}"
+            await send(client, FILES, path)
+            await client.delete(path)
+            assert first.exists() == (number < 7)
+        assert len(kept(tmp_path)) == 9
+
+
+async def test_a_path_in_place_of_a_lost_upload_is_not_told_as_it(open_client, engine, tmp_path):
+    """An engine that lost an upload takes a folder under its name; the list knows only the name."""
+    async with open_client() as client:
+        await send(client, FILES)
+        engine.folders.clear()
+        folder = write_files(tmp_path / "lora", adapter_files(rank=2))
+        load = {"lora_name": "med", "lora_path": str(folder)}
+        assert (await client.post("/v1/load_lora_adapter", json=load)).status_code == 200
+        (card,) = (await client.get("/admin/adapters")).json()["data"]
+        assert (card["id"], card["rank"], card["job"]) == ("med", None, None)
 
 
 async def test_a_removed_upload_is_unloaded(open_client, engine):
@@ -282,8 +312,10 @@ async def test_an_engines_refusal_removes_the_folder_and_keeps_the_old(
     async with open_client() as client:
         await send(client, adapter_files(rank=1))
         first = engine.folders["med"]
-        engine.refusal = AdapterError("was trained on base weights 000, this endpoint serves 111")
-        refused(await send(client, adapter_files(rank=2)), 400, "adapter 'med': was trained on")
+        for refusal, status in ((AdapterError("does not fit"), 400), (EngineError("fails"), 500)):
+            engine.refusal = refusal
+            answer = await send(client, adapter_files(rank=2))
+            refused(answer, status, f"adapter 'med': {refusal}")
         assert engine.folders["med"] == first
         assert kept(tmp_path) == [first]
 
@@ -327,6 +359,40 @@ async def test_a_full_disk_is_told(open_client, engine, tmp_path):
         assert answer.status_code == 507
         assert "--adapter-upload-dir" in answer.json()["error"]["message"]
     (tmp_path / "uploads").unlink()
+
+
+async def test_the_place_of_uploads_may_stall(open_client, tmp_path):
+    """While another endpoint clears up there, or the disk unlinks slowly, others are answered."""
+    place = tmp_path / "uploads"
+    place.mkdir()
+    lock = os.open(place, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    async with open_client() as client:
+        sending = [asyncio.create_task(send(client, FILES)) for _ in range(2)]
+        for _ in range(3):
+            assert (await client.get("/admin/adapters")).status_code == 200
+        assert not any(each.done() for each in sending)
+        os.close(lock)
+        assert {(await each).status_code for each in sending} == {200}
+        assert len(list(place.iterdir())) == 1
+
+
+async def test_a_refused_upload_is_removed_beside_the_loop(open_client, engine, monkeypatch):
+    """Gigabytes are unlinked in a thread, whether form or engine refuse them."""
+    threads = []
+
+    def remembering(folder, **options):
+        threads.append(threading.current_thread())
+        rmtree(folder, **options)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", remembering)
+    async with open_client() as client:
+        assert (await send(client, _without("motley.json"))).status_code == 400
+        engine.refusal = AdapterError("does not fit")
+        assert (await send(client, FILES)).status_code == 400
+        assert len(threads) == 2
+        assert threading.main_thread() not in threads
 
 
 async def test_a_path_with_too_large_a_rank_is_refused(open_client, engine, tmp_path):
@@ -375,6 +441,15 @@ def test_strangers_without_keys_send_nothing(tmp_path, monkeypatch, host, keys, 
     with AdapterStore.opened(config, keys, host) as store:
         assert (store.most_bytes is not None) == is_taken
     assert not (tmp_path / "cache").exists()
+
+
+def test_an_endpoint_of_a_user_without_a_home_starts(monkeypatch, caplog):
+    """It takes no uploads, and says why."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody at all").expanduser())
+    with AdapterStore.opened(EndpointConfig(), KeyRing(), "127.0.0.1") as store:
+        assert store.most_bytes is None
+    assert "name --adapter-upload-dir" in caplog.text
 
 
 async def test_an_endpoint_that_takes_no_uploads_says_so(engine):

@@ -128,6 +128,34 @@ async def test_admin_paths_need_an_admin(client, path):
     assert answer.status_code == (404 if path == "/admin" else 200)
 
 
+@pytest.mark.parametrize(
+    ("headers", "is_refused"),
+    [
+        ({"sec-fetch-site": "cross-site"}, True),
+        ({"sec-fetch-site": "same-site"}, True),
+        ({"origin": "https://evil.example"}, True),
+        ({"origin": "http://test:81"}, True),
+        ({"origin": "null"}, True),
+        ({"sec-fetch-site": "same-origin", "origin": "http://test"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+async def test_pages_of_other_sites_command_nothing(gate, headers, is_refused):
+    """A browser may post a form anywhere: where no key is asked for, its origin decides."""
+
+    async def app(scope, receive, send):
+        await PlainTextResponse("fine")(scope, receive, send)
+
+    transport = httpx.ASGITransport(app=EndpointEdge(app, gate=gate, keys=KeyRing()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as browser:
+        for path in ("/admin/adapters/a", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+            answer = await browser.post(path, headers=headers)
+            assert answer.status_code == (403 if is_refused else 200)
+        assert (await browser.post("/v1/completions", headers=headers)).status_code == 200
+
+
 async def test_probes_need_no_key(client):
     """Health is asked by balancers that hold none; everything else, unknown paths too, needs one."""
     nobody = {"authorization": ""}

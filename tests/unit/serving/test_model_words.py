@@ -34,6 +34,13 @@ def test_a_path_that_is_not_there_is_named_with_its_option(word):
         check_models("some/model", word)
 
 
+def test_a_word_that_no_disk_looks_up_is_one_short_line():
+    """A name longer than names may be is no traceback."""
+    with pytest.raises(ModelError, match=r"^MODEL 'xxx.*cannot be looked up") as caught:
+        check_models("x" * 5000, None)
+    assert len(str(caught.value)) < 200
+
+
 def test_a_folder_without_a_sound_config_is_one_line(tmp_path):
     """Missing and broken files both are."""
     (tmp_path / "empty").mkdir()
