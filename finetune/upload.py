@@ -13,8 +13,9 @@ from finetune.errors import EndpointError
 LIST_PATH = "/admin/adapters"
 
 _FILES = (CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE)
-_ANSWER_SECONDS = 600.0
-"""Longest from the last byte to the answer: behind a router every replica is sent the files."""
+ANSWER_SECONDS = 900.0
+"""Longest from the last byte to the answer: behind a router every replica is sent the files, and
+the router, which waits 600 s for them by default, then tells which has them not."""
 _WRITE_SECONDS = 60.0
 
 Watcher = Callable[[int, int], None]
@@ -85,7 +86,7 @@ def upload(
             ("file", (name, files.enter_context(_WatchedFile(folder / name, advance))))
             for name in _FILES
         ]
-        timeout = httpx.Timeout(_ANSWER_SECONDS, connect=connect_seconds, write=_WRITE_SECONDS)
+        timeout = httpx.Timeout(ANSWER_SECONDS, connect=connect_seconds, write=_WRITE_SECONDS)
         return client.post(url, files=form, timeout=timeout)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from starlette.types import Message, Receive, Scope
 
+from planner.threads import in_thread
 from router.errors import BodyTooLargeError, ClientGoneError, SlowBodyError, SpoolError
 from router.exchange import header
 
@@ -30,7 +31,7 @@ class Spool:
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield it from its beginning; several may read at once."""
         offset = 0
-        while piece := await asyncio.to_thread(os.pread, self._descriptor, _PIECE_BYTES, offset):
+        while piece := await in_thread(os.pread, self._descriptor, _PIECE_BYTES, offset):
             offset += len(piece)
             yield piece
 
@@ -72,7 +73,7 @@ async def spooled(
             num_bytes += len(piece)
             if num_bytes > max_body_bytes:
                 raise BodyTooLargeError(max_body_bytes=max_body_bytes)
-            await asyncio.to_thread(_write, file.fileno(), piece)
+            await in_thread(_write, file.fileno(), piece)
         yield Spool(file.fileno(), num_bytes)
     finally:
         file.close()

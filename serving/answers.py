@@ -271,18 +271,18 @@ class AnswerService:
             yield echo
             return
         text = self._choice_text(body, index)
-        watch = self.times.watch(prepared.arrival_seconds)
-        async with aclosing(self._engine.generate(request)) as outputs:
-            async for output in outputs:
-                piece = text.take(output)
-                watch.take(piece.num_tokens, piece.finish_reason)
-                if echo is not None:
-                    piece.text = echo.text + piece.text
-                    piece.tokens = echo.tokens + piece.tokens
-                    echo = None
-                yield piece
-                if piece.finish_reason is not None:
-                    return
+        with self.times.watch(prepared.arrival_seconds) as watch:
+            async with aclosing(self._engine.generate(request)) as outputs:
+                async for output in outputs:
+                    piece = text.take(output)
+                    watch.take(piece.num_tokens, piece.finish_reason)
+                    if echo is not None:
+                        piece.text = echo.text + piece.text
+                        piece.tokens = echo.tokens + piece.tokens
+                        echo = None
+                    yield piece
+                    if piece.finish_reason is not None:
+                        return
 
     async def _echo(self, body: GenerateBody, prepared: Prepared, index: int) -> Piece | None:
         """Return a choice's prompt as its first piece, scored where that is asked for."""

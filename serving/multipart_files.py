@@ -13,6 +13,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
+from planner.threads import in_thread
 from serving.errors import RequestError, SlowRequestError, TooLargeError
 
 IDLE_SECONDS = 60.0
@@ -141,11 +142,11 @@ class _Form:
         """Write what the parser has; disks may stall, so that happens in a thread."""
         while not isinstance(event := parser.next_event(), NeedData | Epilogue):
             if isinstance(event, File):
-                await asyncio.to_thread(self._begin, event.filename)
+                await in_thread(self._begin, event.filename)
             elif isinstance(event, Field):
-                await asyncio.to_thread(self._begin, event.name)
+                await in_thread(self._begin, event.name)
             elif isinstance(event, Data):
-                await asyncio.to_thread(self._write, event)
+                await in_thread(self._write, event)
 
     def close(self) -> None:
         if self._file is not None:

@@ -7,6 +7,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Self
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -21,6 +22,8 @@ _HISTOGRAMS = {
     "request_time_per_output_token_seconds": "From first to last token, by tokens after the first",
     "e2e_request_latency_seconds": "From a request's arrival to its last token",
 }
+_VLLM_REASONS = {"tool_calls": "stop"}
+"""What vLLM's engine says where a chat's answer has a word of its own."""
 
 
 class Histogram:
@@ -55,7 +58,7 @@ class RequestTimes(Collector):
         self.now = now
         self.histograms = {name: Histogram() for name in _HISTOGRAMS}
         self.finished: Counter[str] = Counter()
-        """Answers that ended, by their reason."""
+        """Answers that ended, by vLLM's word for the reason."""
 
     def watch(self, arrival_seconds: float) -> "AnswerWatch":
         """Return what follows one answer to a request that came then."""
@@ -92,6 +95,19 @@ class AnswerWatch:
         self._arrival_seconds = arrival_seconds
         self._first_seconds = self._last_seconds = 0.0
         self._num_tokens = 0
+        self._is_ended = False
+
+    def __enter__(self) -> Self:
+        """Follow the answer until its end."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        """Count an answer whose client left before its end; a failure is no answer."""
+        is_left = kind is not None and not issubclass(kind, Exception)
+        if is_left and not self._is_ended:
+            self._times.finished["abort"] += 1
 
     def take(self, num_tokens: int, finish_reason: str | None) -> None:
         """Count a message of new tokens, and the answer's end where it has a reason."""
@@ -113,4 +129,5 @@ class AnswerWatch:
         if self._num_tokens > 1:
             mean = (self._last_seconds - self._first_seconds) / (self._num_tokens - 1)
             histograms["request_time_per_output_token_seconds"].observe(mean)
-        self._times.finished[finish_reason] += 1
+        self._times.finished[_VLLM_REASONS.get(finish_reason, finish_reason)] += 1
+        self._is_ended = True

@@ -21,10 +21,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from adapter_files import HEADERS, add_manifest, form, read_files
 from endpoint_watch import Holding, children, idle_metrics, wait_until_ended
 from lora_folders import make_adapter
-from mixed_load import Seen, Service, Visitor
+from mixed_load import UPLOADED_NAME, Seen, Service, Visitor
 from whole_answers import stream_events, whole_choices
+
+from planner.model_folder import weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ NUM_CLIENTS = 6
 NUM_LONG_STREAMS = 3
 MOST_GROWTH_FRACTION = 0.02
 ADAPTER_NAMES = ("first", "second", "third")
+UPLOAD_PATH = f"/admin/adapters/{UPLOADED_NAME}"
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Soak:
     pid: int
     log: Path
     adapter_folders: list[Path]
+    uploads: list[bytes]
+    """Forms of the same adapters."""
     service: Service = field(default_factory=Service)
     seen: Seen = field(default_factory=Seen)
     samples: list[tuple[float, Holding, Holding | None]] = field(default_factory=list)
@@ -66,6 +72,7 @@ class Soak:
             for number in range(NUM_CLIENTS):
                 group.create_task(self._send(random.Random(f"client {number}")))
             group.create_task(self._swap_adapters(random.Random("adapters")))
+            group.create_task(self._replace_uploads(random.Random("uploads")))
             group.create_task(self._watch())
             group.create_task(self._kill_engine())
 
@@ -98,6 +105,19 @@ class Soak:
                 num_outages = self.service.num_outages
                 answer = await client.post(path, json=body)
                 self.seen.counts[path, answer.status_code] += 1
+                if answer.status_code != 200:
+                    assert answer.status_code == 503, answer.text
+                    assert self.service.may_fail_since(num_outages), answer.text
+                await asyncio.sleep(draws.uniform(0, 0.5))
+
+    async def _replace_uploads(self, draws: random.Random) -> None:
+        """Send one adapter after the other under a name that requests have all the time."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=120) as client:
+            while self.seconds < END_SECONDS:
+                num_outages = self.service.num_outages
+                content = draws.choice(self.uploads)
+                answer = await client.post(UPLOAD_PATH, content=content, headers=HEADERS)
+                self.seen.counts[UPLOAD_PATH, answer.status_code] += 1
                 if answer.status_code != 200:
                     assert answer.status_code == 503, answer.text
                     assert self.service.may_fail_since(num_outages), answer.text
@@ -209,19 +229,27 @@ def test_ten_minutes_of_mixed_load_leave_nothing_behind(start_replica, tiny_fami
         make_adapter(tiny_family / "target", tmp_path / f"adapter-{seed}", seed=seed)
         for seed in range(3)
     ]
-    server, url = start_replica("soak", "--kv-memory", "32MiB", "--drain-timeout", "200")
-    soak = Soak(url, server.pid, tmp_path / "soak.log", folders)
+    digest = weights_sha256(tiny_family / "target")
+    forms = [form(read_files(add_manifest(folder, digest))) for folder in folders]
+    place = tmp_path / "uploads"
+    words = ["--kv-memory", "32MiB", "--drain-timeout", "200", "--adapter-upload-dir", str(place)]
+    server, url = start_replica("soak", *words)
+    soak = Soak(url, server.pid, tmp_path / "soak.log", folders, forms)
+    assert httpx.post(f"{url}{UPLOAD_PATH}", content=forms[0], headers=HEADERS).is_success
     num_files = Holding.of(server.pid).num_files
     asyncio.run(soak.run())
 
     assert soak.seen.failures == []
     for status in (200, 400, 404, 405, 413, 503):
         assert soak.seen.num(status), f"nothing was answered {status}"
+    assert soak.seen.counts[UPLOAD_PATH, 200] > 1
     check_idle(url)
+    assert len(list(place.glob("endpoint-*/*"))) <= 1, "replaced uploads are left"
     check_level(soak)
     assert Holding.of(server.pid).num_files <= num_files
     started = [server.pid, *children(server.pid)]
     asyncio.run(drain(soak))
     assert server.wait(30) == 0
     wait_until_ended(started)
+    assert list(place.iterdir()) == []
     assert "Traceback" not in soak.log.read_text()

@@ -4,15 +4,20 @@ import asyncio
 import hashlib
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from adapter_files import HEADERS, adapter_files, form, in_pieces
 from fakes import FakeReplica, served
 from router_under_test import OpenRouter
+from starlette.types import Scope
 
+from router import adapters, spool
 from router.adapters import MOST_UPLOADS
+from router.spool import Spool
 from serving.adapter_store import AdapterStore
 from serving.app import build_app
 from serving.emulated.config import EmulatedConfig
@@ -154,9 +159,20 @@ async def test_the_smallest_limit_of_the_replicas_holds(open_router: OpenRouter)
         assert first.requests == second.requests == []
 
 
-async def test_few_uploads_are_kept_at_once(open_router: OpenRouter) -> None:
+async def test_few_uploads_are_kept_at_once(
+    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One more is told to come again, and taken when another has ended."""
-    release = asyncio.Event()
+    have_begun, release = asyncio.Event(), asyncio.Event()
+    scopes = []
+
+    def spooled(scope: Scope, *given: Any, **limits: Any) -> AbstractAsyncContextManager[Spool]:
+        scopes.append(scope)
+        if len(scopes) == MOST_UPLOADS:
+            have_begun.set()
+        return spool.spooled(scope, *given, **limits)
+
+    monkeypatch.setattr(adapters, "spooled", spooled)
 
     async def body() -> AsyncIterator[bytes]:
         yield BODY
@@ -168,8 +184,8 @@ async def test_few_uploads_are_kept_at_once(open_router: OpenRouter) -> None:
             for _ in range(MOST_UPLOADS)
         ]
         async with asyncio.timeout(10):
-            while (answer := await send(client)).status_code == 200:
-                await asyncio.sleep(0.01)
+            await have_begun.wait()
+        answer = await send(client)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         release.set()
         assert [each.status_code for each in await asyncio.gather(*running)] == [200] * MOST_UPLOADS

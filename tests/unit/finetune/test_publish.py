@@ -18,7 +18,9 @@ from finetune.adapters import (
 )
 from finetune.errors import AdapterFolderError, EndpointError, FinetuneError
 from finetune.publish import publish
+from finetune.upload import ANSWER_SECONDS
 from planner.errors import DocumentError
+from router.config import RouterConfig
 
 
 @pytest.fixture
@@ -169,6 +171,11 @@ def test_a_refused_key_is_told_before_anything_is_sent(adapter, caplog):
         publish(adapter, endpoint="http://h:1", name="mine", key="s3cret", client=client)
     assert len(requests) == 1
     assert "s3cret" not in str(told.value) + caplog.text
+
+
+def test_a_routers_report_is_waited_for():
+    """A router that gives up on a replica still says which others have the adapter."""
+    assert RouterConfig.model_fields["timeouts"].default.first_byte_seconds < ANSWER_SECONDS
 
 
 def test_a_server_without_uploads_is_told(adapter):

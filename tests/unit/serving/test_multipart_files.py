@@ -1,11 +1,14 @@
 """Forms that are cut anywhere on their way."""
 
+import asyncio
 import shutil
+import threading
 
 import pytest
 from adapter_files import HEADERS, adapter_files, form
 from starlette.requests import Request
 
+from serving import multipart_files
 from serving.multipart_files import receive_files
 
 FILES = adapter_files(rank=1, width=1) | {"motley.json": b"\r\n---\r\n--"}
@@ -35,6 +38,27 @@ async def test_a_body_may_be_cut_anywhere(tmp_path):
     for end in range(1, len(BODY)):
         found = await received(tmp_path / "form", [BODY[:end], BODY[end:]])
         assert found == FILES, (BODY[end - 9 : end], BODY[end : end + 9])
+
+
+async def test_a_cancelled_upload_closes_no_file_that_is_written(tmp_path, monkeypatch):
+    """The write that a thread is in ends before the file is closed."""
+    has_begun, may_end = threading.Event(), threading.Event()
+    is_closed = []
+
+    def slow_write(form, event):
+        has_begun.set()
+        may_end.wait(10)
+        is_closed.append(form._file is None)
+
+    monkeypatch.setattr(multipart_files._Form, "_write", slow_write)
+    task = asyncio.create_task(received(tmp_path / "form", [BODY]))
+    await asyncio.to_thread(has_begun.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert is_closed == [False]
 
 
 @pytest.mark.parametrize("boundary", ["----adapter", "a-", "---", "a"])

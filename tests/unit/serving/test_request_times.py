@@ -1,5 +1,8 @@
 """Latencies of answers, as Prometheus reads them."""
 
+import asyncio
+import contextlib
+
 import pytest
 
 from serving.request_times import BOUNDS_SECONDS, RequestTimes
@@ -67,3 +70,15 @@ def test_buckets_rise_and_hold_what_is_above_them_all(times, clock):
     assert found["vllm:time_to_first_token_seconds_bucket", str(BOUNDS_SECONDS[-1])] == 1
     assert found["vllm:time_to_first_token_seconds_bucket", "+Inf"] == 2
     assert b"vllm:time_to_first_token_seconds_bucket{" in times.exposition()
+
+
+def test_reasons_are_vllms(times):
+    """A call of a tool is a stop; an answer that is left is an abort, one that fails is none."""
+    times.watch(100.0).take(1, "tool_calls")
+    with times.watch(100.0) as watch:
+        watch.take(1, "length")
+    for error in (GeneratorExit, asyncio.CancelledError, RuntimeError):
+        with contextlib.suppress(error), times.watch(100.0) as watch:
+            watch.take(1, None)
+            raise error
+    assert times.finished == {"stop": 1, "length": 1, "abort": 2}
