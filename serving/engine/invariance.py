@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from serving.engine.adapters import LowRank
 from serving.engine.fixed_rows import FixedRowsLinear
-from serving.engine.kernels import PackedLinear
+from serving.engine.kernels import PackedLinear, kernel_rows
 from serving.engine.packing import packed_linears
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,10 @@ class Guarantee:
 
 
 def rows_to_test(most_rows: int) -> list[int]:
-    """Return every count to 33, then counts around multiples kernels block by, up to `most_rows`."""
-    counts = set(range(2, 34)) | {48, 100, 384, most_rows}
+    """Return every count to 33, then each that has code of its own and those around powers of two."""
+    counts = (
+        set(range(2, 34)) | {kernel_rows(count) for count in range(34, most_rows)} | {most_rows}
+    )
     for power in range(6, most_rows.bit_length() + 1):
         counts |= {2**power - 1, 2**power, 2**power + 1}
     return sorted(count for count in counts if 2 <= count <= most_rows)

@@ -42,8 +42,10 @@ _SMALLEST = 1e-30
 """Stands in for the largest entry of a row of zeros."""
 _OWN_KERNELS = 16
 """Up to so many rows every count has its own code."""
-_ROW_STEP = 8
-"""Counts above share that of the next multiple."""
+_FEWEST_STEP = 8
+"""Rows between two counts with code of their own, at least."""
+_COUNTS_PER_OCTAVE = 4
+"""Such counts between a power of two and the next, beyond the fewest step."""
 
 
 class PackedLinear(nn.Module, ABC):
@@ -98,15 +100,27 @@ class PackedLinear(nn.Module, ABC):
 def pad_rows(rows_MI: Tensor, fewest_rows: int) -> Tensor:
     """Return the rows with copies of the first behind them, up to a count worth a kernel of its own.
 
-    That is `fewest_rows` at least, and a multiple of eight above sixteen: oneDNN compiles and keeps
-    code for every count it meets, a megabyte for a dozen layers.
+    That is `fewest_rows` at least, and one of `kernel_rows`.
     """
     num_rows = rows_MI.shape[0]
-    wanted = num_rows if num_rows <= _OWN_KERNELS else -(-num_rows // _ROW_STEP) * _ROW_STEP
-    missing = max(wanted, fewest_rows) - num_rows
+    missing = max(kernel_rows(num_rows), fewest_rows) - num_rows
     if missing <= 0:
         return rows_MI
     return torch.cat((rows_MI, rows_MI[:1].expand(missing, -1)))
+
+
+def kernel_rows(num_rows: int) -> int:
+    """Return the count of rows, this or the next larger, that has code of its own.
+
+    oneDNN compiles and keeps code for every count it meets, half a megabyte a layer's shape. Here
+    512 rows have 34 counts, all of which its cache of a thousand holds, and none pads by more than
+    a quarter beyond 64 rows.
+    """
+    if num_rows <= _OWN_KERNELS:
+        return num_rows
+    octave = 1 << (num_rows - 1).bit_length() - 1
+    step = max(octave // _COUNTS_PER_OCTAVE, _FEWEST_STEP)
+    return -(-num_rows // step) * step
 
 
 class Float32Linear(PackedLinear):

@@ -10,6 +10,7 @@ from serving.engine.kernels import (
     Int4Linear,
     Int8DigitsLinear,
     Int8Linear,
+    kernel_rows,
     pack,
     quantize_int4,
     quantize_int8,
@@ -95,6 +96,17 @@ def test_low_rank_products_of_a_row_do_not_depend_on_others(rank, threads):
             assert is_row_invariant(update.apply, random_rows(width), rows_to_test(130))
     finally:
         torch.set_num_threads(before)
+
+
+def test_few_counts_of_rows_have_code_of_their_own():
+    """Each count is one of them or padded to the next; small ones are never padded."""
+    counts = {kernel_rows(num_rows) for num_rows in range(1, 2049)}
+    assert set(range(1, 17)) <= counts
+    assert len(counts) <= 42
+    assert max(counts) == 2048
+    for num_rows in range(1, 2049):
+        assert kernel_rows(num_rows) == min(count for count in counts if count >= num_rows)
+        assert num_rows <= 64 or kernel_rows(num_rows) <= 1.25 * num_rows
 
 
 def test_the_test_finds_a_function_that_depends_on_other_rows():
