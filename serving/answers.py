@@ -35,6 +35,7 @@ from serving.errors import (
     UnsupportedError,
     error_body,
 )
+from serving.long_texts import LongTexts
 from serving.merged import merged
 from serving.openai_api import MOST_CHOICES, ChatBody, CompletionBody, GenerateBody
 from serving.prompts import Prompt, PromptReader
@@ -110,6 +111,7 @@ class AnswerService:
             num_ids=lambda: vocabulary_size or min(len(tokenizer), engine.facts.vocabulary_size),
         )
         self._texts = TokenTexts(tokenizer)
+        self._long_texts = LongTexts()
         self._tool_syntax = find_syntax(self.prompts.template())
 
     @property
@@ -135,7 +137,7 @@ class AnswerService:
         return None if model == self._model_name else model
 
     async def prepare(self, body: GenerateBody, request_id: str) -> Prepared:
-        """Check a body and turn it into the engine's requests; a grammar compiles in a thread.
+        """Check a body and turn it into the engine's requests; what takes long does so in threads.
 
         Raises:
             RequestError: If it cannot be served as asked.
@@ -143,7 +145,7 @@ class AnswerService:
         arrival_seconds = self.times.now()
         body.refuse_unsupported()
         adapter_name = self.adapter_of(body.model)
-        prompts = self._prompts(body)
+        prompts = await self._long_texts.run(body, lambda: self._prompts(body))
         num_choices = len(prompts) * body.num_choices
         if num_choices > MOST_CHOICES:
             raise RequestError(
@@ -207,15 +209,17 @@ class AnswerService:
         for event in form.end(usage):
             yield event
 
-    def tokenize(self, body: TokenizeBody) -> TokenizeAnswer:
+    async def tokenize(self, body: TokenizeBody) -> TokenizeAnswer:
         """Return the token ids of a prompt or a conversation: `tokenize_api.tokenize`."""
         self.adapter_of(body.model or self._model_name)
-        return tokenize(body, self.prompts, context_tokens=self._engine.facts.context_tokens)
+        context = self._engine.facts.context_tokens
+        work = functools.partial(tokenize, body, self.prompts, context_tokens=context)
+        return await self._long_texts.run(body, work)
 
-    def detokenize(self, body: DetokenizeBody) -> DetokenizeAnswer:
+    async def detokenize(self, body: DetokenizeBody) -> DetokenizeAnswer:
         """Return the text of token ids: `tokenize_api.detokenize`."""
         self.adapter_of(body.model or self._model_name)
-        return detokenize(body, self.prompts)
+        return await self._long_texts.run(body, lambda: detokenize(body, self.prompts))
 
     async def embed(self, body: EmbeddingsBody) -> EmbeddingsAnswer:
         """Return each input's pooled hidden state: `embeddings_api`.
@@ -225,7 +229,7 @@ class AnswerService:
         """
         body.refuse_unsupported()
         adapter_name = self.adapter_of(body.model)
-        texts = self.prompts.read_all(body.input, "input")
+        texts = await self._long_texts.run(body, lambda: self.prompts.read_all(body.input, "input"))
         if len(texts) > MOST_INPUTS:
             raise RequestError(
                 f"input holds {len(texts)} texts, above {MOST_INPUTS}; send fewer", param="input"
@@ -294,7 +298,7 @@ class AnswerService:
             read = ReadRequest(prompt.ids, self.adapter_of(body.model), body.num_logprobs)
             scores = (await self._engine.read(read)).logprobs
             tokens = list(zip(prompt.ids, (None, *scores), strict=True))
-        return Piece(index, prompt.text, tokens=tokens)
+        return Piece(index, self.prompts.text_of(prompt), tokens=tokens)
 
     def _choice_text(self, body: GenerateBody, index: int) -> ChoiceText:
         parser = None

@@ -91,10 +91,10 @@ class _Endpoint:
         return Response(status_code=CLIENT_LEFT) if answer is None else _json(answer)
 
     async def tokenize(self, request: Request) -> Response:
-        return _json(self._service.tokenize(await read_body(request, TokenizeBody)))
+        return _json(await self._service.tokenize(await read_body(request, TokenizeBody)))
 
     async def detokenize(self, request: Request) -> Response:
-        return _json(self._service.detokenize(await read_body(request, DetokenizeBody)))
+        return _json(await self._service.detokenize(await read_body(request, DetokenizeBody)))
 
     async def models(self) -> Response:
         cards = [self._card(name) for name in self._service.model_names()]
@@ -110,15 +110,17 @@ class _Endpoint:
         return JSONResponse(self._card(name))
 
     async def _generate(self, request: Request, body: GenerateBody) -> Response:
-        prepared = await self._service.prepare(body, request.state.request_id)
+        work = self._begin(body, request.state.request_id)
+        return await while_wanted(request, work) or Response(status_code=CLIENT_LEFT)
+
+    async def _begin(self, body: GenerateBody, request_id: str) -> Response:
+        """Return the whole answer, or a stream whose first event is there."""
+        prepared = await self._service.prepare(body, request_id)
         if not body.stream:
-            answer = await while_wanted(request, self._service.answer(body, prepared))
-            return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
+            return JSONResponse(await self._service.answer(body, prepared))
         events = self._service.stream(body, prepared)
         # The first event decides the status: what is refused before it is no stream yet.
-        first = await while_wanted(request, _first(events))
-        if first is None:
-            return Response(status_code=CLIENT_LEFT)
+        first = await anext(events)
         return StreamingResponse(_chain(first, events), media_type="text/event-stream")
 
     def _card(self, name: str) -> dict[str, object]:
@@ -135,10 +137,6 @@ class _Endpoint:
 
 def _json(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
-
-
-async def _first(events: AsyncGenerator[str]) -> str:
-    return await anext(events)
 
 
 async def _chain(first: str, events: AsyncGenerator[str]) -> AsyncGenerator[str]:

@@ -26,10 +26,10 @@ To call one, answer with its name and arguments as a JSON object:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt and its text, which `echo` repeats."""
+    """A prompt, and its text where it came as one."""
 
     ids: tuple[int, ...]
-    text: str
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,11 @@ class PromptReader:
         if not ids:
             raise RequestError(f"{param} is empty; send at least one token", param=param)
         self.check_ids(ids, param)
-        return Prompt(tuple(ids), prompt if isinstance(prompt, str) else self.decode(ids))
+        return Prompt(tuple(ids), prompt if isinstance(prompt, str) else None)
+
+    def text_of(self, prompt: Prompt) -> str:
+        """Return a prompt's text, which `echo` repeats."""
+        return self.decode(list(prompt.ids)) if prompt.text is None else prompt.text
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return a text's token ids."""
