@@ -1,7 +1,4 @@
-"""An adapter's folder, judged by its files before an engine reads it. No torch.
-
-The manifest's form is the one `motley finetune` writes; it is read here as a file.
-"""
+"""An adapter's folder, judged by its files before an engine reads it. No torch."""
 
 import hashlib
 import logging
@@ -9,30 +6,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 
-from planner.documents import read_document
 from planner.errors import DocumentError
 from planner.model_folder import weights_sha256
+from serving.adapter_manifest import (
+    CONFIG_FILE,
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    check_base,
+    check_files,
+    read_json,
+    read_manifest,
+)
 from serving.errors import AdapterError
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-MANIFEST_FILE = "motley.json"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE)
 """All that an adapter's folder may need; no pickle among them."""
 
-MANIFEST_VERSION = 1
-
 BaseDigest = Callable[[], str | None]
 """Returns the digest of the served base weights; None where there is none to compare with."""
-
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Config(BaseModel):
@@ -48,19 +46,6 @@ class _Config(BaseModel):
     def most_rank(self) -> int:
         """The largest rank of a module."""
         return max(self.r, *self.rank_pattern.values(), 0)
-
-
-class Manifest(BaseModel):
-    """What is judged of `motley.json`."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    schema_version: int
-    base_weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    adapter_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    rank: int = Field(gt=0)
-    job: str = Field(min_length=1, max_length=200, pattern=r"^[!-~]+$")
-    """The job it comes from, safe in log lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +78,7 @@ def check_adapter(
     Raises:
         AdapterError: If it is none, or breaks one of these; one line says which, and what to do.
     """
-    config = _read(folder / CONFIG_FILE, _Config)
+    config = read_json(folder / CONFIG_FILE, _Config)
     if config.peft_type != "LORA":
         raise AdapterError(
             f"{folder}: is of peft_type {config.peft_type!r:.40}; only LoRA can be served"
@@ -108,7 +93,7 @@ def check_adapter(
         _check_rank(folder, config, most_rank)
     manifest = _check_manifest(folder, config, is_needed=needs_manifest)
     if manifest is not None and base is not None:
-        _check_base(folder, manifest, base())
+        check_base(folder, manifest, base())
     return AdapterFacts(rank, manifest)
 
 
@@ -119,7 +104,7 @@ def check_rank(folder: Path, most_rank: int) -> None:
         AdapterError: If it is above `most_rank`.
     """
     try:
-        config = _read(folder / CONFIG_FILE, _Config)
+        config = read_json(folder / CONFIG_FILE, _Config)
     except AdapterError:
         return
     _check_rank(folder, config, most_rank)
@@ -151,38 +136,13 @@ def _check_rank(folder: Path, config: _Config, most_rank: int) -> None:
 
 
 def _check_manifest(folder: Path, config: _Config, *, is_needed: bool) -> Manifest | None:
-    path = folder / MANIFEST_FILE
-    if not path.exists() and not is_needed:
+    manifest = read_manifest(folder, is_needed=is_needed)
+    if manifest is None:
         return None
-    manifest = _read(path, Manifest)
-    if manifest.schema_version != MANIFEST_VERSION:
-        raise AdapterError(
-            f"{path}: schema_version {manifest.schema_version} is unknown; "
-            f"this version reads {MANIFEST_VERSION}"
-        )
-    if manifest.rank != config.r:
-        raise AdapterError(
-            f"{folder}: {MANIFEST_FILE} says rank {manifest.rank}, {CONFIG_FILE} {config.r}; "
-            "copy the folder anew"
-        )
     with (folder / WEIGHTS_FILE).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != manifest.adapter_sha256:
-        raise AdapterError(
-            f"{folder}: {WEIGHTS_FILE} is not the file its {MANIFEST_FILE} describes; copy the "
-            "folder anew"
-        )
+    check_files(folder, manifest, rank=config.r, weights_sha256=digest)
     return manifest
-
-
-def _check_base(folder: Path, manifest: Manifest, served: str | None) -> None:
-    if served is None:
-        logger.warning("adapter not checked against the base model folder=%s", folder)
-    elif manifest.base_weights_sha256 != served:
-        raise AdapterError(
-            f"{folder}: was trained on base weights {manifest.base_weights_sha256[:12]}..., this "
-            f"endpoint serves {served[:12]}...; load an adapter made for this base model"
-        )
 
 
 def _weights_rank(path: Path) -> int:
@@ -199,12 +159,3 @@ def _weights_rank(path: Path) -> int:
     if not ranks:
         raise AdapterError(f"{path}: holds no LoRA matrices; export it again")
     return int(max(ranks))
-
-
-def _read(path: Path, model: type[_Model]) -> _Model:
-    try:
-        return read_document(path, model)
-    except DocumentError as error:
-        raise AdapterError(str(error)[:400]) from None
-    except ValueError as error:  # a path that no file system has
-        raise AdapterError(f"{str(path)[:80]!r} is no path ({error})"[:200]) from None

@@ -94,6 +94,11 @@ async def _load(request: Request) -> Response:
     manifest = (folder / "motley.json").read_text()
     if "refused-by-vllm" in manifest:
         return _refusal("does not fit")
+    if "dies-at-second-load" in manifest:
+        loads = folder / "loads"
+        loads.write_text((loads.read_text() if loads.exists() else "") + "x")
+        if loads.read_text() == "xx":
+            os._exit(3)
     async with _turns[name]:
         if name in adapters:
             return _refusal(f"The lora adapter '{name}' has already been loaded.")

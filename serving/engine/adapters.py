@@ -6,7 +6,6 @@ Source: Hu et al. 2021, section 4.1: h = W x + (alpha / r) B A x; rsLoRA divides
 """
 
 import hashlib
-import logging
 import math
 import re
 from collections.abc import Callable
@@ -20,20 +19,22 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from planner.documents import read_document
-from planner.errors import PlannerError
+from serving.adapter_manifest import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_base,
+    check_files,
+    read_json,
+    read_manifest,
+)
 from serving.engine.fixed_rows import FixedRowsLinear
 from serving.engine.kernels import Float32Linear, PackedLinear
 from serving.errors import AdapterError
 
-logger = logging.getLogger(__name__)
-
 Linear = nn.Linear | PackedLinear
 """What an adapter may stand on: a layer as it was loaded, or packed for the processor."""
 
-_WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_MANIFEST_VERSION = 1
 
 
 class _AdapterConfig(BaseModel):
@@ -54,16 +55,6 @@ class _AdapterConfig(BaseModel):
     lora_bias: bool = False
     init_lora_weights: bool | str = True
     layer_replication: list[list[int]] | None = None
-
-
-class _Manifest(BaseModel):
-    """What the engine needs of the manifest that Motley's own adapters carry."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    schema_version: int
-    base_weights_sha256: str
-    adapter_sha256: str
 
 
 class LowRank:
@@ -124,7 +115,12 @@ def read_adapter(
     """
     config = _read_config(folder)
     content = _read_weights(folder)
-    _check_manifest(folder, content, base_sha256)
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        # Of what was read, not of the file again: it may have been replaced meanwhile.
+        digest = hashlib.sha256(content).hexdigest()
+        check_files(folder, manifest, rank=config.r, weights_sha256=digest)
+        check_base(folder, manifest, base_sha256())
     pairs = _parse_pairs(folder, content)
     linears = adaptable_linears(model)
     # It sees the rows whose logits are wanted, not those that adapters are laid out over.
@@ -204,10 +200,7 @@ def _read_config(folder: Path) -> _AdapterConfig:
         raise AdapterError(
             f"{str(folder)[:200]}: no such adapter folder; give the path of a PEFT folder"
         )
-    try:
-        config = read_document(folder / "adapter_config.json", _AdapterConfig)
-    except PlannerError as error:
-        raise AdapterError(str(error)) from None
+    config = read_json(folder / CONFIG_FILE, _AdapterConfig)
     unsupported = {
         f"peft_type {config.peft_type}": config.peft_type != "LORA",
         "DoRA": config.use_dora,
@@ -229,36 +222,8 @@ def _changes_base(initialisation: bool | str) -> bool:
     return isinstance(initialisation, str) and initialisation.lower().startswith(changing)
 
 
-def _check_manifest(folder: Path, content: bytes, base_sha256: Callable[[], str | None]) -> None:
-    path = folder / "motley.json"
-    if not path.exists():
-        return
-    try:
-        manifest = read_document(path, _Manifest)
-    except PlannerError as error:
-        raise AdapterError(str(error)) from None
-    if manifest.schema_version != _MANIFEST_VERSION:
-        raise AdapterError(
-            f"{path}: schema_version {manifest.schema_version} is unknown; "
-            f"this version reads {_MANIFEST_VERSION}"
-        )
-    if hashlib.sha256(content).hexdigest() != manifest.adapter_sha256:
-        raise AdapterError(
-            f"{folder}: {_WEIGHTS_FILE} is not the file its motley.json describes; copy the folder "
-            "anew"
-        )
-    served = base_sha256()
-    if served is None:
-        logger.warning("adapter not checked against the base model folder=%s", folder)
-    elif manifest.base_weights_sha256 != served:
-        raise AdapterError(
-            f"{folder}: was trained on base weights {manifest.base_weights_sha256[:12]}..., this "
-            f"endpoint serves {served[:12]}...; {_REMEDY}"
-        )
-
-
 def _read_weights(folder: Path) -> bytes:
-    path = folder / _WEIGHTS_FILE
+    path = folder / WEIGHTS_FILE
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -270,7 +235,7 @@ def _read_weights(folder: Path) -> bytes:
 
 
 def _parse_pairs(folder: Path, content: bytes) -> dict[str, tuple[Tensor, Tensor]]:
-    path = folder / _WEIGHTS_FILE
+    path = folder / WEIGHTS_FILE
     try:
         tensors = load(content)
     except (SafetensorError, KeyError) as error:  # KeyError: a number type it has no name for

@@ -136,12 +136,15 @@ class VllmAdapters:
         After a crash one that fails is dropped, logged and counted; the first time it is the user's.
 
         Raises:
+            UnavailableError: If the server ends meanwhile; no adapter is to blame, none is dropped.
             ServingError: The first time, if one fails.
         """
         is_first, self._is_fresh = self._is_fresh, False
         for name, folder in list(self._folders.items()):
             try:
                 await self.load(name, folder)
+            except UnavailableError:
+                raise
             except ServingError as error:
                 if is_first:
                     raise

@@ -147,7 +147,11 @@ class VllmSupervisor:
             failure = self._why_not_ready(process)
             await process.stop(grace_seconds=_GRACE_SECONDS)
             return None, failure
-        await self._on_ready()
+        try:
+            await self._on_ready()
+        except ServingError:
+            await process.stop(grace_seconds=_GRACE_SECONDS)
+            raise
         ready_at, self.problem = self._clock.now(), None
         assert self._loaded is not None, "started"
         if not self._loaded.done():

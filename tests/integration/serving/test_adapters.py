@@ -1,11 +1,11 @@
 """LoRA adapters in the engine give plain PEFT's logits and are refused when they do not fit."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from adapter_files import ALL_BASES, add_manifest
 from lora_folders import make_adapter
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -82,27 +82,17 @@ def test_one_batch_holds_two_adapters_and_the_base(base, model, tmp_path, prompt
     assert torch.allclose(model.forward(batch), torch.cat(separate), atol=1e-4)
 
 
-def write_manifest(folder: Path, **fields) -> None:
-    content = (folder / "adapter_model.safetensors").read_bytes()
-    manifest = {
-        "schema_version": 1,
-        "base_weights_sha256": "0" * 64,
-        "adapter_sha256": hashlib.sha256(content).hexdigest(),
-    } | fields
-    (folder / "motley.json").write_text(json.dumps(manifest))
-
-
 def test_a_manifest_of_this_base_model_is_accepted(base, model, tmp_path):
     """The digest in the manifest is compared with the served weights."""
     folder = make_adapter(base, tmp_path / "adapter")
-    write_manifest(folder, base_weights_sha256=weights_sha256(base))
+    add_manifest(folder, weights_sha256(base))
     assert model.read_adapter(folder)
 
 
 def test_a_manifest_of_another_base_model_is_refused(base, model, tmp_path):
     """An adapter of other weights would answer nonsense, so it does not load."""
     folder = make_adapter(base, tmp_path / "adapter")
-    write_manifest(folder)
+    add_manifest(folder, ALL_BASES)
     with pytest.raises(AdapterError, match="was trained on base weights 000000000000"):
         model.read_adapter(folder)
 
@@ -110,7 +100,7 @@ def test_a_manifest_of_another_base_model_is_refused(base, model, tmp_path):
 def test_weights_that_are_not_the_manifests_are_refused(base, model, tmp_path):
     """A file that was swapped or damaged on its way is not what was trained and judged."""
     folder = make_adapter(base, tmp_path / "adapter", seed=1)
-    write_manifest(folder, base_weights_sha256=weights_sha256(base))
+    add_manifest(folder, weights_sha256(base))
     make_adapter(base, folder, seed=2)
     with pytest.raises(AdapterError, match=r"is not the file its motley\.json describes"):
         model.read_adapter(folder)

@@ -181,6 +181,22 @@ async def test_a_client_that_leaves_ends_its_answer_at_the_server(tmp_path):
         await until(is_aborted)
 
 
+async def test_a_crash_while_adapters_return_drops_none(tmp_path):
+    """The second life ends at a load; the third has all adapters again."""
+    deadly = write_files(tmp_path / "deadly", adapter_files(job="dies-at-second-load"))
+    first = {"first": deadly, "second": _adapter(tmp_path / "lora")}
+    async with fronted(tmp_path, first=first) as (supervisor, client):
+        await until(lambda: is_up(client))
+        assert (await client.post("/v1/completions", json=completion(crash=True))).is_error
+
+        async def has_crashed_twice():
+            return supervisor.num_crashes == 2 and await is_up(client)
+
+        await until(has_crashed_twice)
+        assert sorted(await paths(client)) == ["first", "second"]
+        assert await listed(client) == (["first", "second"], ["m", "first", "second"])
+
+
 async def test_a_first_start_that_fails_is_one_line_and_no_loop(tmp_path):
     """Wrong arguments end the server; the line names what its log says went wrong."""
     async with fronted(tmp_path, behaviour="fail") as (supervisor, client):
