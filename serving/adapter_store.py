@@ -13,13 +13,8 @@ from starlette.requests import Request
 
 from planner.loopback import is_loopback
 from planner.threads import in_thread
-from serving.adapter_folder import (
-    CONFIG_FILE,
-    MANIFEST_FILE,
-    WEIGHTS_FILE,
-    AdapterFacts,
-    check_adapter,
-)
+from serving.adapter_folder import AdapterFacts, check_adapter
+from serving.adapter_manifest import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from serving.endpoint_config import EndpointConfig
 from serving.errors import ForbiddenError, ServingError, StorageError
 from serving.keys import KeyRing

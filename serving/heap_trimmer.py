@@ -1,9 +1,9 @@
 """Memory that the C library keeps in its heap, free, given back to the system from time to time.
 
-oneDNN keeps a thousand compiled products, half a megabyte each, and under mixed load drops the
-oldest for row counts it has not met lately. Tensors of other sizes settle in the holes, so that the
-heap grows for hours while what is in use does not. By itself glibc returns only what is free at the
-heap's end; `malloc_trim` returns every free page.
+oneDNN compiles a product when it first meets a layer's shape and a count of rows, half a megabyte
+each, among tensors of requests that come and go: the heap grows for hours while what is in use does
+not. By itself glibc returns only what is free at the heap's end; `malloc_trim` returns every free
+page.
 
 Source: malloc_trim(3), glibc 2.8 and later.
 """
