@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,13 @@ START_SECONDS = 120
 def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Server, str]]]:
     """Return a function that starts a Motley command and returns it with its address."""
     with ExitStack() as servers:
+        yield partial(_start, servers, tmp_path)
 
-        def start_command(name: str, *arguments: str) -> tuple[Server, str]:
-            command = motley_command(list(arguments))
-            server = servers.enter_context(Server(command, log=tmp_path / f"{name}.log"))
-            return server, server.wait_for_url(START_SECONDS)
 
-        yield start_command
+def _start(servers: ExitStack, folder: Path, name: str, *arguments: str) -> tuple[Server, str]:
+    command = motley_command(list(arguments))
+    server = servers.enter_context(Server(command, log=folder / f"{name}.log"))
+    return server, server.wait_for_url(START_SECONDS)
 
 
 @pytest.fixture(scope="session")
@@ -41,14 +42,21 @@ def start_replica(start, tiny_family) -> Callable[..., tuple[Server, str]]:
 
     The size of its drafts is set, so that no start waits for a calibration.
     """
+    return lambda name, *more: start(name, *_replica_words(tiny_family), *more)
 
-    def start_one(name: str, *more: str) -> tuple[Server, str]:
-        target, draft = str(tiny_family / "target"), str(tiny_family / "draft")
-        words = ["serve", target, "--draft", draft, "--draft-tokens", "4"]
-        words += ["--served-model-name", "tiny"]
-        return start(name, *words, "--port", "0", "--threads", "1", *more)
 
-    return start_one
+@pytest.fixture(scope="session")
+def replica_url(tmp_path_factory, tiny_family) -> Iterator[str]:
+    """Return the address of a replica for tests that change nothing of it."""
+    with ExitStack() as servers:
+        words = _replica_words(tiny_family)
+        yield _start(servers, tmp_path_factory.mktemp("replica"), "replica", *words)[1]
+
+
+def _replica_words(tiny_family: Path) -> list[str]:
+    words = ["serve", str(tiny_family / "target"), "--draft", str(tiny_family / "draft")]
+    words += ["--draft-tokens", "4", "--served-model-name", "tiny", "--port", "0"]
+    return [*words, "--threads", "1"]
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ class Weather(BaseModel):
     is_raining: bool
 
 
-def test_langchain_works(start_replica):
+def test_langchain_works(replica_url):
     """Answers, streams, batches, tools, structured output and embeddings."""
-    _, url = start_replica("replica")
     model = ChatOpenAI(
-        base_url=f"{url}/v1", api_key="none", model="tiny", temperature=0, max_tokens=600
+        base_url=f"{replica_url}/v1", api_key="none", model="tiny", temperature=0, max_tokens=600
     )
     answer = model.invoke("Return the length.", max_tokens=12)
     streamed = "".join(chunk.text for chunk in model.stream("Return the length.", max_tokens=12))
@@ -33,6 +32,6 @@ def test_langchain_works(start_replica):
         assert isinstance(found, Weather)
 
     embeddings = OpenAIEmbeddings(
-        base_url=f"{url}/v1", api_key="none", model="tiny", check_embedding_ctx_length=False
+        base_url=f"{replica_url}/v1", api_key="none", model="tiny", check_embedding_ctx_length=False
     )
     assert len(embeddings.embed_documents(["a", "b"])) == 2

@@ -8,9 +8,8 @@ import pytest
 
 
 @pytest.fixture
-def client(start_replica):
-    _, url = start_replica("replica")
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+def client(replica_url):
+    with openai.OpenAI(base_url=f"{replica_url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 

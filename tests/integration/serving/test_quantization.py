@@ -37,7 +37,7 @@ def packed_target(request, tiny_family) -> FlatModel:
     return model
 
 
-@pytest.mark.parametrize("num_prompts", [8, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_prompts", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_greedy_tokens_are_the_same_with_and_without_the_draft(
     packed_target, draft, head, prompts, num_prompts
 ):

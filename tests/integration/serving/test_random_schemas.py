@@ -13,7 +13,7 @@ from json_schemas import SchemaMaker
 from served import served
 
 FIRST_SEED = {"few": 0, "all": 10_000}
-NUM_JUDGED = {"few": 20, "all": 300}
+NUM_JUDGED = {"few": 10, "all": 300}
 MOST_CUT_FRACTION = 0.25
 AT_ONCE = 6
 MOST_TOKENS = 400
