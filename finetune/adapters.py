@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from finetune.config import AggregationName
 from finetune.errors import AdapterFolderError
 from finetune.updates import Tensors
 from planner.config import StrictModel
@@ -55,7 +56,7 @@ class Manifest(StrictModel):
     """Modules that carry the adapter."""
     job: str
     """Name of the job."""
-    method: Literal["fedavg"] = "fedavg"
+    method: AggregationName = "fedavg"
     """How the clients' adapters were made one."""
     rounds: int = Field(ge=0)
     """Rounds of training in it."""

@@ -12,6 +12,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 """A name that is safe in file names, log lines and URLs."""
 
 
+AggregationName = Literal[
+    "fedavg", "lora-fair", "lora-fair-cosine", "best-rank", "flora", "ffa", "fedsvd"
+]
+"""Ways to make one adapter of the clients'; see `finetune/strategies/`."""
+
+
 class JsonlData(StrictModel):
     """Text in a JSON lines file, one document a line."""
 
@@ -68,6 +74,10 @@ class JobConfig(StrictModel):
     """Tokens of one training sequence."""
     learning_rate: float = Field(gt=0)
     """AdamW's rate, constant; its moments start anew in each round."""
+    aggregation: AggregationName = "fedavg"
+    """How the clients' adapters become one: means of the factors (`fedavg`), with a correction
+    (`lora-fair`, `lora-fair-cosine`), the mean of products at the job's rank (`best-rank`, `flora`),
+    or exact means of B while A is frozen in the clients (`ffa`, `fedsvd`)."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Decides the adapter's first weights and every batch."""
     held_out_fraction: float = Field(gt=0, lt=1)

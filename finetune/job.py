@@ -12,10 +12,12 @@ from finetune.adapters import (
     weights_bytes,
     write_adapter,
 )
+from finetune.aggregation import STRATEGIES, Aggregation
 from finetune.base_model import BaseModel, load_base_model
 from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
 from finetune.errors import BaseModelError
+from finetune.factors import Scaling
 from finetune.flower import CLIENT_KEY, GridClients, make_client_app, make_server_app
 from finetune.in_process_grid import InProcessGrid
 from finetune.local_training import LocalTrainer
@@ -118,7 +120,8 @@ def _serve(
         run.save(state, base_weights_sha256=base_digest)
     else:
         logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
-    state = run_rounds(state, clients, num_rounds=job.rounds, save=save)
+    aggregation = Aggregation(STRATEGIES[job.aggregation], Scaling(job.rank, job.alpha))
+    state = run_rounds(state, clients, aggregation=aggregation, num_rounds=job.rounds, save=save)
     observer.phase("judging the adapter")
     losses = judge(clients, state.tensors)
     weights = weights_bytes(state.tensors)
@@ -145,6 +148,7 @@ def _manifest(
         alpha=job.alpha,
         target_modules=job.target_modules,
         job=job.name,
+        method=job.aggregation,
         rounds=state.completed_rounds,
         num_refused_updates=state.num_refused,
         clients=tuple(

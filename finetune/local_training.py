@@ -8,14 +8,17 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finetune.aggregation import STRATEGIES
 from finetune.base_model import BaseModel
 from finetune.client_texts import ClientTexts
 from finetune.config import JobConfig
 from finetune.errors import ClientDataError
+from finetune.factors import is_down
 from finetune.lora import read_tensors, write_tensors
 from finetune.token_windows import (
     Tokens,
@@ -53,6 +56,7 @@ class LocalTrainer:
         self._client = texts.client
         self._job = job
         self._on_step = on_step
+        self._is_down_frozen = STRATEGIES[job.aggregation].is_down_frozen
         self._training = token_stream(texts.training, base.encode)
         self._held_out_SL = _held_out(texts, base, job)
         self.num_examples = num_windows(self._training, job.sequence_tokens)
@@ -65,6 +69,8 @@ class LocalTrainer:
 
     def train(self, tensors: Tensors, *, round_number: int) -> tuple[Tensors, float]:
         """Return the adapter after the job's local steps from `tensors`, and the mean loss.
+
+        Where the job's aggregation freezes A, only B is trained and returned.
 
         Args:
             tensors: Adapter to start from; not changed.
@@ -83,7 +89,7 @@ class LocalTrainer:
         optimiser = self._optimiser()
         with _own_random_state(int(generator.integers(1 << 63))):
             losses = [self._step(optimiser, batch_SL, round_number) for batch_SL in batches]
-        return read_tensors(self._model), float(np.mean(losses))
+        return self._trained_tensors(), float(np.mean(losses))
 
     def evaluate(self, tensors: Tensors) -> tuple[float, int]:
         """Return the loss on the held-out sequences, nats a token, and the tokens scored."""
@@ -95,6 +101,12 @@ class LocalTrainer:
             with torch.inference_mode():
                 total += self._loss(batch_SL, reduction="sum").item()
         return total / num_tokens, num_tokens
+
+    def _trained_tensors(self) -> dict[str, NDArray[np.float32]]:
+        tensors = read_tensors(self._model)
+        if not self._is_down_frozen:
+            return tensors
+        return {name: tensor for name, tensor in tensors.items() if not is_down(name)}
 
     def _optimiser(self) -> torch.optim.Optimizer:
         parameters = [p for p in self._model.parameters() if p.requires_grad]

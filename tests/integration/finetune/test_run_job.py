@@ -11,11 +11,13 @@ from toy_job import job_content
 from transformers import AutoModelForCausalLM
 
 from finetune.adapters import read_adapter
+from finetune.aggregation import STRATEGIES
 from finetune.base_model import load_base_model
 from finetune.config import JobConfig
 from finetune.errors import RoundError, RunFolderError
+from finetune.factors import is_down
 from finetune.job import run_job
-from finetune.lora import attach_adapter, write_tensors
+from finetune.lora import attach_adapter, read_tensors, write_tensors
 from finetune.run_folder import RunFolder
 from planner.documents import read_document
 from planner.model_folder import weights_sha256
@@ -92,6 +94,35 @@ def test_plain_peft_gives_the_aggregated_models_logits(make_job, tmp_path, toy_m
     written = load_file(folder / "adapter" / "adapter_model.safetensors")
     rewritten = load_file(tmp_path / "again" / "adapter_model.safetensors")
     assert written.keys() == rewritten.keys()
+
+
+@pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
+def test_every_aggregation_trains_and_resumes(make_job, tmp_path, aggregation):
+    """Losses fall, the manifest names the method, and a broken run ends as the unbroken one."""
+    job = make_job(aggregation=aggregation)
+    manifest = run_job(job, folder=tmp_path / "unbroken", observer=Watcher())
+    assert manifest.method == aggregation
+    assert all(client.adapter_loss < client.base_loss for client in manifest.clients)
+    broken = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, folder=broken, observer=Watcher(interrupt_after=8))
+    assert run_job(job, folder=broken, observer=Watcher()) == manifest
+    lines = metrics(broken)
+    assert lines == metrics(tmp_path / "unbroken")
+    is_frozen = STRATEGIES[aggregation].is_down_frozen
+    assert (lines[-1]["upload_bytes"] < lines[-1]["download_bytes"] * 0.8) == is_frozen
+    for line in lines:
+        assert (line["aggregation_error"]["relative"] < 1e-6) == is_frozen
+
+
+def test_a_frozen_a_is_not_trained(make_job, tmp_path):
+    """Under FFA the adapter's A is the seeded draw, bit for bit, and B is not zero."""
+    job = make_job(aggregation="ffa")
+    run_job(job, folder=tmp_path / "run", observer=Watcher())
+    drawn = read_tensors(attach_adapter(load_base_model(job.model).model, job))
+    trained = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    for name, tensor in trained.items():
+        assert np.array_equal(tensor, drawn[name]) == is_down(name), name
 
 
 def test_the_untrained_adapter_is_the_base_model(make_job, toy_model):

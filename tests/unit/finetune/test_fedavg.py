@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from finetune.strategies.fedavg import fedavg
+from finetune.aggregation import STRATEGIES, Aggregation
+from finetune.factors import Scaling
 from finetune.updates import Update
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
@@ -25,6 +26,13 @@ def three_clients():
         update("y", 2, [[4.0, 2.0, 0.0]], [[0.0], [2.0]]),
         update("z", 1, [[-1.0, 6.0, 1.0]], [[8.0], [4.0]]),
     ]
+
+
+def fedavg(clients):
+    """Return the mean of clients of one rank and alpha."""
+    scaling = Scaling(rank=len(clients[0].tensors[A]), alpha=4.0) if clients else Scaling(1, 4.0)
+    aggregation = Aggregation(STRATEGIES["fedavg"], scaling)
+    return aggregation.combine(clients, like=clients[0].tensors if clients else {})[0]
 
 
 def random_clients(seed, num_clients=4):

@@ -5,10 +5,13 @@ import logging
 import numpy as np
 import pytest
 
+from finetune.aggregation import STRATEGIES, Aggregation
 from finetune.errors import RoundError
+from finetune.factors import Scaling
 from finetune.rounds import FederationState, Replies, judge, run_round, run_rounds
 from finetune.updates import Evaluation, Refusal, Update
 
+FEDAVG = Aggregation(STRATEGIES["fedavg"], Scaling(rank=1, alpha=1.0))
 START = {"a": np.zeros((1, 2), np.float32)}
 
 
@@ -39,7 +42,7 @@ def state(completed_rounds=0):
 def test_a_round_averages_and_accounts():
     """Weights 1, 2, 3 of 6; bytes both ways; failures counted; time from the clock."""
     ticks = iter([10.0, 12.5])
-    after, record = run_round(state(), FakeClients(), clock=lambda: next(ticks))
+    after, record = run_round(state(), FakeClients(), aggregation=FEDAVG, clock=lambda: next(ticks))
     np.testing.assert_allclose(after.tensors["a"], np.full((1, 2), 14 / 6), rtol=1e-6)
     assert (after.completed_rounds, after.num_refused) == (1, 1)
     assert record.loss == {"x": 0.5, "y": 0.5, "z": 0.5}
@@ -51,7 +54,7 @@ def test_a_refused_update_leaves_renormalised_weights(caplog):
     """NaN from y: x and z are averaged 1 to 3, and the refusal is logged and counted."""
     clients = FakeClients({"y": np.full((1, 2), np.nan, np.float32)})
     with caplog.at_level(logging.WARNING):
-        after, record = run_round(state(), clients)
+        after, record = run_round(state(), clients, aggregation=FEDAVG)
     np.testing.assert_allclose(after.tensors["a"], np.full((1, 2), 10 / 4), rtol=1e-6)
     assert record.refused["y"] == "a holds NaN or infinity"
     assert after.num_refused == 2
@@ -62,13 +65,19 @@ def test_no_usable_update_ends_the_job():
     """With every update refused there is nothing to average."""
     shape = np.zeros((2, 2), np.float32)
     with pytest.raises(RoundError, match="round 1: every update was refused"):
-        run_round(state(), FakeClients(dict.fromkeys("xyz", shape)))
+        run_round(state(), FakeClients(dict.fromkeys("xyz", shape)), aggregation=FEDAVG)
 
 
 def test_rounds_go_on_where_the_state_stands():
     """Completed rounds are not repeated, and each new one is saved."""
     clients, saved = FakeClients(), []
-    run_rounds(state(2), clients, num_rounds=4, save=lambda s, r: saved.append(r.round))
+    run_rounds(
+        state(2),
+        clients,
+        aggregation=FEDAVG,
+        num_rounds=4,
+        save=lambda s, r: saved.append(r.round),
+    )
     assert clients.rounds == saved == [3, 4]
 
 
@@ -76,3 +85,56 @@ def test_a_loss_that_is_no_number_ends_the_job():
     """An adapter whose held-out loss is NaN is not reported as a result."""
     with pytest.raises(RoundError, match="held-out loss of client 'x' is nan"):
         judge(FakeClients(loss=float("nan")), START)
+
+
+DOWN, UP = "base_model.model.q.lora_A.weight", "base_model.model.q.lora_B.weight"
+
+
+class FactorClients:
+    """Two clients whose factors differ; they send what `sends` picks of them."""
+
+    def __init__(self, sends=(DOWN, UP)):
+        self.sends = sends
+
+    def train(self, tensors, *, round_number):
+        updates = []
+        for number, name in enumerate(["x", "y"], start=1):
+            mine = {
+                DOWN: np.array([[number, 1 - number]], np.float32),
+                UP: np.array([[1], [number]], np.float32),
+            }
+            mine = {name: mine[name] for name in self.sends}
+            updates.append(Update(name, mine, 1, loss=0.5, sent_bytes=10))
+        return Replies(updates, [], download_bytes=100)
+
+
+def factor_state():
+    """Return the state before the first round: A drawn, B zero."""
+    start = {DOWN: np.array([[3, 4]], np.float32), UP: np.zeros((2, 1), np.float32)}
+    return FederationState(0, start, ())
+
+
+def test_the_aggregation_error_is_recorded_and_logged(caplog):
+    """Means of factors against the mean of products: the distance worked out on paper."""
+    aggregation = Aggregation(STRATEGIES["fedavg"], Scaling(rank=1, alpha=2.0))
+    with caplog.at_level(logging.INFO):
+        _, record = run_round(factor_state(), FactorClients(), aggregation=aggregation)
+    products = [np.array([[1, 0], [1, 0]]), np.array([[2, -1], [4, -2]])]
+    wanted = 2.0 * np.mean(products, axis=0)
+    made = 2.0 * np.array([[1.0], [1.5]]) @ np.array([[1.5, -0.5]])
+    distance = np.linalg.norm(wanted - made)
+    assert record.aggregation_error.absolute == pytest.approx(distance)
+    assert record.aggregation_error.relative == pytest.approx(distance / np.linalg.norm(wanted))
+    assert "aggregation_error=" in caplog.text
+
+
+@pytest.mark.parametrize("sends", [(UP,), (DOWN, UP)])
+def test_a_frozen_factor_is_the_servers_whatever_clients_send(sends):
+    """With A frozen, updates without it are whole, and another A in one changes nothing."""
+    aggregation = Aggregation(STRATEGIES["ffa"], Scaling(rank=1, alpha=2.0))
+    start = factor_state()
+    after, record = run_round(start, FactorClients(sends), aggregation=aggregation)
+    np.testing.assert_array_equal(after.tensors[DOWN], start.tensors[DOWN])
+    np.testing.assert_allclose(after.tensors[UP], [[1.0], [1.5]])
+    assert record.aggregation_error.relative < 1e-7
+    assert not record.refused

@@ -1,0 +1,130 @@
+"""One adapter of many: every module by the job's strategy, and how far the result is from exact."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import hypot
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.factors import Adapter, Factors, Scaling, is_down, paired, unpaired
+from finetune.low_rank import difference_norm, frobenius_norm, stacked
+from finetune.strategies.best_rank import best_rank_mean
+from finetune.strategies.fedavg import fedavg
+from finetune.strategies.fedsvd import fedsvd
+from finetune.strategies.ffa import ffa
+from finetune.strategies.flora import flora
+from finetune.strategies.lora_fair import lora_fair, lora_fair_cosine
+from finetune.strategies.strategy import Strategy, Target, weighted_sum
+from finetune.updates import Tensors, Update
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "fedavg": Strategy(fedavg, needs_each_update=False),
+    "lora-fair": Strategy(lora_fair),
+    "lora-fair-cosine": Strategy(lora_fair_cosine),
+    "best-rank": Strategy(best_rank_mean, keeps_basis=False),
+    "flora": Strategy(flora, keeps_basis=False),
+    "ffa": Strategy(ffa, is_down_frozen=True, needs_each_update=False),
+    "fedsvd": Strategy(fedsvd, is_down_frozen=True, keeps_basis=False, needs_each_update=False),
+}
+"""By the name that a job gives as `aggregation` (`config.AggregationName`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationError:
+    """How far an aggregated adapter is from the weighted mean of the clients' products.
+
+    Attributes:
+        absolute: Frobenius norm of the difference, over all modules together.
+        relative: The same over the norm of the mean; 0 where both are zero.
+    """
+
+    absolute: float
+    relative: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one client brings to a round.
+
+    Attributes:
+        adapter: Its modules, each with its own rank and scale.
+        weight: Its share, in any unit.
+    """
+
+    adapter: Adapter
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """How a job's updates become one adapter.
+
+    Attributes:
+        strategy: The mathematics.
+        scaling: Ranks and scales of the job's adapter, the clients' and the server's.
+    """
+
+    strategy: Strategy
+    scaling: Scaling
+
+    def completed(self, update: Update, tensors: Tensors) -> Update:
+        """Return an update with the server's own A where that is frozen: clients do not send it."""
+        if not self.strategy.is_down_frozen:
+            return update
+        frozen = {name: tensor for name, tensor in tensors.items() if is_down(name)}
+        return replace(update, tensors={**update.tensors, **frozen})
+
+    def combine(
+        self, updates: Sequence[Update], *, like: Tensors
+    ) -> tuple[dict[str, NDArray[np.float32]], AggregationError]:
+        """Return the next adapter in the form of `like`, and its distance from exact.
+
+        Raises:
+            ValueError: If there is no update.
+        """
+        contributions = [
+            Contribution(paired(update.tensors, self.scaling), update.num_examples)
+            for update in updates
+        ]
+        return aggregate(contributions, self.strategy, like=paired(like, self.scaling))
+
+
+def aggregate(
+    contributions: Sequence[Contribution], strategy: Strategy, *, like: Adapter
+) -> tuple[dict[str, NDArray[np.float32]], AggregationError]:
+    """Return one adapter's tensors in float32, with the ranks and scales of `like`, and its error.
+
+    What is no factor, such as a head, is averaged.
+
+    Raises:
+        ValueError: If there is no contribution, or the strategy does not take their ranks.
+    """
+    if not contributions:
+        raise ValueError("no update to average; give at least one")
+    weights_K = np.array([contribution.weight for contribution in contributions], np.float64)
+    weights_K /= weights_K.sum()
+    adapters = [contribution.adapter for contribution in contributions]
+    modules, differences, norms = {}, [0.0], [0.0]
+    for name, server in like.modules.items():
+        clients = [adapter.modules[name] for adapter in adapters]
+        result = strategy.combine(clients, weights_K, Target(server.rank, server.scale))
+        modules[name] = _in_float32(result)
+        wanted = stacked(clients, weights_K)
+        differences.append(difference_norm(wanted, modules[name]))
+        norms.append(frobenius_norm(wanted))
+    others = {
+        name: weighted_sum([adapter.others[name] for adapter in adapters], weights_K).astype(
+            tensor.dtype
+        )
+        for name, tensor in like.others.items()
+    }
+    absolute, norm = hypot(*differences), hypot(*norms)
+    error = AggregationError(absolute, absolute / norm if norm > 0 else 0.0)
+    return unpaired(Adapter(modules, others)), error
+
+
+def _in_float32(factors: Factors) -> Factors:
+    """Return the factors as clients will get them, so that the error is that of what is sent."""
+    up_MR, down_RN = factors.up_MR.astype(np.float32), factors.down_RN.astype(np.float32)
+    return Factors(up_MR, down_RN, factors.scale)
