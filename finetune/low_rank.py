@@ -9,7 +9,6 @@ Source: Eckart and Young 1936; LoRA-Squeeze (arXiv 2602.10993) for the use on ad
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,12 +103,6 @@ def best_rank(
     rows_RN = _orthonormal_rows(spectrum.right_KN[:rank], rank)
     rows_RN[:kept] *= of_down[:, None]
     return Factors(up_MR, rows_RN, scale)
-
-
-def kept_energy(values_K: NDArray[np.floating[Any]], rank: int) -> float:
-    """Return the share of the squared norm in the first `rank` values; 1 if all are zero."""
-    total = float(np.sum(values_K**2))
-    return float(np.sum(values_K[:rank] ** 2)) / total if total > 0 else 1.0
 
 
 def _orthonormal_rows(rows_KN: Array, count: int) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.low_rank import Spectrum
-from finetune.rank_choice import rank_of_energy, ranks_within_bytes
+from finetune.rank_choice import rank_of_energy, within_bytes
 
 
 def spectrum(values, *, outputs, inputs):
@@ -56,7 +56,7 @@ def cost(ranks):
 @pytest.mark.parametrize("budget", range(40, 90, 2))
 def test_a_budget_is_kept_and_spent_by_energy_a_byte(budget):
     """Each prefix of the purchases is the best of its cost; nothing more of a module fits."""
-    ranks = ranks_within_bytes(SPECTRA, budget_bytes=budget, value_bytes=2)
+    ranks = within_bytes(budget + 7, value_bytes=2, other_bytes=7)(SPECTRA)
     assert cost(ranks) <= budget
     assert ranks["zero"] == 1
     best = max(
@@ -67,7 +67,16 @@ def test_a_budget_is_kept_and_spent_by_energy_a_byte(budget):
     assert energy(ranks) == pytest.approx(best)
 
 
-def test_a_budget_below_rank_one_everywhere_says_what_it_takes():
-    """The least that can be asked for is named."""
-    with pytest.raises(ValueError, match=r"38 bytes for values .* which takes 40"):
-        ranks_within_bytes(SPECTRA, budget_bytes=38, value_bytes=2)
+@pytest.mark.parametrize(("budget", "rank"), [(40, 1), (79, 1), (80, 2), (120, 3)])
+def test_one_rank_for_all_is_the_largest_that_fits(budget, rank):
+    """Where every module must have the same, the budget is divided by what one rank costs."""
+    ranks = within_bytes(budget, value_bytes=2, is_uniform=True)(SPECTRA)
+    assert ranks == dict.fromkeys(SPECTRA, rank)
+
+
+@pytest.mark.parametrize("is_uniform", [False, True])
+def test_a_budget_below_rank_one_everywhere_says_what_it_takes(is_uniform):
+    """The least that can be asked for is named, with what the budget pays besides."""
+    choose = within_bytes(44, value_bytes=2, other_bytes=5, is_uniform=is_uniform)
+    with pytest.raises(ValueError, match=r"44 bytes do not pay for rank 1 in all 3 .* takes 45"):
+        choose(SPECTRA)
