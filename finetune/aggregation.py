@@ -1,14 +1,14 @@
 """One adapter of many: every module by the job's strategy, and how far the result is from exact."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.factors import Adapter, Factors, Scaling, is_down, paired, unpaired
-from finetune.low_rank import difference_norm, frobenius_norm, stacked
+from finetune.factors import Adapter, Factors, Scaling, common_rank, is_down, paired, unpaired
+from finetune.low_rank import best_rank, decompose, difference_norm, frobenius_norm, stacked
 from finetune.strategies.best_rank import best_rank_mean
 from finetune.strategies.fedavg import fedavg
 from finetune.strategies.fedsvd import fedsvd
@@ -62,11 +62,13 @@ class Aggregation:
 
     Attributes:
         strategy: The mathematics.
-        scaling: Ranks and scales of the job's adapter, the clients' and the server's.
+        scale: Of every product, the clients' and the server's, in all rounds.
+        rank_of_round: Rank that a round trains, by its number; None keeps the adapter's.
     """
 
     strategy: Strategy
-    scaling: Scaling
+    scale: float
+    rank_of_round: Callable[[int], int] | None = None
 
     def completed(self, update: Update, tensors: Tensors) -> Update:
         """Return an update with the server's own A where that is frozen: clients do not send it."""
@@ -76,26 +78,45 @@ class Aggregation:
         return replace(update, tensors={**update.tensors, **frozen})
 
     def combine(
-        self, updates: Sequence[Update], *, like: Tensors
+        self, updates: Sequence[Update], *, like: Tensors, round_number: int
     ) -> tuple[dict[str, NDArray[np.float32]], AggregationError]:
-        """Return the next adapter in the form of `like`, and its distance from exact.
+        """Return the adapter that the next round begins with, and its distance from exact.
+
+        Args:
+            updates: What came back, in the form of `like`.
+            like: What was sent.
+            round_number: The round that ends; the next may have a lower rank.
 
         Raises:
             ValueError: If there is no update.
         """
+        rank = common_rank(like)
+        scaling = Scaling(rank, self.scale * rank)
         contributions = [
-            Contribution(paired(update.tensors, self.scaling), update.num_examples)
-            for update in updates
+            Contribution(paired(update.tensors, scaling), update.num_examples) for update in updates
         ]
-        return aggregate(contributions, self.strategy, like=paired(like, self.scaling))
+        next_rank = self.rank_of_round(round_number + 1) if self.rank_of_round else None
+        return aggregate(
+            contributions, self.strategy, like=paired(like, scaling), most_rank=next_rank
+        )
 
 
 def aggregate(
-    contributions: Sequence[Contribution], strategy: Strategy, *, like: Adapter
+    contributions: Sequence[Contribution],
+    strategy: Strategy,
+    *,
+    like: Adapter,
+    most_rank: int | None = None,
 ) -> tuple[dict[str, NDArray[np.float32]], AggregationError]:
     """Return one adapter's tensors in float32, with the ranks and scales of `like`, and its error.
 
     What is no factor, such as a head, is averaged.
+
+    Args:
+        contributions: The clients'.
+        strategy: The mathematics.
+        like: What the server sent.
+        most_rank: Modules of a higher rank are squeezed to this one, which counts into the error.
 
     Raises:
         ValueError: If there is no contribution, or the strategy does not take their ranks.
@@ -109,6 +130,14 @@ def aggregate(
     for name, server in like.modules.items():
         clients = [adapter.modules[name] for adapter in adapters]
         result = strategy.combine(clients, weights_K, Target(server.rank, server.scale))
+        if most_rank is not None and most_rank < result.rank:
+            result = best_rank(
+                decompose(result),
+                most_rank,
+                scale=result.scale,
+                # Rows of A that clients do not train must not be small where the update was.
+                is_down_orthonormal=strategy.is_down_frozen,
+            )
         modules[name] = _in_float32(result)
         wanted = stacked(clients, weights_K)
         differences.append(difference_norm(wanted, modules[name]))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from finetune.annealing import stage_ranks
 from planner.config import StrictModel
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
@@ -62,6 +63,9 @@ class JobConfig(StrictModel):
     """Rank of both LoRA factors."""
     alpha: float = Field(gt=0)
     """LoRA's alpha; the product of the factors is scaled by alpha / rank."""
+    final_rank: int | None = Field(default=None, gt=0)
+    """Rank of the result: halved on the way, after equal shares of the rounds, and alpha with it.
+    Null: `rank`."""
     target_modules: tuple[str, ...] = Field(min_length=1)
     """Names of the linear layers that get an adapter, such as `q_proj`; a suffix after a dot."""
     rounds: int = Field(gt=0)
@@ -92,6 +96,19 @@ class JobConfig(StrictModel):
     """The participants."""
 
     @model_validator(mode="after")
+    def _ranks_fall(self) -> Self:
+        final_rank = self.last_rank
+        if final_rank > self.rank:
+            raise ValueError(f"final_rank: {final_rank} is above rank {self.rank}; lower it")
+        stages = stage_ranks(self.rank, final_rank)
+        if len(stages) > self.rounds:
+            raise ValueError(
+                f"final_rank: {final_rank} is reached in {len(stages)} stages {stages}, which "
+                f"{self.rounds} rounds do not hold; raise one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         for where, names in (
             ("clients", [client.name for client in self.clients]),
@@ -101,3 +118,18 @@ class JobConfig(StrictModel):
             if count > 1:
                 raise ValueError(f"{where}: {name!r} stands {count} times; give it once")
         return self
+
+    @property
+    def last_rank(self) -> int:
+        """Rank of the result."""
+        return self.rank if self.final_rank is None else self.final_rank
+
+    @property
+    def last_alpha(self) -> float:
+        """Alpha of the result."""
+        return self.alpha * self.last_rank / self.rank
+
+    @property
+    def scale(self) -> float:
+        """Of the factors' product, at every rank."""
+        return self.alpha / self.rank

@@ -131,6 +131,19 @@ def unpaired(adapter: Adapter) -> dict[str, NDArray[np.float32]]:
     return tensors
 
 
+def common_rank(tensors: Tensors) -> int:
+    """Return the rank of the first module: of all, in an adapter that a job trains; 1 without any."""
+    return next((len(tensor) for name, tensor in sorted(tensors.items()) if is_down(name)), 1)
+
+
+def resized(tensors: Tensors, rank: int) -> dict[str, NDArray[np.float32]]:
+    """Return the tensors with every module's components cut to, or filled with zeros up to, `rank`.
+
+    At one scale zeros change no product, and their gradients are zero too.
+    """
+    return {name: _with_components(name, tensor, rank) for name, tensor in tensors.items()}
+
+
 def is_down(tensor_name: str) -> bool:
     """Return whether a tensor is LoRA's A."""
     return tensor_name.endswith(DOWN_SUFFIX)
@@ -151,6 +164,14 @@ def _pair(name: str, tensors: Tensors, scaling: Scaling) -> Factors:
             f"{name} has lora_A {down_RN.shape} and lora_B {up_MR.shape}, not rank {rank} in both"
         )
     return Factors(up_MR, down_RN, scaling.scale_of(name))
+
+
+def _with_components(name: str, tensor: NDArray[np.float32], rank: int) -> NDArray[np.float32]:
+    if name.endswith(UP_SUFFIX):
+        return np.pad(tensor[:, :rank], ((0, 0), (0, max(0, rank - tensor.shape[1]))))
+    if is_down(name):
+        return np.pad(tensor[:rank], ((0, max(0, rank - len(tensor))), (0, 0)))
+    return tensor
 
 
 def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value) -> _Value:

@@ -1,6 +1,7 @@
 """A whole job in one process: read the clients, federate, judge, write the adapter."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,11 +14,11 @@ from finetune.adapters import (
     write_adapter,
 )
 from finetune.aggregation import STRATEGIES, Aggregation
+from finetune.annealing import rank_of_round
 from finetune.base_model import BaseModel, load_base_model
 from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
 from finetune.errors import BaseModelError
-from finetune.factors import Scaling
 from finetune.flower import CLIENT_KEY, GridClients, make_client_app, make_server_app
 from finetune.in_process_grid import InProcessGrid
 from finetune.local_training import LocalTrainer
@@ -120,7 +121,11 @@ def _serve(
         run.save(state, base_weights_sha256=base_digest)
     else:
         logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
-    aggregation = Aggregation(STRATEGIES[job.aggregation], Scaling(job.rank, job.alpha))
+    aggregation = Aggregation(
+        STRATEGIES[job.aggregation],
+        job.scale,
+        partial(rank_of_round, rank=job.rank, final_rank=job.last_rank, num_rounds=job.rounds),
+    )
     state = run_rounds(state, clients, aggregation=aggregation, num_rounds=job.rounds, save=save)
     observer.phase("judging the adapter")
     losses = judge(clients, state.tensors)
@@ -144,8 +149,8 @@ def _manifest(
         base_model=job.model,
         base_weights_sha256=base_digest,
         adapter_sha256=adapter_digest,
-        rank=job.rank,
-        alpha=job.alpha,
+        rank=job.last_rank,
+        alpha=job.last_alpha,
         target_modules=job.target_modules,
         job=job.name,
         method=job.aggregation,

@@ -18,7 +18,7 @@ from finetune.base_model import BaseModel
 from finetune.client_texts import ClientTexts
 from finetune.config import JobConfig
 from finetune.errors import ClientDataError
-from finetune.factors import is_down
+from finetune.factors import common_rank, is_down, resized
 from finetune.lora import read_tensors, write_tensors
 from finetune.token_windows import (
     Tokens,
@@ -73,10 +73,11 @@ class LocalTrainer:
         Where the job's aggregation freezes A, only B is trained and returned.
 
         Args:
-            tensors: Adapter to start from; not changed.
+            tensors: Adapter to start from; not changed. Its rank may be below the job's: the
+                model's spare components are then zero, and stay so.
             round_number: Counts from 1; decides the batches.
         """
-        write_tensors(self._model, tensors)
+        write_tensors(self._model, resized(tensors, self._job.rank))
         generator = round_generator(self._job.seed, client=self._client, round_number=round_number)
         batches = training_batches(
             self._training,
@@ -89,11 +90,11 @@ class LocalTrainer:
         optimiser = self._optimiser()
         with _own_random_state(int(generator.integers(1 << 63))):
             losses = [self._step(optimiser, batch_SL, round_number) for batch_SL in batches]
-        return self._trained_tensors(), float(np.mean(losses))
+        return self._trained_tensors(common_rank(tensors)), float(np.mean(losses))
 
     def evaluate(self, tensors: Tensors) -> tuple[float, int]:
         """Return the loss on the held-out sequences, nats a token, and the tokens scored."""
-        write_tensors(self._model, tensors)
+        write_tensors(self._model, resized(tensors, self._job.rank))
         self._model.eval()
         total, num_tokens = 0.0, self._held_out_SL[:, 1:].size
         for start in range(0, len(self._held_out_SL), self._job.batch_size):
@@ -102,8 +103,8 @@ class LocalTrainer:
                 total += self._loss(batch_SL, reduction="sum").item()
         return total / num_tokens, num_tokens
 
-    def _trained_tensors(self) -> dict[str, NDArray[np.float32]]:
-        tensors = read_tensors(self._model)
+    def _trained_tensors(self, rank: int) -> dict[str, NDArray[np.float32]]:
+        tensors = resized(read_tensors(self._model), rank)
         if not self._is_down_frozen:
             return tensors
         return {name: tensor for name, tensor in tensors.items() if not is_down(name)}

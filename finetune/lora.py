@@ -90,10 +90,11 @@ def write_tensors(model: PeftModel, tensors: Tensors) -> None:
 
 
 def adapter_config(model: PeftModel, job: JobConfig) -> dict[str, Any]:
-    """Return the content of `adapter_config.json`."""
+    """Return the content of `adapter_config.json` at the job's last rank."""
     content: dict[str, Any] = model.peft_config["default"].to_dict()
     # PEFT keeps a set, whose order would differ from run to run.
     content["target_modules"] = sorted(job.target_modules)
+    content |= {"r": job.last_rank, "lora_alpha": job.last_alpha}
     content["base_model_name_or_path"] = job.model
     content["inference_mode"] = True
     return content

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from finetune.aggregation import Aggregation, AggregationError
 from finetune.errors import RoundError
+from finetune.factors import common_rank
 from finetune.updates import Evaluation, Refusal, Tensors, Update, refusal_reason
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class RoundRecord:
         refused: Reason for each refused client.
         download_bytes: Serialised bytes to all clients.
         upload_bytes: Serialised bytes from all clients, refused ones included.
+        rank: Of the adapter that was trained.
         aggregation_error: How far the new adapter is from the mean of the clients' products.
         seconds: Wall time of the round.
     """
@@ -61,6 +63,7 @@ class RoundRecord:
     refused: dict[str, str]
     download_bytes: int
     upload_bytes: int
+    rank: int
     aggregation_error: AggregationError
     seconds: float
 
@@ -122,7 +125,7 @@ def run_round(
     report_refusals(refused, round_number=round_number)
     if not accepted:
         raise RoundError(_nothing_usable(round_number, refused))
-    tensors, error = aggregation.combine(accepted, like=state.tensors)
+    tensors, error = aggregation.combine(accepted, like=state.tensors, round_number=round_number)
     logger.info(
         "updates aggregated round=%d updates=%d aggregation_error=%.6g relative=%.6g",
         round_number,
@@ -137,6 +140,7 @@ def run_round(
         download_bytes=replies.download_bytes,
         upload_bytes=sum(update.sent_bytes for update in accepted)
         + sum(refusal.sent_bytes for refusal in refused),
+        rank=common_rank(state.tensors),
         aggregation_error=error,
         seconds=round(clock() - started, 3),
     )

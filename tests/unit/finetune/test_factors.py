@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from finetune.factors import Factors, Scaling, paired, unpaired
+from finetune.factors import Factors, Scaling, common_rank, paired, resized, unpaired
 
 Q = "base_model.model.model.layers.1.self_attn.q_proj"
 V = "base_model.model.model.layers.1.self_attn.v_proj"
@@ -92,3 +92,17 @@ def test_padding_keeps_the_product_at_any_scale():
         factors.padded(1, scale=1.0)
     with pytest.raises(ValueError, match="scale 0 is not positive"):
         factors.padded(2, scale=0)
+
+
+def test_components_are_cut_and_filled_with_zeros():
+    """Rows of A and columns of B come and go together; a head stays as it is."""
+    head = {"base_model.model.score.weight": np.ones((2, 3), np.float32)}
+    given = tensors(Q, rank=3) | head
+    larger, smaller = resized(given, 5), resized(given, 2)
+    assert (common_rank(given), common_rank(larger), common_rank(smaller)) == (3, 5, 2)
+    assert not larger[f"{Q}.lora_A.weight"][3:].any()
+    assert not larger[f"{Q}.lora_B.weight"][:, 3:].any()
+    for name, tensor in resized(larger, 3).items():
+        np.testing.assert_array_equal(tensor, given[name])
+    np.testing.assert_array_equal(smaller[f"{Q}.lora_B.weight"], given[f"{Q}.lora_B.weight"][:, :2])
+    assert common_rank(head) == 1

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from finetune.aggregation import STRATEGIES, Aggregation
-from finetune.factors import Scaling
 from finetune.updates import Update
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
@@ -30,9 +29,9 @@ def three_clients():
 
 def fedavg(clients):
     """Return the mean of clients of one rank and alpha."""
-    scaling = Scaling(rank=len(clients[0].tensors[A]), alpha=4.0) if clients else Scaling(1, 4.0)
-    aggregation = Aggregation(STRATEGIES["fedavg"], scaling)
-    return aggregation.combine(clients, like=clients[0].tensors if clients else {})[0]
+    aggregation = Aggregation(STRATEGIES["fedavg"], scale=2.0)
+    like = clients[0].tensors if clients else {}
+    return aggregation.combine(clients, like=like, round_number=1)[0]
 
 
 def random_clients(seed, num_clients=4):

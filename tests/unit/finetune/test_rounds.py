@@ -7,11 +7,10 @@ import pytest
 
 from finetune.aggregation import STRATEGIES, Aggregation
 from finetune.errors import RoundError
-from finetune.factors import Scaling
 from finetune.rounds import FederationState, Replies, judge, run_round, run_rounds
 from finetune.updates import Evaluation, Refusal, Update
 
-FEDAVG = Aggregation(STRATEGIES["fedavg"], Scaling(rank=1, alpha=1.0))
+FEDAVG = Aggregation(STRATEGIES["fedavg"], scale=1.0)
 START = {"a": np.zeros((1, 2), np.float32)}
 
 
@@ -116,7 +115,7 @@ def factor_state():
 
 def test_the_aggregation_error_is_recorded_and_logged(caplog):
     """Means of factors against the mean of products: the distance worked out on paper."""
-    aggregation = Aggregation(STRATEGIES["fedavg"], Scaling(rank=1, alpha=2.0))
+    aggregation = Aggregation(STRATEGIES["fedavg"], scale=2.0)
     with caplog.at_level(logging.INFO):
         _, record = run_round(factor_state(), FactorClients(), aggregation=aggregation)
     products = [np.array([[1, 0], [1, 0]]), np.array([[2, -1], [4, -2]])]
@@ -131,7 +130,7 @@ def test_the_aggregation_error_is_recorded_and_logged(caplog):
 @pytest.mark.parametrize("sends", [(UP,), (DOWN, UP)])
 def test_a_frozen_factor_is_the_servers_whatever_clients_send(sends):
     """With A frozen, updates without it are whole, and another A in one changes nothing."""
-    aggregation = Aggregation(STRATEGIES["ffa"], Scaling(rank=1, alpha=2.0))
+    aggregation = Aggregation(STRATEGIES["ffa"], scale=2.0)
     start = factor_state()
     after, record = run_round(start, FactorClients(sends), aggregation=aggregation)
     np.testing.assert_array_equal(after.tensors[DOWN], start.tensors[DOWN])
