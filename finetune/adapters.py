@@ -87,7 +87,7 @@ def write_adapter(
         _write_and_rename(folder, config=config, weights=weights, manifest=manifest)
     except OSError as error:
         raise AdapterFolderError(
-            folder, f"cannot be written ({error.strerror}); make room and run the job again"
+            folder, f"cannot be written ({error.strerror}); make room and try again"
         ) from None
 
 

@@ -101,6 +101,10 @@ class Aggregation:
         )
 
 
+FEDAVG = Aggregation(STRATEGIES["fedavg"], scale=1.0)
+"""Means of the factors, for tensors whose scale is not known; only the error's unit hangs on it."""
+
+
 def aggregate(
     contributions: Sequence[Contribution],
     strategy: Strategy,

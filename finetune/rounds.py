@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from finetune.aggregation import Aggregation, AggregationError
+from finetune.aggregation import FEDAVG, Aggregation, AggregationError
 from finetune.errors import RoundError
 from finetune.factors import common_rank
 from finetune.updates import Evaluation, Refusal, Tensors, Update, refusal_reason
@@ -53,9 +53,9 @@ class RoundRecord:
         refused: Reason for each refused client.
         download_bytes: Serialised bytes to all clients.
         upload_bytes: Serialised bytes from all clients, refused ones included.
+        seconds: Wall time of the round.
         rank: Of the adapter that was trained.
         aggregation_error: How far the new adapter is from the mean of the clients' products.
-        seconds: Wall time of the round.
     """
 
     round: int
@@ -63,9 +63,9 @@ class RoundRecord:
     refused: dict[str, str]
     download_bytes: int
     upload_bytes: int
-    rank: int
-    aggregation_error: AggregationError
     seconds: float
+    rank: int | None = None
+    aggregation_error: AggregationError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def run_rounds(
     state: FederationState,
     clients: Clients,
     *,
-    aggregation: Aggregation,
+    aggregation: Aggregation = FEDAVG,
     num_rounds: int,
     save: Callable[[FederationState, RoundRecord], None],
     clock: Callable[[], float] = time.monotonic,
@@ -109,7 +109,7 @@ def run_round(
     state: FederationState,
     clients: Clients,
     *,
-    aggregation: Aggregation,
+    aggregation: Aggregation = FEDAVG,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[FederationState, RoundRecord]:
     """Train everywhere, check what comes back, aggregate.

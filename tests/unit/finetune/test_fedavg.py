@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from finetune.aggregation import STRATEGIES, Aggregation
+from finetune.aggregation import FEDAVG
 from finetune.updates import Update
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
@@ -29,9 +29,8 @@ def three_clients():
 
 def fedavg(clients):
     """Return the mean of clients of one rank and alpha."""
-    aggregation = Aggregation(STRATEGIES["fedavg"], scale=2.0)
     like = clients[0].tensors if clients else {}
-    return aggregation.combine(clients, like=like, round_number=1)[0]
+    return FEDAVG.combine(clients, like=like, round_number=1)[0]
 
 
 def random_clients(seed, num_clients=4):

@@ -10,7 +10,6 @@ from finetune.errors import RoundError
 from finetune.rounds import FederationState, Replies, judge, run_round, run_rounds
 from finetune.updates import Evaluation, Refusal, Update
 
-FEDAVG = Aggregation(STRATEGIES["fedavg"], scale=1.0)
 START = {"a": np.zeros((1, 2), np.float32)}
 
 
@@ -41,7 +40,7 @@ def state(completed_rounds=0):
 def test_a_round_averages_and_accounts():
     """Weights 1, 2, 3 of 6; bytes both ways; failures counted; time from the clock."""
     ticks = iter([10.0, 12.5])
-    after, record = run_round(state(), FakeClients(), aggregation=FEDAVG, clock=lambda: next(ticks))
+    after, record = run_round(state(), FakeClients(), clock=lambda: next(ticks))
     np.testing.assert_allclose(after.tensors["a"], np.full((1, 2), 14 / 6), rtol=1e-6)
     assert (after.completed_rounds, after.num_refused) == (1, 1)
     assert record.loss == {"x": 0.5, "y": 0.5, "z": 0.5}
@@ -53,7 +52,7 @@ def test_a_refused_update_leaves_renormalised_weights(caplog):
     """NaN from y: x and z are averaged 1 to 3, and the refusal is logged and counted."""
     clients = FakeClients({"y": np.full((1, 2), np.nan, np.float32)})
     with caplog.at_level(logging.WARNING):
-        after, record = run_round(state(), clients, aggregation=FEDAVG)
+        after, record = run_round(state(), clients)
     np.testing.assert_allclose(after.tensors["a"], np.full((1, 2), 10 / 4), rtol=1e-6)
     assert record.refused["y"] == "a holds NaN or infinity"
     assert after.num_refused == 2
@@ -64,7 +63,7 @@ def test_no_usable_update_ends_the_job():
     """With every update refused there is nothing to average."""
     shape = np.zeros((2, 2), np.float32)
     with pytest.raises(RoundError, match="round 1: every update was refused"):
-        run_round(state(), FakeClients(dict.fromkeys("xyz", shape)), aggregation=FEDAVG)
+        run_round(state(), FakeClients(dict.fromkeys("xyz", shape)))
 
 
 def test_rounds_go_on_where_the_state_stands():
@@ -73,7 +72,6 @@ def test_rounds_go_on_where_the_state_stands():
     run_rounds(
         state(2),
         clients,
-        aggregation=FEDAVG,
         num_rounds=4,
         save=lambda s, r: saved.append(r.round),
     )
