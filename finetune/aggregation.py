@@ -1,13 +1,22 @@
 """One adapter of many: every module by the job's strategy, and how far the result is from exact."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.factors import Adapter, Factors, Scaling, common_rank, is_down, paired, unpaired
+from finetune.factors import (
+    Adapter,
+    Factors,
+    Scaling,
+    common_rank,
+    is_down,
+    paired,
+    resized,
+    unpaired,
+)
 from finetune.low_rank import best_rank, decompose, difference_norm, frobenius_norm, stacked
 from finetune.strategies.best_rank import best_rank_mean
 from finetune.strategies.fedavg import fedavg
@@ -64,18 +73,29 @@ class Aggregation:
         strategy: The mathematics.
         scale: Of every product, the clients' and the server's, in all rounds.
         rank_of_round: Rank that a round trains, by its number; None keeps the adapter's.
+        client_ranks: Most components that a client trains, by its name; without one, all.
     """
 
     strategy: Strategy
     scale: float
     rank_of_round: Callable[[int], int] | None = None
+    client_ranks: Mapping[str, int] = field(default_factory=dict)
 
     def completed(self, update: Update, tensors: Tensors) -> Update:
-        """Return an update with the server's own A where that is frozen: clients do not send it."""
-        if not self.strategy.is_down_frozen:
-            return update
-        frozen = {name: tensor for name, tensor in tensors.items() if is_down(name)}
-        return replace(update, tensors={**update.tensors, **frozen})
+        """Return an update in the form of the server's `tensors`, for what clients do not send.
+
+        That is A where it is frozen, and the components beyond a client's own rank, which become
+        zeros: at one scale they change no product. An update of another form is left for the checks
+        to refuse.
+        """
+        rank = common_rank(tensors)
+        own = resized(tensors, min(rank, self.client_ranks.get(update.client, rank)))
+        received = dict(update.tensors)
+        if all(name in own and own[name].shape == t.shape for name, t in received.items()):
+            received = resized(received, rank)
+        if self.strategy.is_down_frozen:
+            received |= {name: tensor for name, tensor in tensors.items() if is_down(name)}
+        return replace(update, tensors=received)
 
     def combine(
         self, updates: Sequence[Update], *, like: Tensors, round_number: int

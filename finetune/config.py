@@ -48,6 +48,9 @@ class ClientConfig(StrictModel):
     """Unique in the job; labels the client's losses. Decides, with the seed, its batches."""
     data: ClientData
     """Where its text is."""
+    rank: int | None = Field(default=None, gt=0)
+    """Most components of the adapter it trains and sends, the first ones; null: the job's `rank`.
+    They are in order of weight where the aggregation is `best-rank`, `flora` or `fedsvd`."""
 
 
 class JobConfig(StrictModel):
@@ -100,6 +103,12 @@ class JobConfig(StrictModel):
         final_rank = self.last_rank
         if final_rank > self.rank:
             raise ValueError(f"final_rank: {final_rank} is above rank {self.rank}; lower it")
+        for client in self.clients:
+            if (client.rank or 0) > self.rank:
+                raise ValueError(
+                    f"clients: {client.name!r} has rank {client.rank}, above the job's {self.rank}; "
+                    "lower it"
+                )
         stages = stage_ranks(self.rank, final_rank)
         if len(stages) > self.rounds:
             raise ValueError(
@@ -118,6 +127,11 @@ class JobConfig(StrictModel):
             if count > 1:
                 raise ValueError(f"{where}: {name!r} stands {count} times; give it once")
         return self
+
+    @property
+    def client_ranks(self) -> dict[str, int]:
+        """Most components that each client trains."""
+        return {client.name: client.rank or self.rank for client in self.clients}
 
     @property
     def last_rank(self) -> int:

@@ -125,6 +125,7 @@ def _serve(
         STRATEGIES[job.aggregation],
         job.scale,
         partial(rank_of_round, rank=job.rank, final_rank=job.last_rank, num_rounds=job.rounds),
+        job.client_ranks,
     )
     state = run_rounds(state, clients, aggregation=aggregation, num_rounds=job.rounds, save=save)
     observer.phase("judging the adapter")

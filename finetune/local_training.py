@@ -55,6 +55,7 @@ class LocalTrainer:
         self._model = model
         self._client = texts.client
         self._job = job
+        self._rank = job.client_ranks[texts.client]
         self._on_step = on_step
         self._is_down_frozen = STRATEGIES[job.aggregation].is_down_frozen
         self._training = token_stream(texts.training, base.encode)
@@ -73,11 +74,12 @@ class LocalTrainer:
         Where the job's aggregation freezes A, only B is trained and returned.
 
         Args:
-            tensors: Adapter to start from; not changed. Its rank may be below the job's: the
-                model's spare components are then zero, and stay so.
+            tensors: Adapter to start from; not changed. Of its components no more than the client's
+                own rank are trained and returned; the model's others are zero, and stay so.
             round_number: Counts from 1; decides the batches.
         """
-        write_tensors(self._model, resized(tensors, self._job.rank))
+        rank = min(common_rank(tensors), self._rank)
+        write_tensors(self._model, resized(resized(tensors, rank), self._job.rank))
         generator = round_generator(self._job.seed, client=self._client, round_number=round_number)
         batches = training_batches(
             self._training,
@@ -90,7 +92,7 @@ class LocalTrainer:
         optimiser = self._optimiser()
         with _own_random_state(int(generator.integers(1 << 63))):
             losses = [self._step(optimiser, batch_SL, round_number) for batch_SL in batches]
-        return self._trained_tensors(common_rank(tensors)), float(np.mean(losses))
+        return self._trained_tensors(rank), float(np.mean(losses))
 
     def evaluate(self, tensors: Tensors) -> tuple[float, int]:
         """Return the loss on the held-out sequences, nats a token, and the tokens scored."""

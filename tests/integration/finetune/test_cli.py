@@ -104,6 +104,10 @@ def test_chats_are_rendered_by_the_models_template(job_file, tmp_path):
             {"rank": 64, "final_rank": 2},
             "reached in 6 stages [64, 32, 16, 8, 4, 2], which 3 rounds",
         ),
+        (
+            {"clients": [{"name": "c", "rank": 3, "data": {"kind": "package", "name": "rich"}}]},
+            "'c' has rank 3, above the job's 2",
+        ),
         ({"aggregation": "mean"}, "aggregation"),
         ({"rounds": None}, "rounds: is required"),
         ({"held_out_fraction": 1.0}, "held_out_fraction"),

@@ -153,6 +153,23 @@ def test_an_annealed_job_ends_at_its_last_rank(make_job, tmp_path, toy_model, ag
         torch.testing.assert_close(plain.eval()(input_ids=ids).logits, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
+def test_clients_of_different_ranks_make_one_adapter(make_job, tmp_path, aggregation):
+    """One client trains a quarter of the components, another half: fewer bytes, and all learn."""
+    equal = make_job(rank=8, alpha=8, rounds=2, aggregation=aggregation)
+    clients = [
+        client.model_copy(update={"rank": rank})
+        for client, rank in zip(equal.clients, (2, None, 4), strict=True)
+    ]
+    unequal = equal.model_copy(update={"clients": tuple(clients)})
+    run_job(equal, folder=tmp_path / "equal", observer=Watcher())
+    manifest = run_job(unequal, folder=tmp_path / "unequal", observer=Watcher())
+    assert manifest.num_refused_updates == 0
+    assert all(client.adapter_loss < client.base_loss for client in manifest.clients)
+    lines = metrics(tmp_path / "equal"), metrics(tmp_path / "unequal")
+    assert lines[1][-1]["upload_bytes"] < lines[0][-1]["upload_bytes"]
+
+
 def trained(job, start):
     """Return what one client makes of an adapter, and the model's whole adapter afterwards."""
     base = load_base_model(job.model)

@@ -135,3 +135,51 @@ def test_a_frozen_factor_is_the_servers_whatever_clients_send(sends):
     np.testing.assert_allclose(after.tensors[UP], [[1.0], [1.5]])
     assert record.aggregation_error.relative < 1e-7
     assert not record.refused
+
+
+class UnequalClients(FactorClients):
+    """`x` trains one component of two, `y` both, with shapes that `changes` can spoil."""
+
+    def __init__(self, changes=None):
+        self.changes = changes or {}
+
+    def train(self, tensors, *, round_number):
+        mine = {DOWN: np.array([[1, 2, 3]], np.float32), UP: np.array([[1], [2]], np.float32)}
+        whole = {DOWN: np.eye(2, 3, dtype=np.float32), UP: np.eye(2, dtype=np.float32)}
+        updates = [
+            Update("x", mine | self.changes, 1, loss=0.5, sent_bytes=10),
+            Update("y", whole, 3, loss=0.5, sent_bytes=20),
+        ]
+        return Replies(updates, [], download_bytes=100)
+
+
+def unequal_round(clients):
+    """Run one round of rank 2 in which `x` has rank 1."""
+    aggregation = Aggregation(STRATEGIES["best-rank"], scale=2.0, client_ranks={"x": 1, "y": 2})
+    start = {DOWN: np.ones((2, 3), np.float32), UP: np.zeros((2, 2), np.float32)}
+    return run_round(FederationState(0, start, ()), clients, aggregation=aggregation)
+
+
+def test_a_client_of_lower_rank_counts_by_its_product():
+    """One component from x and two from y: the weighted mean of their products, exactly."""
+    after, record = unequal_round(UnequalClients())
+    products = np.array([[1.0, 2, 3], [2, 4, 6]]), np.eye(2, 3)
+    made = after.tensors[UP] @ after.tensors[DOWN]
+    np.testing.assert_allclose(made, products[0] / 4 + products[1] * 3 / 4, atol=1e-6)
+    assert record.refused == {}
+    assert record.aggregation_error.relative < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({UP: np.ones((2, 2), np.float32)}, f"{DOWN} has shape (1, 3), not (2, 3)"),
+        ({UP: np.ones(2, np.float32)}, f"{DOWN} has shape (1, 3), not (2, 3)"),
+        ({UP: np.full((2, 1), np.nan, np.float32)}, f"{UP} holds NaN or infinity"),
+        ({"c": np.ones(1, np.float32)}, "holds 1 unknown tensors, first c"),
+    ],
+)
+def test_a_broken_update_of_lower_rank_is_refused(changes, reason):
+    """Padding mends no update of another form."""
+    _, record = unequal_round(UnequalClients(changes))
+    assert record.refused == {"x": reason}
