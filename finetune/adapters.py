@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from finetune.config import AggregationName
 from finetune.errors import AdapterFolderError
 from finetune.updates import Tensors
 from planner.config import StrictModel
@@ -55,10 +56,13 @@ class Manifest(StrictModel):
     """Modules that carry the adapter."""
     job: str
     """Name of the job."""
-    method: Literal["fedavg"] = "fedavg"
+    method: AggregationName = "fedavg"
     """How the clients' adapters were made one."""
     rounds: int = Field(ge=0)
     """Rounds of training in it."""
+    squeezed_from: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Digest of the adapter of higher rank that this one was cut from; null: none. The losses below
+    are that one's."""
     num_refused_updates: int = Field(ge=0)
     """Client updates that were refused on the way."""
     clients: tuple[ClientLosses, ...]
@@ -66,7 +70,7 @@ class Manifest(StrictModel):
 
 
 def write_adapter(
-    folder: Path, *, config: dict[str, Any], weights: bytes, manifest: Manifest
+    folder: Path, *, config: dict[str, Any], weights: bytes, manifest: Manifest | None
 ) -> None:
     """Write an adapter folder under a temporary name, then rename it to `folder`.
 
@@ -74,7 +78,7 @@ def write_adapter(
         folder: Must not exist; its parent must.
         config: Content of `adapter_config.json`.
         weights: Content of `adapter_model.safetensors`, from `weights_bytes`.
-        manifest: Content of `motley.json`.
+        manifest: Content of `motley.json`; None writes none.
 
     Raises:
         AdapterFolderError: If the disk does not take it.
@@ -83,19 +87,20 @@ def write_adapter(
         _write_and_rename(folder, config=config, weights=weights, manifest=manifest)
     except OSError as error:
         raise AdapterFolderError(
-            folder, f"cannot be written ({error.strerror}); make room and run the job again"
+            folder, f"cannot be written ({error.strerror}); make room and try again"
         ) from None
 
 
 def _write_and_rename(
-    folder: Path, *, config: dict[str, Any], weights: bytes, manifest: Manifest
+    folder: Path, *, config: dict[str, Any], weights: bytes, manifest: Manifest | None
 ) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         temporary.chmod(0o755)
         (temporary / WEIGHTS_FILE).write_bytes(weights)
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        (temporary / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+        if manifest is not None:
+            (temporary / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""`motley finetune`: run a job, publish its adapter. Parses first, imports torch afterwards."""
+"""`motley finetune`: run a job, squeeze and publish its adapter. Parses first, imports torch afterwards."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,7 @@ from rich.progress import Progress, TaskID
 
 from finetune.config import JobConfig
 from finetune.errors import FinetuneError
+from finetune.squeeze_cli import squeeze_command
 from planner.console import byte_progress_bar, configure_logging, output, progress_bar, run_app
 from planner.documents import read_document
 from planner.key_file import is_key, read_key
@@ -98,6 +99,9 @@ def publish_command(
             watch=bar.watch,
         )
     output().print(f"{endpoint} answers under the model name {name!r}", soft_wrap=True)
+
+
+app.command("squeeze")(squeeze_command)
 
 
 def _key(file: Path | None) -> str | None:

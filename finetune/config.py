@@ -6,10 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from finetune.annealing import stage_ranks
 from planner.config import StrictModel
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 """A name that is safe in file names, log lines and URLs."""
+
+
+AggregationName = Literal[
+    "fedavg", "lora-fair", "lora-fair-cosine", "best-rank", "flora", "ffa", "fedsvd"
+]
+"""Ways to make one adapter of the clients'; see `finetune/strategies/`."""
 
 
 class JsonlData(StrictModel):
@@ -41,6 +48,9 @@ class ClientConfig(StrictModel):
     """Unique in the job; labels the client's losses. Decides, with the seed, its batches."""
     data: ClientData
     """Where its text is."""
+    rank: int | None = Field(default=None, gt=0)
+    """Most components of the adapter it trains and sends, the first ones; null: the job's `rank`.
+    They are in order of weight where the aggregation is `best-rank`, `flora` or `fedsvd`."""
 
 
 class JobConfig(StrictModel):
@@ -56,6 +66,9 @@ class JobConfig(StrictModel):
     """Rank of both LoRA factors."""
     alpha: float = Field(gt=0)
     """LoRA's alpha; the product of the factors is scaled by alpha / rank."""
+    final_rank: int | None = Field(default=None, gt=0)
+    """Rank of the result: halved on the way, after equal shares of the rounds, and alpha with it.
+    Null: `rank`."""
     target_modules: tuple[str, ...] = Field(min_length=1)
     """Names of the linear layers that get an adapter, such as `q_proj`; a suffix after a dot."""
     rounds: int = Field(gt=0)
@@ -68,6 +81,10 @@ class JobConfig(StrictModel):
     """Tokens of one training sequence."""
     learning_rate: float = Field(gt=0)
     """AdamW's rate, constant; its moments start anew in each round."""
+    aggregation: AggregationName = "fedavg"
+    """How the clients' adapters become one: means of the factors (`fedavg`), with a correction
+    (`lora-fair`, `lora-fair-cosine`), the mean of products at the job's rank (`best-rank`, `flora`),
+    or exact means of B while A is frozen in the clients (`ffa`, `fedsvd`)."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Decides the adapter's first weights and every batch."""
     held_out_fraction: float = Field(gt=0, lt=1)
@@ -82,6 +99,25 @@ class JobConfig(StrictModel):
     """The participants."""
 
     @model_validator(mode="after")
+    def _ranks_fall(self) -> Self:
+        final_rank = self.last_rank
+        if final_rank > self.rank:
+            raise ValueError(f"final_rank: {final_rank} is above rank {self.rank}; lower it")
+        for client in self.clients:
+            if (client.rank or 0) > self.rank:
+                raise ValueError(
+                    f"clients: {client.name!r} has rank {client.rank}, above the job's {self.rank}; "
+                    "lower it"
+                )
+        stages = stage_ranks(self.rank, final_rank)
+        if len(stages) > self.rounds:
+            raise ValueError(
+                f"final_rank: {final_rank} is reached in {len(stages)} stages {stages}, which "
+                f"{self.rounds} rounds do not hold; raise one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         for where, names in (
             ("clients", [client.name for client in self.clients]),
@@ -91,3 +127,23 @@ class JobConfig(StrictModel):
             if count > 1:
                 raise ValueError(f"{where}: {name!r} stands {count} times; give it once")
         return self
+
+    @property
+    def client_ranks(self) -> dict[str, int]:
+        """Most components that each client trains."""
+        return {client.name: client.rank or self.rank for client in self.clients}
+
+    @property
+    def last_rank(self) -> int:
+        """Rank of the result."""
+        return self.rank if self.final_rank is None else self.final_rank
+
+    @property
+    def last_alpha(self) -> float:
+        """Alpha of the result."""
+        return self.alpha * self.last_rank / self.rank
+
+    @property
+    def scale(self) -> float:
+        """Of the factors' product, at every rank."""
+        return self.alpha / self.rank

@@ -1,6 +1,7 @@
 """A whole job in one process: read the clients, federate, judge, write the adapter."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from finetune.adapters import (
     weights_bytes,
     write_adapter,
 )
+from finetune.aggregation import STRATEGIES, Aggregation
+from finetune.annealing import rank_of_round
 from finetune.base_model import BaseModel, load_base_model
 from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
@@ -118,7 +121,13 @@ def _serve(
         run.save(state, base_weights_sha256=base_digest)
     else:
         logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
-    state = run_rounds(state, clients, num_rounds=job.rounds, save=save)
+    aggregation = Aggregation(
+        STRATEGIES[job.aggregation],
+        job.scale,
+        partial(rank_of_round, rank=job.rank, final_rank=job.last_rank, num_rounds=job.rounds),
+        job.client_ranks,
+    )
+    state = run_rounds(state, clients, aggregation=aggregation, num_rounds=job.rounds, save=save)
     observer.phase("judging the adapter")
     losses = judge(clients, state.tensors)
     weights = weights_bytes(state.tensors)
@@ -141,10 +150,11 @@ def _manifest(
         base_model=job.model,
         base_weights_sha256=base_digest,
         adapter_sha256=adapter_digest,
-        rank=job.rank,
-        alpha=job.alpha,
+        rank=job.last_rank,
+        alpha=job.last_alpha,
         target_modules=job.target_modules,
         job=job.name,
+        method=job.aggregation,
         rounds=state.completed_rounds,
         num_refused_updates=state.num_refused,
         clients=tuple(

@@ -8,14 +8,17 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finetune.aggregation import STRATEGIES
 from finetune.base_model import BaseModel
 from finetune.client_texts import ClientTexts
 from finetune.config import JobConfig
 from finetune.errors import ClientDataError
+from finetune.factors import common_rank, is_down, resized
 from finetune.lora import read_tensors, write_tensors
 from finetune.token_windows import (
     Tokens,
@@ -52,7 +55,9 @@ class LocalTrainer:
         self._model = model
         self._client = texts.client
         self._job = job
+        self._rank = job.client_ranks[texts.client]
         self._on_step = on_step
+        self._is_down_frozen = STRATEGIES[job.aggregation].is_down_frozen
         self._training = token_stream(texts.training, base.encode)
         self._held_out_SL = _held_out(texts, base, job)
         self.num_examples = num_windows(self._training, job.sequence_tokens)
@@ -66,11 +71,15 @@ class LocalTrainer:
     def train(self, tensors: Tensors, *, round_number: int) -> tuple[Tensors, float]:
         """Return the adapter after the job's local steps from `tensors`, and the mean loss.
 
+        Where the job's aggregation freezes A, only B is trained and returned.
+
         Args:
-            tensors: Adapter to start from; not changed.
+            tensors: Adapter to start from; not changed. Of its components no more than the client's
+                own rank are trained and returned; the model's others are zero, and stay so.
             round_number: Counts from 1; decides the batches.
         """
-        write_tensors(self._model, tensors)
+        rank = min(common_rank(tensors), self._rank)
+        write_tensors(self._model, resized(resized(tensors, rank), self._job.rank))
         generator = round_generator(self._job.seed, client=self._client, round_number=round_number)
         batches = training_batches(
             self._training,
@@ -83,11 +92,11 @@ class LocalTrainer:
         optimiser = self._optimiser()
         with _own_random_state(int(generator.integers(1 << 63))):
             losses = [self._step(optimiser, batch_SL, round_number) for batch_SL in batches]
-        return read_tensors(self._model), float(np.mean(losses))
+        return self._trained_tensors(rank), float(np.mean(losses))
 
     def evaluate(self, tensors: Tensors) -> tuple[float, int]:
         """Return the loss on the held-out sequences, nats a token, and the tokens scored."""
-        write_tensors(self._model, tensors)
+        write_tensors(self._model, resized(tensors, self._job.rank))
         self._model.eval()
         total, num_tokens = 0.0, self._held_out_SL[:, 1:].size
         for start in range(0, len(self._held_out_SL), self._job.batch_size):
@@ -95,6 +104,12 @@ class LocalTrainer:
             with torch.inference_mode():
                 total += self._loss(batch_SL, reduction="sum").item()
         return total / num_tokens, num_tokens
+
+    def _trained_tensors(self, rank: int) -> dict[str, NDArray[np.float32]]:
+        tensors = resized(read_tensors(self._model), rank)
+        if not self._is_down_frozen:
+            return tensors
+        return {name: tensor for name, tensor in tensors.items() if not is_down(name)}
 
     def _optimiser(self) -> torch.optim.Optimizer:
         parameters = [p for p in self._model.parameters() if p.requires_grad]

@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import nn
 from transformers import PreTrainedModel
 
+from finetune.aggregation import STRATEGIES
 from finetune.config import JobConfig
 from finetune.errors import BaseModelError
 from finetune.updates import Tensors
@@ -18,7 +19,8 @@ from finetune.updates import Tensors
 def attach_adapter(model: PreTrainedModel, job: JobConfig) -> PeftModel:
     """Put an untrained adapter on `model`, in place, and freeze the rest.
 
-    A is drawn from the job's seed, B is zero, so the model's output does not change yet.
+    A is drawn from the job's seed, B is zero, so the model's output does not change yet. A is
+    frozen too where the job's aggregation wants it.
 
     Raises:
         BaseModelError: If a target names no module, or one that is no linear layer.
@@ -36,12 +38,17 @@ def attach_adapter(model: PreTrainedModel, job: JobConfig) -> PeftModel:
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         torch.manual_seed(job.seed)
         try:
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
         except ValueError as error:
             raise BaseModelError(
                 f"target_modules {list(job.target_modules)} do not fit the model ({error}); "
                 "name linear layers"
             ) from None
+    if STRATEGIES[job.aggregation].is_down_frozen:
+        for name, parameter in adapted.named_parameters():
+            if ".lora_A." in name:
+                parameter.requires_grad_(False)
+    return adapted
 
 
 def check_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
@@ -83,10 +90,11 @@ def write_tensors(model: PeftModel, tensors: Tensors) -> None:
 
 
 def adapter_config(model: PeftModel, job: JobConfig) -> dict[str, Any]:
-    """Return the content of `adapter_config.json`."""
+    """Return the content of `adapter_config.json` at the job's last rank."""
     content: dict[str, Any] = model.peft_config["default"].to_dict()
     # PEFT keeps a set, whose order would differ from run to run.
     content["target_modules"] = sorted(job.target_modules)
+    content |= {"r": job.last_rank, "lora_alpha": job.last_alpha}
     content["base_model_name_or_path"] = job.model
     content["inference_mode"] = True
     return content

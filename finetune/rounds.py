@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from finetune.aggregation import FEDAVG, Aggregation, AggregationError
 from finetune.errors import RoundError
-from finetune.strategies.fedavg import fedavg
+from finetune.factors import common_rank
 from finetune.updates import Evaluation, Refusal, Tensors, Update, refusal_reason
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class RoundRecord:
         download_bytes: Serialised bytes to all clients.
         upload_bytes: Serialised bytes from all clients, refused ones included.
         seconds: Wall time of the round.
+        rank: Of the adapter that was trained.
+        aggregation_error: How far the new adapter is from the mean of the clients' products.
     """
 
     round: int
@@ -61,6 +64,8 @@ class RoundRecord:
     download_bytes: int
     upload_bytes: int
     seconds: float
+    rank: int | None = None
+    aggregation_error: AggregationError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ def run_rounds(
     state: FederationState,
     clients: Clients,
     *,
+    aggregation: Aggregation = FEDAVG,
     num_rounds: int,
     save: Callable[[FederationState, RoundRecord], None],
     clock: Callable[[], float] = time.monotonic,
@@ -94,13 +100,17 @@ def run_rounds(
         RoundError: If a round gives no usable update.
     """
     while state.completed_rounds < num_rounds:
-        state, record = run_round(state, clients, clock=clock)
+        state, record = run_round(state, clients, aggregation=aggregation, clock=clock)
         save(state, record)
     return state
 
 
 def run_round(
-    state: FederationState, clients: Clients, *, clock: Callable[[], float] = time.monotonic
+    state: FederationState,
+    clients: Clients,
+    *,
+    aggregation: Aggregation = FEDAVG,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[FederationState, RoundRecord]:
     """Train everywhere, check what comes back, aggregate.
 
@@ -110,10 +120,19 @@ def run_round(
     started = clock()
     round_number = state.completed_rounds + 1
     replies = clients.train(state.tensors, round_number=round_number)
-    accepted, refused = check(replies, like=state.tensors)
+    updates = [aggregation.completed(update, state.tensors) for update in replies.updates]
+    accepted, refused = check(replace(replies, updates=updates), like=state.tensors)
     report_refusals(refused, round_number=round_number)
     if not accepted:
         raise RoundError(_nothing_usable(round_number, refused))
+    tensors, error = aggregation.combine(accepted, like=state.tensors, round_number=round_number)
+    logger.info(
+        "updates aggregated round=%d updates=%d aggregation_error=%.6g relative=%.6g",
+        round_number,
+        len(accepted),
+        error.absolute,
+        error.relative,
+    )
     record = RoundRecord(
         round=round_number,
         loss={update.client: update.loss for update in accepted},
@@ -121,12 +140,14 @@ def run_round(
         download_bytes=replies.download_bytes,
         upload_bytes=sum(update.sent_bytes for update in accepted)
         + sum(refusal.sent_bytes for refusal in refused),
+        rank=common_rank(state.tensors),
+        aggregation_error=error,
         seconds=round(clock() - started, 3),
     )
     state = replace(
         state,
         completed_rounds=round_number,
-        tensors=fedavg(accepted),
+        tensors=tensors,
         num_refused=state.num_refused + len(refused),
     )
     return state, record

@@ -1,6 +1,7 @@
 """FedAvg of the LoRA factors (FedIT): the weighted means of A and of B.
 
-The mean of products is not the product of means, so with clients that differ the result is biased.
+The mean of products is not the product of means, so with clients that differ the result is biased;
+clients of lower rank also pull the components they lack towards zero.
 """
 
 from collections.abc import Sequence
@@ -8,34 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.updates import Update
+from finetune.factors import Factors
+from finetune.strategies.strategy import Target, weighted_sum
 
 
-def fedavg(updates: Sequence[Update]) -> dict[str, NDArray[np.float32]]:
-    """Return the mean of each tensor, weighted by the clients' numbers of examples.
+def fedavg(clients: Sequence[Factors], weights_K: NDArray[np.float64], target: Target) -> Factors:
+    """Return the means of factors that are brought to the target's scale and padded with zeros.
 
-    All updates must hold the same tensors at the same rank and alpha: `refusal_reason` sees to it.
-    Sums run in float64, so the order of the clients does not show in the float32 result.
-
-    Raises:
-        ValueError: If there is no update.
-
-    Source: McMahan et al. 2017 (arXiv 1602.05629), algorithm 1.
+    Source: McMahan et al. 2017 (arXiv 1602.05629), algorithm 1; Zhang et al. 2023
+    (arXiv 2305.05644) for LoRA.
     """
-    if not updates:
-        raise ValueError("no update to average; give at least one")
-    weights = np.array([update.num_examples for update in updates], np.float64)
-    weights /= weights.sum()
-    return {
-        name: _weighted_sum([update.tensors[name] for update in updates], weights)
-        for name in updates[0].tensors
-    }
-
-
-def _weighted_sum(
-    tensors: Sequence[NDArray[np.float32]], weights: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    total = np.zeros(tensors[0].shape, np.float64)
-    for tensor, weight in zip(tensors, weights, strict=True):
-        total += weight * tensor
-    return total.astype(tensors[0].dtype)
+    padded = [factors.padded(target.rank, scale=target.scale) for factors in clients]
+    return Factors(
+        weighted_sum([factors.up_MR for factors in padded], weights_K),
+        weighted_sum([factors.down_RN for factors in padded], weights_K),
+        target.scale,
+    )

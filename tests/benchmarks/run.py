@@ -22,6 +22,7 @@ BENCHMARKS = {
     "melange-bands": "the best mix against the best single type, Llama-2-7B on four GPU types",
     "fleet": "the fleet program: seconds and gap, small against sliced binaries, and large",
     "speculation-gpu": "draft on a GPU, a 7B-shaped target on the processor, replayed acceptance",
+    "squeeze": "an adapter from rank 64 to 8 at 2048 x 2048, against numpy's full decomposition",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }
 RESULTS = Path("runs") / "benchmarks"

@@ -99,6 +99,16 @@ def test_chats_are_rendered_by_the_models_template(job_file, tmp_path):
         ({"learning_rat": 1}, "learning_rat: unknown key"),
         ({"schema_version": 2}, "schema_version"),
         ({"rank": 0}, "rank"),
+        ({"final_rank": 4}, "final_rank: 4 is above rank 2"),
+        (
+            {"rank": 64, "final_rank": 2},
+            "reached in 6 stages [64, 32, 16, 8, 4, 2], which 3 rounds",
+        ),
+        (
+            {"clients": [{"name": "c", "rank": 3, "data": {"kind": "package", "name": "rich"}}]},
+            "'c' has rank 3, above the job's 2",
+        ),
+        ({"aggregation": "mean"}, "aggregation"),
         ({"rounds": None}, "rounds: is required"),
         ({"held_out_fraction": 1.0}, "held_out_fraction"),
         ({"learning_rate": float("nan")}, "learning_rate"),

@@ -11,11 +11,15 @@ from toy_job import job_content
 from transformers import AutoModelForCausalLM
 
 from finetune.adapters import read_adapter
+from finetune.aggregation import STRATEGIES
 from finetune.base_model import load_base_model
+from finetune.client_texts import read_client
 from finetune.config import JobConfig
 from finetune.errors import RoundError, RunFolderError
+from finetune.factors import is_down, resized
 from finetune.job import run_job
-from finetune.lora import attach_adapter, write_tensors
+from finetune.local_training import LocalTrainer
+from finetune.lora import attach_adapter, read_tensors, write_tensors
 from finetune.run_folder import RunFolder
 from planner.documents import read_document
 from planner.model_folder import weights_sha256
@@ -92,6 +96,99 @@ def test_plain_peft_gives_the_aggregated_models_logits(make_job, tmp_path, toy_m
     written = load_file(folder / "adapter" / "adapter_model.safetensors")
     rewritten = load_file(tmp_path / "again" / "adapter_model.safetensors")
     assert written.keys() == rewritten.keys()
+
+
+@pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
+def test_every_aggregation_trains_and_resumes(make_job, tmp_path, aggregation):
+    """Losses fall, the manifest names the method, and a broken run ends as the unbroken one."""
+    job = make_job(aggregation=aggregation)
+    manifest = run_job(job, folder=tmp_path / "unbroken", observer=Watcher())
+    assert manifest.method == aggregation
+    assert all(client.adapter_loss < client.base_loss for client in manifest.clients)
+    broken = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, folder=broken, observer=Watcher(interrupt_after=8))
+    assert run_job(job, folder=broken, observer=Watcher()) == manifest
+    lines = metrics(broken)
+    assert lines == metrics(tmp_path / "unbroken")
+    is_frozen = STRATEGIES[aggregation].is_down_frozen
+    assert (lines[-1]["upload_bytes"] < lines[-1]["download_bytes"] * 0.8) == is_frozen
+    for line in lines:
+        assert (line["aggregation_error"]["relative"] < 1e-6) == is_frozen
+
+
+def test_a_frozen_a_is_not_trained(make_job, tmp_path):
+    """Under FFA the adapter's A is the seeded draw, bit for bit, and B is not zero."""
+    job = make_job(aggregation="ffa")
+    run_job(job, folder=tmp_path / "run", observer=Watcher())
+    drawn = read_tensors(attach_adapter(load_base_model(job.model).model, job))
+    trained = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    for name, tensor in trained.items():
+        assert np.array_equal(tensor, drawn[name]) == is_down(name), name
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("aggregation", ["fedavg", "best-rank", "ffa", "fedsvd"])
+def test_an_annealed_job_ends_at_its_last_rank(make_job, tmp_path, toy_model, aggregation):
+    """Ranks and bytes fall from round to round, broken or not, and plain PEFT loads the result."""
+    job = make_job(rank=8, alpha=4, final_rank=2, aggregation=aggregation)
+    manifest = run_job(job, folder=tmp_path / "run", observer=Watcher())
+    assert (manifest.rank, manifest.alpha) == (2, 1.0)
+    assert all(client.adapter_loss < client.base_loss for client in manifest.clients)
+    lines = metrics(tmp_path / "run")
+    assert [line["rank"] for line in lines] == [8, 4, 2]
+    assert lines[2]["upload_bytes"] < lines[1]["upload_bytes"] < lines[0]["upload_bytes"]
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, folder=tmp_path / "broken", observer=Watcher(interrupt_after=8))
+    assert run_job(job, folder=tmp_path / "broken", observer=Watcher()) == manifest
+    plain = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32),
+        tmp_path / "run" / "adapter",
+    )
+    ours = attach_adapter(load_base_model(str(toy_model)).model, job).eval()
+    write_tensors(ours, resized(load_file(tmp_path / "run" / "checkpoint.safetensors"), job.rank))
+    ids = torch.arange(40).reshape(2, 20)
+    with torch.inference_mode():
+        wanted = ours(input_ids=ids).logits
+        torch.testing.assert_close(plain.eval()(input_ids=ids).logits, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
+def test_clients_of_different_ranks_make_one_adapter(make_job, tmp_path, aggregation):
+    """One client trains a quarter of the components, another half: fewer bytes, and all learn."""
+    equal = make_job(rank=8, alpha=8, rounds=2, aggregation=aggregation)
+    clients = [
+        client.model_copy(update={"rank": rank})
+        for client, rank in zip(equal.clients, (2, None, 4), strict=True)
+    ]
+    unequal = equal.model_copy(update={"clients": tuple(clients)})
+    run_job(equal, folder=tmp_path / "equal", observer=Watcher())
+    manifest = run_job(unequal, folder=tmp_path / "unequal", observer=Watcher())
+    assert manifest.num_refused_updates == 0
+    assert all(client.adapter_loss < client.base_loss for client in manifest.clients)
+    lines = metrics(tmp_path / "equal"), metrics(tmp_path / "unequal")
+    assert lines[1][-1]["upload_bytes"] < lines[0][-1]["upload_bytes"]
+
+
+def trained(job, start):
+    """Return what one client makes of an adapter, and the model's whole adapter afterwards."""
+    base = load_base_model(job.model)
+    model = attach_adapter(base.model, job)
+    texts = read_client(job.clients[0], held_out_fraction=0.2, render_chat=base.render_chat)
+    trainer = LocalTrainer(model, base, texts, job, lambda round_number, loss: None)
+    return *trainer.train(start, round_number=1), read_tensors(model)
+
+
+def test_components_of_zeros_are_not_trained(make_job):
+    """A model of higher rank trains a smaller adapter as a model of its rank does."""
+    large, small = make_job(rank=6, alpha=6), make_job(rank=2, alpha=2)
+    start = read_tensors(attach_adapter(load_base_model(small.model).model, small))
+    padded, padded_loss, inside = trained(large, start)
+    plain, plain_loss, _ = trained(small, start)
+    assert padded_loss == pytest.approx(plain_loss, rel=1e-5)
+    for name, tensor in plain.items():
+        np.testing.assert_allclose(padded[name], tensor, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(inside[name], resized(padded, 6)[name])
 
 
 def test_the_untrained_adapter_is_the_base_model(make_job, toy_model):
