@@ -68,6 +68,8 @@ class JobConfig(StrictModel):
     """Tokens of one training sequence."""
     learning_rate: float = Field(gt=0)
     """AdamW's rate, constant; its moments start anew in each round."""
+    proximal_mu: float = Field(default=0.0, ge=0)
+    """FedProx's pull of local training towards the adapter it began with; 0 is none."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Decides the adapter's first weights and every batch."""
     held_out_fraction: float = Field(gt=0, lt=1)

@@ -17,6 +17,7 @@ from finetune.client_texts import ClientTexts
 from finetune.config import JobConfig
 from finetune.errors import ClientDataError
 from finetune.lora import read_tensors, write_tensors
+from finetune.proximal import add_proximal_gradients
 from finetune.token_windows import (
     Tokens,
     held_out_windows,
@@ -81,8 +82,10 @@ class LocalTrainer:
         )
         self._model.train()
         optimiser = self._optimiser()
+        weights = optimiser.param_groups[0]["params"]
+        starts = [weight.detach().clone() for weight in weights] if self._job.proximal_mu else []
         with _own_random_state(int(generator.integers(1 << 63))):
-            losses = [self._step(optimiser, batch_SL, round_number) for batch_SL in batches]
+            losses = [self._step(optimiser, starts, batch_SL, round_number) for batch_SL in batches]
         return read_tensors(self._model), float(np.mean(losses))
 
     def evaluate(self, tensors: Tensors) -> tuple[float, int]:
@@ -100,11 +103,20 @@ class LocalTrainer:
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         return torch.optim.AdamW(parameters, lr=self._job.learning_rate, weight_decay=0.0)
 
-    def _step(self, optimiser: torch.optim.Optimizer, batch_SL: Tokens, round_number: int) -> float:
+    def _step(
+        self,
+        optimiser: torch.optim.Optimizer,
+        starts: list[Tensor],
+        batch_SL: Tokens,
+        round_number: int,
+    ) -> float:
         loss = self._loss(batch_SL, reduction="mean")
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], MOST_GRADIENT_NORM)
+        weights = optimiser.param_groups[0]["params"]
+        if starts:
+            add_proximal_gradients(weights, starts, mu=self._job.proximal_mu)
+        nn.utils.clip_grad_norm_(weights, MOST_GRADIENT_NORM)
         optimiser.step()
         value = loss.item()
         self._on_step(round_number, value)
