@@ -1,6 +1,7 @@
 """A scheduler as JSON-able values, and back: what a checkpoint holds of it."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -29,13 +30,13 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
 
 def make_scheduler(settings: AnySettings) -> Scheduler:
     """Return a scheduler that has seen no event."""
-    return TypeAdapter(SCHEDULERS[settings.kind]).validate_python({"settings": settings})
+    return _adapter(SCHEDULERS[settings.kind]).validate_python({"settings": settings})
 
 
 def to_document(scheduler: Scheduler) -> dict[str, Any]:
     """Return the whole state as values that JSON can hold; floats come back exactly."""
     kinds = {known: kind for kind, known in SCHEDULERS.items()}
-    state = TypeAdapter(type(scheduler)).dump_python(scheduler, mode="json")
+    state = _adapter(type(scheduler)).dump_python(scheduler, mode="json")
     return {"schema_version": SCHEMA_VERSION, "kind": kinds[type(scheduler)], "state": state}
 
 
@@ -51,7 +52,7 @@ def from_document(document: Mapping[str, Any]) -> Scheduler:
     if kind not in SCHEDULERS:
         raise ValueError(f"scheduler kind {kind!r} is unknown; known are {', '.join(SCHEDULERS)}")
     try:
-        scheduler = TypeAdapter(SCHEDULERS[kind]).validate_python(document.get("state"))
+        scheduler = _adapter(SCHEDULERS[kind]).validate_python(document.get("state"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -62,3 +63,9 @@ def from_document(document: Mapping[str, Any]) -> Scheduler:
             "scheduler state: lacks fields or has unknown ones; take another checkpoint"
         )
     return scheduler
+
+
+@cache
+def _adapter(kind: type[Scheduler]) -> TypeAdapter[Scheduler]:
+    # Making one takes longer than using it.
+    return TypeAdapter(kind)
