@@ -5,10 +5,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scheduling_events import EVERY_SETTINGS, RandomRun
 
 from finetune.scheduling.decisions import Aggregation
 from finetune.scheduling.documents import from_document, make_scheduler, to_document
-from scheduling_events import EVERY_SETTINGS, RandomRun
 
 EVERY = pytest.mark.parametrize("name", EVERY_SETTINGS)
 KEEPS_LATE = ("fedcompass", "fedbuff", "fedbuff-concurrency", "fedast")
@@ -27,7 +27,7 @@ def restored(scheduler):
 
 @EVERY
 @given(seed=seeds)
-@settings(max_examples=25)
+@settings(max_examples=60)
 def test_every_update_counts_exactly_once_or_is_discarded(name, seed):
     """A usable update that was out is merged once or discarded once; others are never merged."""
     run = RandomRun(EVERY_SETTINGS[name], seed)
@@ -43,7 +43,7 @@ def test_every_update_counts_exactly_once_or_is_discarded(name, seed):
 
 @EVERY
 @given(seed=seeds)
-@settings(max_examples=12)
+@settings(max_examples=30)
 def test_versions_count_up_one_by_one(name, seed):
     """Each aggregation makes the next version of its adapter; nothing starts from one to come."""
     run = RandomRun(EVERY_SETTINGS[name], seed)
@@ -60,7 +60,7 @@ def test_versions_count_up_one_by_one(name, seed):
 
 @EVERY
 @given(seed=seeds)
-@settings(max_examples=12)
+@settings(max_examples=30)
 def test_a_run_never_stalls(name, seed):
     """As long as clients are present, one of them trains."""
     run = RandomRun(EVERY_SETTINGS[name], seed)
@@ -75,7 +75,7 @@ def test_a_run_never_stalls(name, seed):
 
 @EVERY
 @given(seed=seeds)
-@settings(max_examples=6)
+@settings(max_examples=15)
 def test_a_run_cut_after_every_event_decides_as_an_unbroken_one(name, seed):
     """The whole state goes through JSON after each event, and the end is the same to the last bit."""
     unbroken, cut = (RandomRun(EVERY_SETTINGS[name], seed) for _ in range(2))
