@@ -5,7 +5,7 @@ an expected and a latest time: it joins the group in which it can take the most 
 A group is merged when its last member has answered or at its latest time. A late answer waits for
 whatever is merged next, and its client goes on with the current version in another group.
 
-Unlike the published code, staleness weights fall; an answer counts once under its own number, never
+Unlike in the published code, staleness weights fall; an answer counts once under its own number, never
 in another's place; late answers cannot wait forever; examples weigh; no speed is believed beyond a
 floor.
 
@@ -46,6 +46,10 @@ class FedCompassSettings(StrictModel):
     """Factor of every change."""
     staleness: Staleness = Polynomial()
     """How much less an old update counts; must fall with every version."""
+    is_step_normalised: bool = False
+    """Whether each change is scaled to the mean steps of those merged with it. Without, clients that
+    are fast and so take more steps also pull harder; the paper leaves it so. Scaling by steps is
+    FedNova's (Wang et al. 2020, arXiv 2007.07481)."""
     idle_limit_seconds: float = Field(default=3600.0, gt=0)
     """Longest time a late update waits for a group to be merged with."""
 
@@ -202,8 +206,16 @@ class FedCompass(Scheduler):
         weights = [
             self.settings.server_rate
             * staleness.weight(version - update.version)
+            * factor
             * update.num_examples
             / total
-            for update in updates
+            for update, factor in zip(updates, self._step_factors(updates), strict=True)
         ]
         return [self.ledger.merge(updates, weights)]
+
+    def _step_factors(self, updates: Sequence[Assignment]) -> list[float]:
+        if not self.settings.is_step_normalised:
+            return [1.0] * len(updates)
+        examples = sum(update.num_examples for update in updates)
+        mean = sum(update.steps * update.num_examples for update in updates) / examples
+        return [mean / update.steps for update in updates]

@@ -28,6 +28,8 @@ class SynchronousSettings(StrictModel):
     """Steps of each client in each round."""
     round_seconds: float | None = Field(default=None, gt=0)
     """Longest round; None waits for everybody."""
+    server_rate: float = Field(default=1.0, gt=0)
+    """Factor of the round's mean change; 1 is FedAvg."""
     selection: Selection = AllClients()
     """Who takes part in a round."""
     seed: int = Field(default=0, ge=0)
@@ -85,7 +87,8 @@ class Synchronous(Scheduler):
         if not self.received:
             return []
         total = sum(update.num_examples for update in self.received)
-        weights = [update.num_examples / total for update in self.received]
+        rate = self.settings.server_rate
+        weights = [rate * update.num_examples / total for update in self.received]
         updates, self.received = self.received, []
         return [self.ledger.merge(updates, weights)]
 

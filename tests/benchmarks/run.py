@@ -22,6 +22,7 @@ BENCHMARKS = {
     "melange-bands": "the best mix against the best single type, Llama-2-7B on four GPU types",
     "fleet": "the fleet program: seconds and gap, small against sliced binaries, and large",
     "speculation-gpu": "draft on a GPU, a 7B-shaped target on the processor, replayed acceptance",
+    "scheduling": "virtual time to a target loss: synchronous, FedCompass, FedBuff, FedAST; 5,000 clients",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }
 RESULTS = Path("runs") / "benchmarks"

@@ -226,6 +226,22 @@ def test_weights_are_rate_times_staleness_times_the_share_of_examples():
     assert second.contributions[0].weight == pytest.approx(0.9 * 2**-0.5 * 6 / 8)
 
 
+def test_changes_may_be_scaled_to_the_mean_steps_of_those_merged():
+    """4 and 7 steps of one example each, mean 5.5: factors 5.5 / 4 and 5.5 / 7 on the shares."""
+    scheduler, slow, fast = three_speeds()
+    changes = {"is_step_normalised": True}
+    scheduler.settings = scheduler.settings.model_copy(update=changes)
+    scheduler.arrive(fast.number, now=34)
+    (aggregation,) = kinds(scheduler.arrive(slow.number, now=34), Aggregation)
+    version = aggregation.version - 1
+    assert [one.weight for one in aggregation.contributions] == pytest.approx(
+        [
+            5.5 / steps / 3 * (1 + version - issued.version) ** -0.5
+            for steps, issued in ((4, fast), (7, slow))
+        ]
+    )
+
+
 def test_members_of_a_merged_group_are_placed_fastest_first_into_other_groups():
     """Rule 9: the fast one opens the next group, the slower one fits itself to it."""
     scheduler, slow, fast = three_speeds()

@@ -1,0 +1,222 @@
+"""Virtual time to a target loss by scheduler, on clients 1 to 8 times slower by domain.
+
+Settings are tuned on one drawn federation over one grid and judged on three others. The target is 95 %
+of the possible fall of the loss over all clients, by examples. Final figures are taken after
+`END_SECONDS` and compared with the synchronous arm's on the same federation.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import product
+from statistics import median
+from typing import Any
+
+from benchmarks.scheduling_arms import (
+    BUFFER_FRACTIONS,
+    EXPONENTS,
+    SERVER_RATES,
+    STEPS,
+    Outcome,
+    buffer_size,
+    grid,
+    run_one,
+    run_together,
+)
+from benchmarks.scheduling_quadratics import Quadratics
+
+from finetune.scheduling.documents import SchedulerSettings
+from finetune.scheduling.fedast import FedAstSettings
+from finetune.scheduling.fedbuff import FedBuffSettings
+from finetune.scheduling.staleness import Polynomial
+
+ARMS = ("synchronous", "fedcompass", "fedcompass, equal steps", "fedbuff")
+TARGET = 0.95
+TUNING_SEED = 0
+SEEDS = (1, 2, 3)
+NUM_CLIENTS = 32
+MANY_CLIENTS = 5_000
+DOMAIN_SPREADS = (0.5, 1.0)
+TUNING_SECONDS = 200.0
+END_SECONDS = 600.0
+SIZES = {"small": 0.7, "middle": 1.0, "large": 1.5}
+"""FedAST's adapters, by how far their centres are from the start."""
+
+
+def run() -> dict[str, object]:
+    """Print the tables and return their figures."""
+    tuned = {}
+    figures: dict[str, object] = {"target_fraction": TARGET}
+    for spread in DOMAIN_SPREADS:
+        tuned[spread] = {arm: tune(arm, spread) for arm in ARMS}
+        figures[f"domain_spread_{spread}"] = compare(tuned[spread], spread)
+    figures["many_clients"] = many_clients(tuned[DOMAIN_SPREADS[0]])
+    figures["fedast"] = fedast()
+    return figures
+
+
+def tune(arm: str, spread: float) -> SchedulerSettings:
+    """Return the settings that reach the target first on the tuning federation."""
+    task_of = _task_of(spread, NUM_CLIENTS)
+    return _best(
+        grid(arm, NUM_CLIENTS),
+        lambda settings: _run(settings, task_of, TUNING_SEED, until=TUNING_SECONDS).target_seconds,
+    )
+
+
+def compare(tuned: dict[str, SchedulerSettings], spread: float) -> dict[str, object]:
+    """Judge each arm's settings on the other federations."""
+    print(f"\n{NUM_CLIENTS} clients, domains {spread} apart (the way to train is 1)")
+    print(f"{'arm':<24}{'seconds':>9}{'/ sync':>8}{'final':>8}{'slowest':>9}  settings")
+    task_of = _task_of(spread, NUM_CLIENTS)
+    rows: dict[str, object] = {}
+    baseline: list[Outcome] = []
+    for arm, settings in tuned.items():
+        outcomes = [_run(settings, task_of, seed, until=END_SECONDS) for seed in SEEDS]
+        baseline = baseline or outcomes
+        pairs = list(zip(outcomes, baseline, strict=True))
+        row = {
+            "seconds": median(one.target_seconds or END_SECONDS for one in outcomes),
+            "of_synchronous": median(
+                (one.target_seconds or END_SECONDS) / (other.target_seconds or END_SECONDS)
+                for one, other in pairs
+            ),
+            "final_fraction": median(one.loss_fall / other.loss_fall for one, other in pairs),
+            "slowest_fraction": median(
+                one.slowest_fall / other.slowest_fall for one, other in pairs
+            ),
+            "reached": sum(one.target_seconds is not None for one in outcomes),
+            "settings": settings.model_dump(mode="json"),
+        }
+        rows[arm] = row
+        missed = len(SEEDS) - int(row["reached"])
+        print(
+            f"{arm:<24}{row['seconds']:>9.1f}{row['of_synchronous']:>8.2f}"
+            f"{row['final_fraction']:>8.3f}{row['slowest_fraction']:>9.3f}  {_words(settings)}"
+            + (f"  (missed by {missed} of {len(SEEDS)})" if missed else "")
+        )
+    return rows
+
+
+def many_clients(tuned: dict[str, SchedulerSettings]) -> dict[str, object]:
+    """Run each arm's settings with thousands of clients, and time that."""
+    print(f"\n{MANY_CLIENTS} clients, settings as for {NUM_CLIENTS}")
+    print(f"{'arm':<24}{'seconds':>9}{'events':>10}{'wall seconds':>14}")
+    task_of = _task_of(DOMAIN_SPREADS[0], MANY_CLIENTS)
+    rows: dict[str, object] = {}
+    for arm, settings in tuned.items():
+        if isinstance(settings, FedBuffSettings):
+            size = settings.buffer_size * MANY_CLIENTS // NUM_CLIENTS
+            settings = settings.model_copy(update={"buffer_size": size})
+        began = time.perf_counter()
+        outcome = _run(settings, task_of, SEEDS[0], until=END_SECONDS, num_clients=MANY_CLIENTS)
+        wall_seconds = time.perf_counter() - began
+        reached = outcome.target_seconds
+        rows[arm] = {
+            "seconds": reached,
+            "num_events": outcome.num_events,
+            "wall_seconds": wall_seconds,
+        }
+        shown = "-" if reached is None else f"{reached:.1f}"
+        print(f"{arm:<24}{shown:>9}{outcome.num_events:>10}{wall_seconds:>14.1f}")
+    return rows
+
+
+def fedast() -> dict[str, object]:
+    """Compare three adapters at once with one after the other, both through buffers."""
+
+    def after_each_other(settings: SchedulerSettings, seed: int) -> float | None:
+        total = 0.0
+        for task in _tasks(seed).values():
+            outcome = _run(
+                settings, lambda _, task=task: task, seed, until=END_SECONDS, stop_at_target=True
+            )
+            if outcome.target_seconds is None:
+                return None
+            total += outcome.target_seconds
+        return total
+
+    def at_once(settings: FedAstSettings, seed: int) -> float | None:
+        return run_together(
+            settings,
+            _tasks(seed),
+            num_clients=NUM_CLIENTS,
+            seed=seed,
+            target=TARGET,
+            until_seconds=END_SECONDS,
+        )
+
+    alone = _best(grid("fedbuff", NUM_CLIENTS), lambda one: after_each_other(one, TUNING_SEED))
+    together = _best(_fedast_grid(), lambda one: at_once(one, TUNING_SEED))
+    alone_seconds = [after_each_other(alone, seed) or END_SECONDS for seed in SEEDS]
+    together_seconds = [at_once(together, seed) or END_SECONDS for seed in SEEDS]
+    ratio = median(a / b for a, b in zip(together_seconds, alone_seconds, strict=True))
+    print(f"\n{len(SIZES)} adapters, {NUM_CLIENTS} clients")
+    print(f"one after the other {median(alone_seconds):8.1f} s  {_words(alone)}")
+    print(f"at once (FedAST)    {median(together_seconds):8.1f} s  {_words(together)}")
+    print(f"ratio               {ratio:8.2f}")
+    return {
+        "after_each_other_seconds": alone_seconds,
+        "at_once_seconds": together_seconds,
+        "ratio": ratio,
+    }
+
+
+def _fedast_grid() -> list[FedAstSettings]:
+    return [
+        FedAstSettings(
+            adapters=tuple(SIZES),
+            local_steps=steps,
+            buffer_size=buffer_size(fraction, NUM_CLIENTS),
+            server_rate=rate,
+            staleness=Polynomial(exponent=exponent),
+        )
+        for steps, rate, exponent, fraction in product(
+            STEPS, SERVER_RATES, EXPONENTS, BUFFER_FRACTIONS
+        )
+    ]
+
+
+def _tasks(seed: int) -> dict[str, Quadratics]:
+    return {
+        name: Quadratics(NUM_CLIENTS, seed=seed + 1000 * number, size=size)
+        for number, (name, size) in enumerate(SIZES.items(), start=1)
+    }
+
+
+def _task_of(spread: float, num_clients: int) -> Callable[[int], Quadratics]:
+    return lambda seed: Quadratics(num_clients, seed=seed, domain_spread=spread)
+
+
+def _run(
+    settings: SchedulerSettings,
+    task_of: Callable[[int], Quadratics],
+    seed: int,
+    *,
+    until: float,
+    num_clients: int = NUM_CLIENTS,
+    stop_at_target: bool | None = None,
+) -> Outcome:
+    if stop_at_target is None:
+        stop_at_target = seed == TUNING_SEED or num_clients == MANY_CLIENTS
+    return run_one(
+        settings,
+        task_of(seed),
+        num_clients=num_clients,
+        seed=seed,
+        target=TARGET,
+        until_seconds=until,
+        stop_at_target=stop_at_target,
+    )
+
+
+def _best(candidates: Iterable[Any], seconds_of: Callable[[Any], float | None]) -> Any:
+    return min(candidates, key=lambda settings: seconds_of(settings) or float("inf"))
+
+
+def _words(settings: SchedulerSettings) -> str:
+    content = settings.model_dump(mode="json")
+    names = ("local_steps", "least_steps", "most_steps", "buffer_size", "server_rate")
+    words = [f"{name}={content[name]}" for name in names if name in content]
+    if "staleness" in content:
+        words.append(f"exponent={content['staleness']['exponent']}")
+    return " ".join(words)
