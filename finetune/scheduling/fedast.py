@@ -39,7 +39,7 @@ class FedAstSettings(StrictModel):
     floor_fraction: float = Field(default=0.5, gt=0, le=1)
     """Share of the pool that is dealt out equally, whatever the progress."""
     progress_momentum: float = Field(default=0.5, gt=0, le=1)
-    """Weight of the newest buffer in an adapter's mean loss and in its gain."""
+    """Weight of the newest losses in an adapter's mean loss and in its gain."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -54,11 +54,11 @@ class AdapterProgress:
 
     Attributes:
         received: The buffer.
-        losses: Training losses its updates reported.
-        client_seconds: Time that clients spent on the buffer's updates.
-        mean_loss: Of earlier buffers, smoothed; None before the first.
+        losses: Training losses its updates reported since stock was taken.
+        client_seconds: Time that clients spent on these updates.
+        mean_loss: Of earlier updates, smoothed; None before stock was taken once.
         gain: Fall of `mean_loss` for a second of a client's time, smoothed, at least 0; None before
-            the second buffer.
+            stock was taken twice.
         num_clients: Clients that train it now.
         is_complete: It needs no more training.
     """
@@ -72,8 +72,11 @@ class AdapterProgress:
     is_complete: bool = False
 
     def take_stock(self, momentum: float) -> None:
-        """Learn the gain from the buffer, which is about to be merged."""
-        if self.losses:
+        """Learn the gain, once as many losses are known as clients train the adapter.
+
+        Fewer would tell more of who happened to answer than of progress.
+        """
+        if len(self.losses) >= max(self.num_clients, 1):
             latest = sum(self.losses) / len(self.losses)
             if self.mean_loss is not None:
                 mean = (1 - momentum) * self.mean_loss + momentum * latest
@@ -82,7 +85,7 @@ class AdapterProgress:
                 self.gain = (1 - momentum) * earlier + momentum * gain
                 latest = mean
             self.mean_loss = latest
-        self.losses, self.client_seconds = [], 0.0
+            self.losses, self.client_seconds = [], 0.0
 
 
 @dataclass(slots=True, kw_only=True)

@@ -38,6 +38,7 @@ MANY_CLIENTS = 5_000
 DOMAIN_SPREADS = (0.5, 1.0)
 TUNING_SECONDS = 200.0
 END_SECONDS = 600.0
+FEDAST_CLIENTS = (32, 128)
 SIZES = {"small": 0.7, "middle": 1.0, "large": 1.5}
 """FedAST's adapters, by how far their centres are from the start."""
 
@@ -50,7 +51,8 @@ def run() -> dict[str, object]:
         tuned[spread] = {arm: tune(arm, spread) for arm in ARMS}
         figures[f"domain_spread_{spread}"] = compare(tuned[spread], spread)
     figures["many_clients"] = many_clients(tuned[DOMAIN_SPREADS[0]])
-    figures["fedast"] = fedast()
+    for num_clients in FEDAST_CLIENTS:
+        figures[f"fedast_{num_clients}_clients"] = fedast(num_clients)
     return figures
 
 
@@ -121,52 +123,66 @@ def many_clients(tuned: dict[str, SchedulerSettings]) -> dict[str, object]:
     return rows
 
 
-def fedast() -> dict[str, object]:
-    """Compare three adapters at once with one after the other, both through buffers."""
+def fedast(num_clients: int) -> dict[str, object]:
+    """Compare three adapters at once with one after the other, tuned for this pool."""
+    print(f"\n{len(SIZES)} adapters, {num_clients} clients")
+    at_once = _seconds_of_tuned(_fedast_grid(num_clients), num_clients, _at_once)
+    print(f"{'at once, FedAST':<36}{median(at_once):>8.1f}")
+    figures: dict[str, object] = {"at_once_seconds": at_once}
+    for arm in ("fedbuff", "synchronous"):
+        alone = _seconds_of_tuned(grid(arm, num_clients), num_clients, _one_after_the_other)
+        ratio = median(a / b for a, b in zip(at_once, alone, strict=True))
+        print(
+            f"{'one after the other, ' + arm:<36}{median(alone):>8.1f}  at once / this {ratio:.2f}"
+        )
+        figures[arm] = {"seconds": alone, "ratio": ratio}
+    return figures
 
-    def after_each_other(settings: SchedulerSettings, seed: int) -> float | None:
-        total = 0.0
-        for task in _tasks(seed).values():
-            outcome = _run(
-                settings, lambda _, task=task: task, seed, until=END_SECONDS, stop_at_target=True
-            )
-            if outcome.target_seconds is None:
-                return None
-            total += outcome.target_seconds
-        return total
 
-    def at_once(settings: FedAstSettings, seed: int) -> float | None:
-        return run_together(
+def _seconds_of_tuned(
+    candidates: Iterable[Any],
+    num_clients: int,
+    seconds_of: Callable[[Any, int, int], float | None],
+) -> list[float]:
+    best = _best(candidates, lambda settings: seconds_of(settings, num_clients, TUNING_SEED))
+    return [seconds_of(best, num_clients, seed) or END_SECONDS for seed in SEEDS]
+
+
+def _one_after_the_other(settings: SchedulerSettings, num_clients: int, seed: int) -> float | None:
+    total = 0.0
+    for task in _tasks(num_clients, seed).values():
+        reached = run_one(
             settings,
-            _tasks(seed),
-            num_clients=NUM_CLIENTS,
+            task,
+            num_clients=num_clients,
             seed=seed,
             target=TARGET,
-            until_seconds=END_SECONDS,
-        )
-
-    alone = _best(grid("fedbuff", NUM_CLIENTS), lambda one: after_each_other(one, TUNING_SEED))
-    together = _best(_fedast_grid(), lambda one: at_once(one, TUNING_SEED))
-    alone_seconds = [after_each_other(alone, seed) or END_SECONDS for seed in SEEDS]
-    together_seconds = [at_once(together, seed) or END_SECONDS for seed in SEEDS]
-    ratio = median(a / b for a, b in zip(together_seconds, alone_seconds, strict=True))
-    print(f"\n{len(SIZES)} adapters, {NUM_CLIENTS} clients")
-    print(f"one after the other {median(alone_seconds):8.1f} s  {_words(alone)}")
-    print(f"at once (FedAST)    {median(together_seconds):8.1f} s  {_words(together)}")
-    print(f"ratio               {ratio:8.2f}")
-    return {
-        "after_each_other_seconds": alone_seconds,
-        "at_once_seconds": together_seconds,
-        "ratio": ratio,
-    }
+            until_seconds=TUNING_SECONDS,
+            stop_at_target=True,
+        ).target_seconds
+        if reached is None:
+            return None
+        total += reached
+    return total
 
 
-def _fedast_grid() -> list[FedAstSettings]:
+def _at_once(settings: FedAstSettings, num_clients: int, seed: int) -> float | None:
+    return run_together(
+        settings,
+        _tasks(num_clients, seed),
+        num_clients=num_clients,
+        seed=seed,
+        target=TARGET,
+        until_seconds=TUNING_SECONDS,
+    )
+
+
+def _fedast_grid(num_clients: int) -> list[FedAstSettings]:
     return [
         FedAstSettings(
             adapters=tuple(SIZES),
             local_steps=steps,
-            buffer_size=buffer_size(fraction, NUM_CLIENTS),
+            buffer_size=buffer_size(fraction / len(SIZES), num_clients),
             server_rate=rate,
             staleness=Polynomial(exponent=exponent),
         )
@@ -176,9 +192,9 @@ def _fedast_grid() -> list[FedAstSettings]:
     ]
 
 
-def _tasks(seed: int) -> dict[str, Quadratics]:
+def _tasks(num_clients: int, seed: int) -> dict[str, Quadratics]:
     return {
-        name: Quadratics(NUM_CLIENTS, seed=seed + 1000 * number, size=size)
+        name: Quadratics(num_clients, seed=seed + 1000 * number, size=size)
         for number, (name, size) in enumerate(SIZES.items(), start=1)
     }
 
@@ -194,10 +210,7 @@ def _run(
     *,
     until: float,
     num_clients: int = NUM_CLIENTS,
-    stop_at_target: bool | None = None,
 ) -> Outcome:
-    if stop_at_target is None:
-        stop_at_target = seed == TUNING_SEED or num_clients == MANY_CLIENTS
     return run_one(
         settings,
         task_of(seed),
@@ -205,7 +218,7 @@ def _run(
         seed=seed,
         target=TARGET,
         until_seconds=until,
-        stop_at_target=stop_at_target,
+        stop_at_target=seed == TUNING_SEED or num_clients == MANY_CLIENTS,
     )
 
 

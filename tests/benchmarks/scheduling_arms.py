@@ -21,8 +21,8 @@ from finetune.scheduling.staleness import Polynomial
 from finetune.scheduling.synchronous import SynchronousSettings
 from finetune.virtual_clock import VirtualClock
 
-STEPS = (10, 20, 40, 80, 160)
-SERVER_RATES = (1.0, 2.0, 3.0)
+STEPS = (5, 10, 20, 40, 80, 160)
+SERVER_RATES = (1.0, 2.0, 3.0, 5.0)
 EXPONENTS = (0.1, 0.5)
 BUFFER_FRACTIONS = (1 / 16, 1 / 4, 1 / 2)
 LEAST_OVER_MOST = (1 / 5, 1 / 10)
