@@ -64,12 +64,15 @@ class LocalTrainer:
                 f"{job.sequence_tokens} and the token after it; add text or lower sequence_tokens",
             )
 
-    def train(self, tensors: Tensors, *, round_number: int) -> tuple[Tensors, float]:
-        """Return the adapter after the job's local steps from `tensors`, and the mean loss.
+    def train(
+        self, tensors: Tensors, *, round_number: int, num_steps: int | None = None
+    ) -> tuple[Tensors, float]:
+        """Return the adapter after local steps from `tensors`, and the mean loss.
 
         Args:
             tensors: Adapter to start from; not changed.
             round_number: Counts from 1; decides the batches.
+            num_steps: Steps to take; None takes the job's.
         """
         write_tensors(self._model, tensors)
         generator = round_generator(self._job.seed, client=self._client, round_number=round_number)
@@ -77,7 +80,7 @@ class LocalTrainer:
             self._training,
             sequence_tokens=self._job.sequence_tokens,
             batch_size=self._job.batch_size,
-            num_steps=self._job.local_steps,
+            num_steps=self._job.local_steps if num_steps is None else num_steps,
             generator=generator,
         )
         self._model.train()

@@ -186,7 +186,8 @@ class VirtualClock:
         if kind == ANSWER:
             result = self._results[number]
             self.upload_bytes += result.upload_bytes
-            return self.scheduler.arrive(number, now=now, usable=result.is_usable, loss=result.loss)
+            loss = result.loss if result.is_usable else None
+            return self.scheduler.arrive(number, now=now, usable=result.is_usable, loss=loss)
         if kind == LEAVE:
             return self.scheduler.leave(name, now=now)
         if kind == JOIN:

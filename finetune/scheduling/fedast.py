@@ -13,7 +13,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from finetune.config import Name
 from finetune.scheduling.decisions import Assignment, Decision
 from finetune.scheduling.fedbuff import buffer_weights
 from finetune.scheduling.scheduler import Scheduler
@@ -26,7 +25,7 @@ class FedAstSettings(StrictModel):
 
     kind: Literal["fedast"] = "fedast"
     """Chooses this kind."""
-    adapters: tuple[Name, ...] = Field(min_length=1)
+    adapters: tuple[str, ...] = Field(min_length=1)
     """Their names; each client can train every one."""
     local_steps: int = Field(gt=0)
     """Steps of each assignment."""

@@ -21,39 +21,65 @@ from finetune.scheduling.staleness import Polynomial
 from finetune.scheduling.synchronous import SynchronousSettings
 from finetune.virtual_clock import VirtualClock
 
-STEPS = (5, 10, 20, 40, 80, 160)
-SERVER_RATES = (1.0, 2.0, 3.0, 5.0)
+STEPS = (5, 10, 20, 40, 80)
+LEARNING_RATES = (0.1,)
+SERVER_RATES = (1.0, 2.0, 3.0)
 EXPONENTS = (0.1, 0.5)
 BUFFER_FRACTIONS = (1 / 16, 1 / 4, 1 / 2)
-LEAST_OVER_MOST = (1 / 5, 1 / 10)
+LEAST_OVER_MOST = 1 / 10
 START = {"w": np.zeros(NUM_COORDINATES, np.float32)}
 
+BASELINE = "FedAvg"
+ARMS = (
+    BASELINE,
+    "FedCompass",
+    "FedCompass, equal steps",
+    "FedBuff",
+    "FedAvg, server rate tuned",
+    "FedCompass, both",
+)
+"""Local steps and learning rate are tuned for every arm, staleness and buffer where there is one; the
+server rate is 1 but in the last two."""
 
-def grid(arm: str, num_clients: int) -> Iterator[SchedulerSettings]:
-    """Return an arm's settings; local steps and server rate have one grid for all arms."""
-    for steps, rate in product(STEPS, SERVER_RATES):
-        if arm == "synchronous":
-            yield SynchronousSettings(local_steps=steps, server_rate=rate)
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Settings and the learning rate to train with."""
+
+    settings: SchedulerSettings
+    learning_rate: float
+
+
+def grid(arm: str, num_clients: int) -> Iterator[Candidate]:
+    """Return what an arm may be tuned to."""
+    rates = SERVER_RATES if arm in ARMS[-2:] else SERVER_RATES[:1]
+    for learning_rate, steps, rate in product(LEARNING_RATES, STEPS, rates):
+        for settings in _settings(arm, num_clients, steps, rate):
+            yield Candidate(settings, learning_rate)
+
+
+def _settings(arm: str, num_clients: int, steps: int, rate: float) -> Iterator[SchedulerSettings]:
+    if arm.startswith("FedAvg"):
+        yield SynchronousSettings(local_steps=steps, server_rate=rate)
+        return
+    for exponent in EXPONENTS:
+        staleness = Polynomial(exponent=exponent)
+        if arm.startswith("FedCompass"):
+            yield FedCompassSettings(
+                least_steps=max(round(steps * LEAST_OVER_MOST), 1),
+                most_steps=steps,
+                server_rate=rate,
+                staleness=staleness,
+                is_step_normalised=arm != "FedCompass",
+            )
             continue
-        for exponent in EXPONENTS:
-            staleness = Polynomial(exponent=exponent)
-            if arm == "fedbuff":
-                for fraction in BUFFER_FRACTIONS:
-                    yield FedBuffSettings(
-                        local_steps=steps,
-                        buffer_size=buffer_size(fraction, num_clients),
-                        server_rate=rate,
-                        staleness=staleness,
-                    )
-            else:
-                for ratio in LEAST_OVER_MOST:
-                    yield FedCompassSettings(
-                        least_steps=max(round(steps * ratio), 1),
-                        most_steps=steps,
-                        server_rate=rate,
-                        staleness=staleness,
-                        is_step_normalised=arm == "fedcompass, equal steps",
-                    )
+        for fraction in BUFFER_FRACTIONS:
+            yield FedBuffSettings(
+                local_steps=steps,
+                buffer_size=buffer_size(fraction, num_clients),
+                server_rate=rate,
+                staleness=staleness,
+            )
 
 
 def buffer_size(fraction: float, num_clients: int) -> int:

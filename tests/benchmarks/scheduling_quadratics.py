@@ -16,10 +16,9 @@ from finetune.virtual_clock import LocalResult, SimulatedClient
 
 NUM_DOMAINS = 8
 NUM_COORDINATES = 16
-LEARNING_RATE = 0.02
-CONDITIONING = 2.0
+CONDITIONING = 3.0
 """Decades between the flattest and the steepest coordinate."""
-GRADIENT_NOISE = 1.0
+GRADIENT_NOISE = 0.3
 CLIENT_SPREAD = 0.1
 ADAPTER_BYTES = 1_000_000
 FASTEST_SECONDS_PER_STEP = 0.1
@@ -36,18 +35,26 @@ class Quadratics:
     """
 
     def __init__(
-        self, num_clients: int, *, seed: int, size: float = 1.0, domain_spread: float = 0.5
+        self,
+        num_clients: int,
+        *,
+        seed: int,
+        learning_rate: float,
+        size: float = 1.0,
+        domain_spread: float = 0.5,
     ) -> None:
         """Draw centres and curvatures; start and centres are about `size` apart in each coordinate.
 
         Args:
             num_clients: Named by their numbers.
             seed: Of everything drawn.
+            learning_rate: Of local training.
             size: Of the common centre's coordinates.
             domain_spread: Standard deviation of the domains' centres around it.
         """
         random = np.random.default_rng((seed, 1))
         self._noise = np.random.default_rng((seed, 2))
+        self._rate = learning_rate
         domain = np.arange(num_clients) % NUM_DOMAINS
         common = size * random.choice((-1.0, 1.0), NUM_COORDINATES)
         centres = common + random.normal(0, domain_spread, (NUM_DOMAINS, NUM_COORDINATES))
@@ -67,9 +74,9 @@ class Quadratics:
         who = [int(one.client) for one in assignments]
         steps = np.array([one.steps for one in assignments])[:, None]
         h, way = self._curvatures[who], self._centres[who] - tensors["w"]
-        keep = (1 - LEARNING_RATE * h) ** steps
-        variance = (1 - keep**2) / (1 - (1 - LEARNING_RATE * h) ** 2)
-        noise = LEARNING_RATE * GRADIENT_NOISE * np.sqrt(variance)
+        keep = (1 - self._rate * h) ** steps
+        variance = (1 - keep**2) / (1 - (1 - self._rate * h) ** 2)
+        noise = self._rate * GRADIENT_NOISE * np.sqrt(variance)
         change = (1 - keep) * way + noise * self._noise.normal(size=way.shape)
         losses = (h * (way**2 + (way - change) ** 2)).sum(1) / 4
         rows = change.astype(np.float32)
