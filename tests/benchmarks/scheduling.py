@@ -1,8 +1,9 @@
 """Virtual time to a target loss by scheduler, on clients 1 to 8 times slower by domain.
 
-Settings are tuned on three drawn federations over one grid and judged on three others. The target is 95 %
-of the possible fall of the loss over all clients, by examples. Final figures are taken after
-`END_SECONDS` and compared with the synchronous arm's on the same federation.
+Settings are tuned on three drawn federations over one grid, by the slowest of them, and judged on
+three others: medians. The target is 95 % of the possible fall of the loss over all clients, by
+examples. Final figures are taken after `END_SECONDS` and compared with FedAvg's on the same
+federation; the learning rate is one for all, so a larger server rate is also a larger step.
 """
 
 import math
@@ -133,11 +134,14 @@ def fedast(num_clients: int) -> dict[str, object]:
     figures: dict[str, object] = {"at_once_seconds": at_once}
     for arm in ("FedBuff", BASELINE):
         alone = _seconds_of_tuned(grid(arm, num_clients), num_clients, _one_after_the_other)
-        ratio = median(a / b for a, b in zip(at_once, alone, strict=True))
+        # Where both fail the comparison fails too.
+        ratios = [a / b if a < math.inf else a for a, b in zip(at_once, alone, strict=True)]
+        ratio = median(ratios)
         print(
             f"{'one after the other, ' + arm:<36}{median(alone):>8.1f}  at once / this {ratio:.2f}"
+            f"  ({' '.join(f'{one:.2f}' for one in sorted(ratios))})"
         )
-        figures[arm] = {"seconds": alone, "ratio": ratio}
+        figures[arm] = {"seconds": alone, "ratios": ratios, "ratio": ratio}
     return figures
 
 
@@ -221,12 +225,12 @@ def _run(
 def _best(
     candidates: Iterable[Candidate], seconds_of: Callable[[Candidate, int], float | None]
 ) -> Candidate:
-    """Return the candidate with the least median; a federation it fails on counts as endless."""
+    """Return the candidate whose slowest federation is the least slow; one it fails is endless."""
 
-    def median_seconds(one: Candidate) -> float:
-        return median(seconds_of(one, seed) or math.inf for seed in TUNING_SEEDS)
+    def slowest_seconds(one: Candidate) -> float:
+        return max(seconds_of(one, seed) or math.inf for seed in TUNING_SEEDS)
 
-    return min(candidates, key=median_seconds)
+    return min(candidates, key=slowest_seconds)
 
 
 def _words(one: Candidate) -> str:
