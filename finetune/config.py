@@ -85,6 +85,8 @@ class JobConfig(StrictModel):
     """How the clients' adapters become one: means of the factors (`fedavg`), with a correction
     (`lora-fair`, `lora-fair-cosine`), the mean of products at the job's rank (`best-rank`, `flora`),
     or exact means of B while A is frozen in the clients (`ffa`, `fedsvd`)."""
+    proximal_mu: float = Field(default=0.0, ge=0)
+    """FedProx's pull of local training towards the adapter it began with; 0 is none."""
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     """Decides the adapter's first weights and every batch."""
     held_out_fraction: float = Field(gt=0, lt=1)

@@ -20,6 +20,7 @@ from finetune.config import JobConfig
 from finetune.errors import ClientDataError
 from finetune.factors import common_rank, is_down, resized
 from finetune.lora import read_tensors, write_tensors
+from finetune.proximal import add_proximal_gradients
 from finetune.token_windows import (
     Tokens,
     held_out_windows,
@@ -68,8 +69,10 @@ class LocalTrainer:
                 f"{job.sequence_tokens} and the token after it; add text or lower sequence_tokens",
             )
 
-    def train(self, tensors: Tensors, *, round_number: int) -> tuple[Tensors, float]:
-        """Return the adapter after the job's local steps from `tensors`, and the mean loss.
+    def train(
+        self, tensors: Tensors, *, round_number: int, num_steps: int | None = None
+    ) -> tuple[Tensors, float]:
+        """Return the adapter after local steps from `tensors`, and the mean loss.
 
         Where the job's aggregation freezes A, only B is trained and returned.
 
@@ -77,6 +80,7 @@ class LocalTrainer:
             tensors: Adapter to start from; not changed. Of its components no more than the client's
                 own rank are trained and returned; the model's others are zero, and stay so.
             round_number: Counts from 1; decides the batches.
+            num_steps: Steps to take; None takes the job's.
         """
         rank = min(common_rank(tensors), self._rank)
         write_tensors(self._model, resized(resized(tensors, rank), self._job.rank))
@@ -85,13 +89,15 @@ class LocalTrainer:
             self._training,
             sequence_tokens=self._job.sequence_tokens,
             batch_size=self._job.batch_size,
-            num_steps=self._job.local_steps,
+            num_steps=self._job.local_steps if num_steps is None else num_steps,
             generator=generator,
         )
         self._model.train()
         optimiser = self._optimiser()
+        weights = optimiser.param_groups[0]["params"]
+        starts = [weight.detach().clone() for weight in weights] if self._job.proximal_mu else []
         with _own_random_state(int(generator.integers(1 << 63))):
-            losses = [self._step(optimiser, batch_SL, round_number) for batch_SL in batches]
+            losses = [self._step(optimiser, starts, batch_SL, round_number) for batch_SL in batches]
         return self._trained_tensors(rank), float(np.mean(losses))
 
     def evaluate(self, tensors: Tensors) -> tuple[float, int]:
@@ -115,11 +121,20 @@ class LocalTrainer:
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         return torch.optim.AdamW(parameters, lr=self._job.learning_rate, weight_decay=0.0)
 
-    def _step(self, optimiser: torch.optim.Optimizer, batch_SL: Tokens, round_number: int) -> float:
+    def _step(
+        self,
+        optimiser: torch.optim.Optimizer,
+        starts: list[Tensor],
+        batch_SL: Tokens,
+        round_number: int,
+    ) -> float:
         loss = self._loss(batch_SL, reduction="mean")
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], MOST_GRADIENT_NORM)
+        weights = optimiser.param_groups[0]["params"]
+        if starts:
+            add_proximal_gradients(weights, starts, mu=self._job.proximal_mu)
+        nn.utils.clip_grad_norm_(weights, MOST_GRADIENT_NORM)
         optimiser.step()
         value = loss.item()
         self._on_step(round_number, value)
