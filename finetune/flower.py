@@ -5,6 +5,7 @@ the in-process Grid.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,12 +15,20 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
-from finetune.errors import RoundError
+from finetune.errors import PayloadError, RoundError
 from finetune.rounds import Replies
+from finetune.sparsity.client import SparseClients
+from finetune.sparsity.parcel import Parcel
+from finetune.sparsity.server import SparseServer
+from finetune.traffic import Content, Traffic
 from finetune.updates import Evaluation, Refusal, Tensors, Update
 
 CLIENT_KEY = "client"
 """Key of the client's name in a node's configuration and in replies."""
+
+_PAYLOAD = "sparse"
+_PAYLOAD_TYPE = "motley.wire"
+"""Name and serialisation of the one array of a sparse message; `finetune/wire` has its form."""
 
 
 class Trainer(Protocol):
@@ -35,24 +44,32 @@ class Trainer(Protocol):
         """Return the held-out loss in nats a token, and the number of tokens scored."""
 
 
-def make_client_app(trainer_of: Callable[[str], Trainer]) -> ClientApp:
+def make_client_app(
+    trainer_of: Callable[[str], Trainer], sparse: SparseClients | None = None
+) -> ClientApp:
     """Return the app that answers `train` and `evaluate` messages.
 
     Args:
         trainer_of: Finds the trainer by the client's name, which the node's configuration holds.
             It is asked on every message, so it should keep what is slow to make.
+        sparse: Reads downloads and makes uploads, in a sparse job.
     """
     app = ClientApp()
 
     def train(message: Message, context: Context) -> Message:
         client = str(context.node_config[CLIENT_KEY])
         trainer = trainer_of(client)
-        tensors, loss = trainer.train(
-            decode(message.content["arrays"]), round_number=int(message.content["config"]["round"])
-        )
-        metrics = {"num-examples": trainer.num_examples, "loss": loss}
-        content = _reply(client, metrics)
-        content["arrays"] = encode(tensors)
+        run = partial(trainer.train, round_number=int(message.content["config"]["round"]))
+        facts: dict[str, int] = {}
+        if sparse is None:
+            tensors, loss = run(decode(message.content["arrays"]))
+            arrays = encode(tensors)
+        else:
+            parcel, loss = sparse.answer(client, read_parcel(message.content), run)
+            arrays, facts = pack_parcel(parcel)
+        content = _reply(client, {"num-examples": trainer.num_examples, "loss": loss})
+        content["config"].update(facts)
+        content["arrays"] = arrays
         return Message(content, reply_to=message)
 
     def evaluate(message: Message, context: Context) -> Message:
@@ -65,12 +82,14 @@ def make_client_app(trainer_of: Callable[[str], Trainer]) -> ClientApp:
     return app
 
 
-def make_server_app(serve: Callable[["GridClients"], None]) -> ServerApp:
+def make_server_app(
+    serve: Callable[["GridClients"], None], sparse: SparseServer | None = None
+) -> ServerApp:
     """Return the app whose main function hands the clients behind the grid to `serve`."""
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
-        serve(GridClients(grid))
+        serve(GridClients(grid, sparse))
 
     app.main()(main)
     return app
@@ -79,22 +98,37 @@ def make_server_app(serve: Callable[["GridClients"], None]) -> ServerApp:
 class GridClients:
     """The clients behind a Flower Grid, as the round loop wants them."""
 
-    def __init__(self, grid: Grid) -> None:
-        """Keep the grid."""
+    def __init__(self, grid: Grid, sparse: SparseServer | None = None) -> None:
+        """Keep the grid and, in a sparse job, what makes downloads and reads uploads."""
         self._grid = grid
+        self._sparse = sparse
 
     def train(self, tensors: Tensors, *, round_number: int) -> Replies:
         """Let every node train from `tensors`; see `rounds.Clients`."""
-        messages = self._messages("train", tensors, round_number=round_number)
+        messages = self._train_messages(tensors, round_number=round_number)
         download_bytes = sum(serialised_bytes(message) for message in messages)
-        updates, refusals = [], []
+        downloads = [self._content_of(message) for message in messages]
+        updates: list[Update] = []
+        refusals: list[Refusal] = []
+        uploads: list[Content] = []
         for reply in self._grid.send_and_receive(messages):
-            outcome = read_update(reply)
+            outcome = read_update(reply, self._tensors_of)
             if isinstance(outcome, Update):
                 updates.append(outcome)
+                uploads.append(self._content_of(reply))
             else:
                 refusals.append(outcome)
-        return Replies(updates, refusals, download_bytes)
+        if self._sparse is not None:
+            self._sparse.end_round()
+        upload_bytes = sum(update.sent_bytes for update in updates)
+        upload_bytes += sum(refusal.sent_bytes for refusal in refusals)
+        return Replies(
+            updates,
+            refusals,
+            download_bytes,
+            download=Traffic.of(download_bytes, downloads),
+            upload=Traffic.of(upload_bytes, uploads),
+        )
 
     def evaluate(self, tensors: Tensors) -> list[Evaluation]:
         """Return the loss of `tensors` on every node's held-out text.
@@ -102,20 +136,40 @@ class GridClients:
         Raises:
             RoundError: If a node fails.
         """
-        messages = self._messages("evaluate", tensors, round_number=0)
-        return [_read_evaluation(reply) for reply in self._grid.send_and_receive(messages)]
-
-    def _messages(self, kind: str, tensors: Tensors, *, round_number: int) -> list[Message]:
-        content = RecordDict(
-            {"arrays": encode(tensors), "config": ConfigRecord({"round": round_number})}
-        )
-        return [
-            self._grid.create_message(content, kind, node_id, group_id=str(round_number))
+        content = _instruction(encode(tensors), {"round": 0})
+        messages = [
+            self._grid.create_message(content, "evaluate", node_id, group_id="0")
             for node_id in self._grid.get_node_ids()
         ]
+        return [_read_evaluation(reply) for reply in self._grid.send_and_receive(messages)]
+
+    def _train_messages(self, tensors: Tensors, *, round_number: int) -> list[Message]:
+        nodes = list(self._grid.get_node_ids())
+        if self._sparse is None:
+            content = _instruction(encode(tensors), {"round": round_number})
+            contents = dict.fromkeys(nodes, content)
+        else:
+            parcels = self._sparse.send(tensors, nodes, round_number=round_number)
+            contents = {
+                node: _instruction(*pack_parcel(parcel)) for node, parcel in parcels.items()
+            }
+        return [
+            self._grid.create_message(content, "train", node, group_id=str(round_number))
+            for node, content in contents.items()
+        ]
+
+    def _tensors_of(self, reply: Message) -> Tensors:
+        if self._sparse is None:
+            return decode(reply.content["arrays"])
+        return self._sparse.receive(reply.metadata.src_node_id, read_parcel(reply.content))
+
+    def _content_of(self, message: Message) -> Content:
+        if self._sparse is None:
+            return _dense_content(message.content["arrays"])
+        return self._sparse.content_of(read_parcel(message.content))
 
 
-def read_update(reply: Message) -> Update | Refusal:
+def read_update(reply: Message, tensors_of: Callable[[Message], Tensors]) -> Update | Refusal:
     """Return a train reply as an update, or why it is none."""
     sent_bytes = serialised_bytes(reply)
     node = f"node {reply.metadata.src_node_id}"
@@ -126,11 +180,13 @@ def read_update(reply: Message) -> Update | Refusal:
         metrics = reply.content["metrics"]
         return Update(
             client=client,
-            tensors=decode(reply.content["arrays"]),
+            tensors=tensors_of(reply),
             num_examples=int(metrics["num-examples"]),
             loss=float(metrics["loss"]),
             sent_bytes=sent_bytes,
         )
+    except PayloadError as error:
+        return Refusal(node, f"reply cannot be decoded ({error})", sent_bytes)
     except (KeyError, TypeError, ValueError, OverflowError, EOFError) as error:
         return Refusal(node, f"reply cannot be decoded ({error!r})", sent_bytes)
 
@@ -149,12 +205,41 @@ def decode(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     return {name: array.numpy() for name, array in record.items()}
 
 
+def pack_parcel(parcel: Parcel) -> tuple[ArrayRecord, dict[str, int]]:
+    """Return a sparse payload as one array of bytes, and the facts beside it."""
+    array = Array("uint8", (len(parcel.data),), _PAYLOAD_TYPE, parcel.data)
+    return ArrayRecord({_PAYLOAD: array}), dict(parcel.facts)
+
+
+def read_parcel(content: RecordDict) -> Parcel:
+    """Return the sparse payload of a message.
+
+    Raises:
+        PayloadError: If the message holds none.
+    """
+    array = content["arrays"].get(_PAYLOAD)
+    if array is None or array.stype != _PAYLOAD_TYPE:
+        raise PayloadError("is missing: the other end's job is not sparse")
+    facts = {name: value for name, value in content["config"].items() if isinstance(value, int)}
+    return Parcel(bytes(array.data), facts)
+
+
 def serialised_bytes(message: Message) -> int:
     """Return the length of the distinct objects Flower sends for this message.
 
     Flower stores objects by their hash, so equal arrays in one message travel once.
     """
     return sum(len(item.deflate()) for item in get_all_nested_objects(message).values())
+
+
+def _instruction(arrays: ArrayRecord, facts: dict[str, int]) -> RecordDict:
+    return RecordDict({"arrays": arrays, "config": ConfigRecord(facts)})
+
+
+def _dense_content(record: ArrayRecord) -> Content:
+    # Equal arrays of one message travel once.
+    distinct = {array.data: array.numpy().nbytes for array in record.values()}
+    return Content("tensors", sum(distinct.values()), index_bytes=0)
 
 
 def _reply(client: str, metrics: dict[str, float]) -> RecordDict:

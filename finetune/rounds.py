@@ -4,11 +4,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from finetune.errors import RoundError
+from finetune.sparsity.memory import SparseMemory
 from finetune.strategies.fedavg import fedavg
+from finetune.traffic import Traffic
 from finetune.updates import Evaluation, Refusal, Tensors, Update, refusal_reason
 
 logger = logging.getLogger(__name__)
@@ -25,11 +27,15 @@ class Replies:
         updates: Decoded replies, not yet checked.
         refusals: Clients that failed, and replies that could not be decoded.
         download_bytes: Serialised length of everything sent to the clients.
+        download: The same by what it says.
+        upload: What came back, refused replies included, by what it says.
     """
 
     updates: Sequence[Update]
     refusals: Sequence[Refusal]
     download_bytes: int
+    download: Traffic = field(default_factory=Traffic)
+    upload: Traffic = field(default_factory=Traffic)
 
 
 class Clients(Protocol):
@@ -53,6 +59,8 @@ class RoundRecord:
         download_bytes: Serialised bytes to all clients.
         upload_bytes: Serialised bytes from all clients, refused ones included.
         seconds: Wall time of the round.
+        download: `download_bytes` split into values, positions and headers.
+        upload: `upload_bytes` split so.
     """
 
     round: int
@@ -61,6 +69,8 @@ class RoundRecord:
     download_bytes: int
     upload_bytes: int
     seconds: float
+    download: Traffic = field(default_factory=Traffic)
+    upload: Traffic = field(default_factory=Traffic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +82,14 @@ class FederationState:
         tensors: The global adapter.
         base_losses: The untrained adapter judged by every client, which is the base model.
         num_refused: Updates refused so far.
+        memory: What both ends of a sparse job remember beside it, as of the last checkpoint.
     """
 
     completed_rounds: int
     tensors: Tensors
     base_losses: tuple[Evaluation, ...]
     num_refused: int = 0
+    memory: SparseMemory | None = None
 
 
 def run_rounds(
@@ -122,6 +134,8 @@ def run_round(
         upload_bytes=sum(update.sent_bytes for update in accepted)
         + sum(refusal.sent_bytes for refusal in refused),
         seconds=round(clock() - started, 3),
+        download=replies.download,
+        upload=replies.upload,
     )
     state = replace(
         state,
