@@ -160,7 +160,7 @@ class GridClients:
 
     def _tensors_of(self, reply: Message) -> Tensors:
         if self._sparse is None:
-            return decode(reply.content["arrays"])
+            return decode(reply.content.array_records["arrays"])
         return self._sparse.receive(reply.metadata.src_node_id, read_parcel(reply.content))
 
     def _content_of(self, message: Message) -> Content:
@@ -215,9 +215,10 @@ def read_parcel(content: RecordDict) -> Parcel:
     """Return the sparse payload of a message.
 
     Raises:
-        PayloadError: If the message holds none.
+        KeyError: If the message holds no arrays at all.
+        PayloadError: If they are not a sparse payload.
     """
-    array = content["arrays"].get(_PAYLOAD)
+    array = content.array_records["arrays"].get(_PAYLOAD)
     if array is None or array.stype != _PAYLOAD_TYPE:
         raise PayloadError("is missing: the other end's job is not sparse")
     facts = {name: value for name, value in content["config"].items() if isinstance(value, int)}
@@ -239,7 +240,7 @@ def _instruction(arrays: ArrayRecord, facts: dict[str, int]) -> RecordDict:
 def _dense_content(record: ArrayRecord) -> Content:
     # Equal arrays of one message travel once.
     distinct = {array.data: array.numpy().nbytes for array in record.values()}
-    return Content("tensors", sum(distinct.values()), index_bytes=0)
+    return Content("tensors", sum(distinct.values()), index_bytes=0, is_whole=True)
 
 
 def _reply(client: str, metrics: dict[str, float]) -> RecordDict:

@@ -13,11 +13,13 @@ class Content:
         encoding: How the adapter was written; `tensors` is the dense job's way.
         values_bytes: Length of the values.
         index_bytes: Length of what tells where they belong.
+        is_whole: Whether it needs nothing that the receiver has.
     """
 
     encoding: str
     values_bytes: int
     index_bytes: int
+    is_whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,15 @@ class Traffic:
         values_bytes: Values, by formula.
         index_bytes: Positions of values, by formula.
         header_bytes: All else of the serialised messages; those that could not be read, whole.
+        num_whole: Messages that need nothing the receiver has. Where downloads are changes, each
+            went to a client that the server did not know to hold a base.
         encodings: Messages by encoding.
     """
 
     values_bytes: int = 0
     index_bytes: int = 0
     header_bytes: int = 0
+    num_whole: int = 0
     encodings: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -46,5 +51,6 @@ class Traffic:
             values_bytes,
             index_bytes,
             total_bytes - values_bytes - index_bytes,
+            sum(content.is_whole for content in contents),
             dict(sorted(Counter(content.encoding for content in contents).items())),
         )

@@ -62,10 +62,13 @@ class SparseClients:
         layout: Layout,
         config: SparsityConfig,
         states: Mapping[str, ClientState] | None = None,
+        *,
+        first: Copy | None = None,
     ) -> None:
-        """Begin where `states` stand; a client that is not in them remembers nothing."""
+        """Begin where `states` stand; a client that is not in them holds `first`, if anything."""
         self._layout = layout
         self._config = config
+        self._first = ClientState(copy=first)
         self.states = dict(states or {})
 
     def answer(
@@ -77,7 +80,7 @@ class SparseClients:
             PayloadError: If the download cannot be read, or training gave NaN or infinity. The
                 client's state is then as before.
         """
-        before = self.states.get(client, ClientState())
+        before = self.states.get(client, self._first)
         copy = read_download(download, before.copy, length=self._layout.length)
         tensors, loss = train(self._layout.tensors(copy.vector))
         trained = self._layout.flat(tensors)
@@ -105,7 +108,7 @@ def read_download(download: Parcel, copy: Copy | None, *, length: int) -> Copy:
         return Copy(download.facts.get("copy", 0), vector)
     base, checksum = download.fact("base"), download.fact("base_checksum")
     if copy is None or (copy.number, copy.checksum) != (base, checksum):
-        held = "none" if copy is None else copy.number
+        held = "none" if copy is None else f"{'another ' * (copy.number == base)}{copy.number}"
         raise PayloadError(f"changes adapter {base}, this client holds {held}; send it whole")
     return Copy(download.fact("copy"), changed(copy.vector, vector))
 

@@ -32,6 +32,9 @@ class SparsityConfig(StrictModel):
     download: Literal["weights", "change"] = "weights"
     """`weights`: the largest weights, the others start at zero (FLASC). `change`: the largest
     differences from what the client holds already; who holds nothing is sent the whole adapter."""
+    is_first_adapter_sent: bool = False
+    """With `change`: send the first adapter whole. By default each client makes it from the job's
+    seed, as the server does; one whose own differs is refused once and then sent all."""
     kept_copies: int = Field(default=8, gt=0)
     """With `change`: adapters of clients that the server remembers, a float32 adapter each. A
     client whose copy was dropped is sent the whole adapter."""

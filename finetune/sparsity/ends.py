@@ -1,10 +1,10 @@
 """Both ends of a sparse job that runs in one process."""
 
-from finetune.sparsity.client import SparseClients
+from finetune.sparsity.client import Copy, SparseClients
 from finetune.sparsity.config import SparsityConfig
 from finetune.sparsity.layout import Layout
 from finetune.sparsity.memory import SparseMemory
-from finetune.sparsity.server import SparseServer
+from finetune.sparsity.server import FIRST_COPY, ServerState, SparseServer
 from finetune.updates import Tensors
 
 
@@ -12,10 +12,19 @@ class SparseEnds:
     """The server's end and the clients', remembered and restored together."""
 
     def __init__(self, adapter: Tensors, config: SparsityConfig) -> None:
-        """Begin with nothing remembered."""
+        """Begin with nothing sent.
+
+        Args:
+            adapter: The first one, made from the job's seed.
+            config: The job's.
+        """
         layout = Layout.of(adapter)
-        self.server = SparseServer(layout, config)
-        self.clients = SparseClients(layout, config)
+        first, state = None, ServerState()
+        if config.download == "change" and not config.is_first_adapter_sent:
+            first = Copy(FIRST_COPY, layout.flat(adapter))
+            state = ServerState(copies={first.number: first.vector})
+        self.server = SparseServer(layout, config, state)
+        self.clients = SparseClients(layout, config, first=first)
 
     @property
     def memory(self) -> SparseMemory:

@@ -8,6 +8,7 @@ Source: FLASC (arXiv 2406.05233), section 2.2. Sending the change since what a c
 addition: what was not sent is the difference that remains, and is among the next round's candidates.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -24,7 +25,12 @@ from finetune.traffic import Content
 from finetune.updates import Tensors
 from finetune.wire.message import decode, sizes_of
 
+logger = logging.getLogger(__name__)
+
 Vector = NDArray[np.float32]
+
+FIRST_COPY = 0
+"""Number of the adapter that nobody has to be sent: copies that are sent count from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +39,21 @@ class ServerState:
 
     Attributes:
         copies: Adapters that clients hold, by number.
-        held: The number of the copy that each node holds.
+        held: The number of the copy that each node holds. While no copy was sent yet, all nodes
+            hold copy 0, if there is one: the adapter that each makes from the job's seed.
         last_copy: The highest number given so far.
         basis: Counts the changes of the adapter's basis; see `rebased`.
     """
 
     copies: Mapping[int, Vector] = field(default_factory=dict)
     held: Mapping[int, int] = field(default_factory=dict)
-    last_copy: int = 0
+    last_copy: int = FIRST_COPY
     basis: int = 0
+
+    def base_of(self, node: int) -> int | None:
+        """Return the number of the copy that a node holds, or None if none is known."""
+        holds_first = self.last_copy == FIRST_COPY and FIRST_COPY in self.copies
+        return self.held.get(node, FIRST_COPY if holds_first else None)
 
     def rebased(self) -> "ServerState":
         """Return the state after a squeeze or a change of basis: nobody holds anything of it.
@@ -94,7 +106,7 @@ def make_downloads(
     made: dict[int | None, Download] = {}
     downloads = {}
     for node in nodes:
-        base = None if config.download == "weights" or is_exact else state.held.get(node)
+        base = None if config.download == "weights" or is_exact else state.base_of(node)
         if base not in made:
             made[base] = _download(
                 adapter,
@@ -149,6 +161,9 @@ def settled(
     held |= {node: downloads[node].copy.number for node in answered}
     copies = dict(state.copies) | {d.copy.number: d.copy.vector for d in downloads.values()}
     newest = set(sorted(set(held.values()), reverse=True)[: config.kept_copies])
+    forgotten = sorted(node for node in {*state.held, *downloads} if held.get(node) not in newest)
+    if forgotten:
+        logger.info("adapter goes whole to nodes=%s: no base of theirs is known", forgotten)
     return replace(
         state,
         copies={number: copies[number] for number in sorted(newest)},
@@ -202,7 +217,7 @@ class SparseServer:
     def content_of(self, parcel: Parcel) -> Content:
         """Return what a parcel that was made or read here is made of."""
         sizes = sizes_of(parcel.data, length=self._layout.length)
-        return Content(sizes.encoding, sizes.values_bytes, sizes.index_bytes)
+        return Content(sizes.encoding, sizes.values_bytes, sizes.index_bytes, parcel.is_whole)
 
     def end_round(self) -> None:
         """Remember what the nodes hold now."""

@@ -1,6 +1,6 @@
 """A vector that is mostly zeros as bytes, by the shortest of four encodings.
 
-After a header of 16 bytes stand the positions of the entries that are not zero, then their values:
+After a header of 15 bytes stand the positions of the entries that are not zero, then their values:
 
 =========  ==========================================  =============================
 encoding   positions                                   their bytes
@@ -40,9 +40,9 @@ ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 Vector = NDArray[np.float32]
 
 VERSION = 1
-_HEADER = struct.Struct("<BBBBIII")
+_HEADER = struct.Struct("<BBBIII")
 HEADER_BYTES = _HEADER.size
-"""Version, encoding, value type, remainder bits of gaps, length, count, checksum of all else."""
+"""Version, encoding, value type, length, count, checksum of all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,10 @@ def encode(
         raise PayloadError("holds NaN or infinity")
     positions = _positions(vector)
     sizes = _plan(len(vector), positions, value_type, encoding)
-    bits = rice.best_bits(positions) if sizes.encoding == "gaps" else 0
-    body = _pack_positions(positions, len(vector), sizes.encoding, bits)
+    body = _pack_positions(positions, len(vector), sizes.encoding)
     kept = vector if sizes.encoding == "dense" else vector[positions]
     body += pack_values(kept, value_type)
-    numbers = (VERSION, ENCODINGS.index(sizes.encoding), VALUE_TYPES.index(value_type), bits)
+    numbers = (VERSION, ENCODINGS.index(sizes.encoding), VALUE_TYPES.index(value_type))
     checksum = _checksum(numbers, len(vector), sizes.count, body)
     return _HEADER.pack(*numbers, len(vector), sizes.count, checksum) + body
 
@@ -108,13 +107,13 @@ def decode(data: bytes, *, length: int) -> Vector:
     Raises:
         PayloadError: If the bytes are no such message; nothing else, whatever the bytes.
     """
-    value_type, bits, sizes = _read_header(data, length)
+    value_type, sizes = _read_header(data, length)
     split = HEADER_BYTES + sizes.index_bytes
     values = unpack_values(data[split:], sizes.count, value_type)
     if sizes.encoding == "dense":
         return values
     packed = data[HEADER_BYTES:split]
-    positions = _unpack_positions(packed, sizes.count, length, sizes.encoding, bits)
+    positions = _unpack_positions(packed, sizes.count, length, sizes.encoding)
     vector = np.zeros(length, np.float32)
     vector[positions] = values
     return vector
@@ -126,7 +125,7 @@ def sizes_of(data: bytes, *, length: int) -> Sizes:
     Raises:
         PayloadError: If its header or its length is wrong; its positions and values are not read.
     """
-    return _read_header(data, length)[2]
+    return _read_header(data, length)[1]
 
 
 def _positions(vector: Vector) -> NDArray[np.int64]:
@@ -141,7 +140,7 @@ def _plan(
         return min(choices, key=lambda sizes: sizes.total_bytes)
     count = length if encoding == "dense" else len(positions)
     if encoding == "gaps":
-        index_bytes = rice.coded_bytes(positions, rice.best_bits(positions))
+        index_bytes = rice.coded_bytes(positions)
     else:
         index_bytes = _index_bytes(encoding, length, count)
     return Sizes(encoding, count, values_bytes(count, value_type), index_bytes)
@@ -151,22 +150,20 @@ def _index_bytes(encoding: Encoding, length: int, count: int) -> int:
     return {"dense": 0, "coo": 4 * count, "bitmap": -(-length // 8)}[encoding]
 
 
-def _pack_positions(
-    positions: NDArray[np.int64], length: int, encoding: Encoding, bits: int
-) -> bytes:
+def _pack_positions(positions: NDArray[np.int64], length: int, encoding: Encoding) -> bytes:
     if encoding == "dense":
         return b""
     if encoding == "coo":
         return positions.astype("<i4").tobytes()
     if encoding == "gaps":
-        return rice.code(positions, bits)
+        return rice.code(positions)
     is_kept = np.zeros(length, np.uint8)
     is_kept[positions] = 1
     return np.packbits(is_kept).tobytes()
 
 
 def _unpack_positions(
-    data: bytes, count: int, length: int, encoding: Encoding, bits: int
+    data: bytes, count: int, length: int, encoding: Encoding
 ) -> NDArray[np.int64]:
     if encoding == "bitmap":
         flags = np.unpackbits(np.frombuffer(data, np.uint8))
@@ -176,7 +173,7 @@ def _unpack_positions(
         if (np.diff(positions) <= 0).any():
             raise PayloadError("holds an index twice, or out of order")
     else:
-        positions = rice.decode(data, count=count, bits=bits, length=length)
+        positions = rice.decode(data, count=count, length=length)
     if len(positions) != count:
         raise PayloadError(f"marks {len(positions)} entries, not {count}")
     if count and not (positions[0] >= 0 and positions[-1] < length):
@@ -184,11 +181,11 @@ def _unpack_positions(
     return positions
 
 
-def _read_header(data: bytes, length: int) -> tuple[ValueType, int, Sizes]:
+def _read_header(data: bytes, length: int) -> tuple[ValueType, Sizes]:
     if len(data) < HEADER_BYTES:
         raise PayloadError(f"is {len(data)} bytes, shorter than its header of {HEADER_BYTES}")
     *numbers, said_length, count, checksum = _HEADER.unpack_from(data)
-    version, encoding_number, type_number, bits = numbers
+    version, encoding_number, type_number = numbers
     if version != VERSION:
         raise PayloadError(f"is of version {version}, read is {VERSION}")
     if encoding_number >= len(ENCODINGS) or type_number >= len(VALUE_TYPES):
@@ -208,7 +205,7 @@ def _read_header(data: bytes, length: int) -> tuple[ValueType, int, Sizes]:
         raise PayloadError(f"is {len(data)} bytes, which do not hold {count} entries, {encoding}")
     if checksum != _checksum(tuple(numbers), length, count, data[HEADER_BYTES:]):
         raise PayloadError("does not match its checksum; it was damaged on the way")
-    return value_type, bits, Sizes(encoding, count, num_values_bytes, index_bytes)
+    return value_type, Sizes(encoding, count, num_values_bytes, index_bytes)
 
 
 def _checksum(numbers: tuple[int, ...], length: int, count: int, body: bytes) -> int:

@@ -1,8 +1,9 @@
 """Golomb-Rice codes of a sorted list of positions: the gaps between them, without a loop over them.
 
 A gap g, the entries skipped before a position, is `g >> bits` in unary and its lowest `bits` bits
-as they are. All remainders stand first, at a place that their number tells, then all unary parts:
-so both ends work on whole arrays.
+as they are. Each block of 128 gaps has its own `bits`, a byte each, since tensors differ in how
+much of them is kept: on a trained adapter that takes a fifth off the code. These bytes stand first,
+then all remainders, then all unary parts, so both ends work on whole arrays.
 
 Source: Golomb 1966, "Run-length encodings"; Rice and Plaunt 1971.
 """
@@ -12,72 +13,96 @@ from numpy.typing import NDArray
 
 from finetune.errors import PayloadError
 
+BLOCK_GAPS = 128
+"""Gaps that share a number of remainder bits."""
+
 MOST_BITS = 31
 """Most bits of a remainder: vectors are shorter than 2**31."""
 
 Positions = NDArray[np.int64]
 
 
-def best_bits(positions: Positions) -> int:
-    """Return the number of remainder bits that makes the code of `positions` shortest.
-
-    The mean gap tells it within one or two; the exact lengths there decide.
-    """
-    if not len(positions):
-        return 0
-    guess = int(max(1.0, positions[-1] / len(positions))).bit_length() - 1
-    near = range(max(0, guess - 2), min(MOST_BITS, guess + 2) + 1)
-    return min(near, key=lambda bits: coded_bytes(positions, bits))
+def coded_bytes(positions: Positions) -> int:
+    """Return the length of `code(positions)`."""
+    gaps = _gaps(positions)
+    bits = _best_bits(gaps)
+    each = _of_each_gap(bits, len(gaps))
+    num_unary = len(gaps) + int((gaps >> each).sum())
+    return len(bits) + _whole_bytes(int(each.sum())) + _whole_bytes(num_unary)
 
 
-def coded_bytes(positions: Positions, bits: int) -> int:
-    """Return the length of `code(positions, bits)`."""
-    num_unary = len(positions) + int((_gaps(positions) >> bits).sum())
-    return _whole_bytes(len(positions) * bits) + _whole_bytes(num_unary)
-
-
-def code(positions: Positions, bits: int) -> bytes:
+def code(positions: Positions) -> bytes:
     """Return strictly increasing `positions`, shape (count,), as bytes."""
     gaps = _gaps(positions)
-    remainders = np.empty((len(gaps), bits), np.uint8)
-    for column in range(bits):
-        remainders[:, column] = (gaps >> (bits - 1 - column)) & 1
-    ends = np.cumsum((gaps >> bits) + 1) - 1
+    bits = _best_bits(gaps)
+    each = _of_each_gap(bits, len(gaps))
+    starts = np.cumsum(each) - each
+    remainders = np.zeros(int(each.sum()), np.uint8)
+    for column in range(int(each.max(initial=0))):
+        has = each > column
+        remainders[starts[has] + column] = (gaps[has] >> (each[has] - 1 - column)) & 1
+    ends = np.cumsum((gaps >> each) + 1) - 1
     unary = np.zeros(int(ends[-1]) + 1 if len(ends) else 0, np.uint8)
     unary[ends] = 1
-    return np.packbits(remainders).tobytes() + np.packbits(unary).tobytes()
+    return bits.tobytes() + np.packbits(remainders).tobytes() + np.packbits(unary).tobytes()
 
 
-def decode(data: bytes, *, count: int, bits: int, length: int) -> Positions:
-    """Return the `count` positions, below `length`, that `data` codes.
+def decode(data: bytes, *, count: int, length: int) -> Positions:
+    """Return the `count` positions that `data` codes, for a vector of `length` entries.
 
-    Memory stays within a few times `length + count` bytes whatever the data says.
+    Memory stays within a few times `length + count` words whatever the data says. The last
+    position may lie beyond the end: the caller looks.
 
     Raises:
-        PayloadError: If the data is not the code of so many positions below `length`.
+        PayloadError: If the data is not the code of so many gaps, or one is beyond `length`.
     """
-    if bits > MOST_BITS:
-        raise PayloadError(f"has {bits} bits a remainder, at most {MOST_BITS} are read")
-    split = _whole_bytes(count * bits)
-    if len(data) < split or len(data) - split > _whole_bytes(length + count):
+    bits = np.frombuffer(data, np.uint8, min(_num_blocks(count), len(data)))
+    if bits.max(initial=0) > MOST_BITS:
+        raise PayloadError(f"has {bits.max()} bits a remainder, at most {MOST_BITS} are read")
+    each = _of_each_gap(bits, count)
+    num_bits = int(each.sum())
+    middle = _num_blocks(count) + _whole_bytes(num_bits)
+    if not 0 <= len(data) - middle <= _whole_bytes(length + count):
         raise PayloadError(f"has {len(data)} bytes of gaps, which do not fit {count} positions")
-    unary = np.unpackbits(np.frombuffer(data[split:], np.uint8))
-    ends = np.flatnonzero(unary)
+    ends = np.flatnonzero(np.unpackbits(np.frombuffer(data[middle:], np.uint8)))
     used = int(ends[-1]) + 1 if len(ends) else 0
-    if len(ends) != count or _whole_bytes(used) != len(data) - split:
+    if len(ends) != count or _whole_bytes(used) != len(data) - middle:
         raise PayloadError(f"codes {len(ends)} gaps, not {count}")
     quotients = np.diff(ends, prepend=-1) - 1
-    if (quotients > length >> bits).any():
+    if (quotients > length >> each).any():
         raise PayloadError(f"has a gap beyond the {length} entries")
-    remainders = np.unpackbits(np.frombuffer(data[:split], np.uint8), count=count * bits)
-    gaps = quotients << bits
-    for column in range(bits):
-        gaps |= remainders[column::bits].astype(np.int64) << (bits - 1 - column)
+    packed = np.frombuffer(data[len(bits) : middle], np.uint8)
+    remainders = np.unpackbits(packed, count=num_bits)
+    starts = np.cumsum(each) - each
+    gaps = quotients << each
+    for column in range(int(each.max(initial=0))):
+        has = each > column
+        read = remainders[starts[has] + column].astype(np.int64)
+        gaps[has] |= read << (each[has] - 1 - column)
     return np.cumsum(gaps + 1) - 1
+
+
+def _best_bits(gaps: Positions) -> NDArray[np.uint8]:
+    """Return for each block the number of remainder bits that makes its code shortest."""
+    if not len(gaps):
+        return np.zeros(0, np.uint8)
+    starts = np.arange(0, len(gaps), BLOCK_GAPS)
+    counts = np.diff(starts, append=len(gaps))
+    most = min(MOST_BITS, int(gaps.max()).bit_length())
+    costs = [np.add.reduceat(gaps >> bits, starts) + bits * counts for bits in range(most + 1)]
+    return np.argmin(costs, axis=0).astype(np.uint8)
+
+
+def _of_each_gap(bits: NDArray[np.uint8], count: int) -> Positions:
+    return bits.astype(np.int64).repeat(BLOCK_GAPS)[:count]
 
 
 def _gaps(positions: Positions) -> Positions:
     return np.diff(positions, prepend=-1) - 1
+
+
+def _num_blocks(count: int) -> int:
+    return -(-count // BLOCK_GAPS)
 
 
 def _whole_bytes(bits: int) -> int:

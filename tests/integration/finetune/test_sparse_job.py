@@ -74,19 +74,23 @@ def result(folder):
     return adapter, metrics(folder), {name: array.tobytes() for name, array in arrays.items()}
 
 
-@pytest.mark.parametrize("sparsity", [FLASC, CHANGES])
-def test_a_sparse_job_learns_and_accounts_for_its_bytes(make_job, tmp_path, sparsity):
+@pytest.mark.parametrize("name", ["FLASC", "CHANGES", "SENT"])
+def test_a_sparse_job_learns_and_accounts_for_its_bytes(make_job, tmp_path, name):
     """Losses fall; values, positions and headers sum to what was measured, both ways."""
+    sparsity = {"FLASC": FLASC, "CHANGES": CHANGES}.get(name)
+    sparsity = sparsity or CHANGES | {"is_first_adapter_sent": True}
     manifest = run_job(make_job(sparsity=sparsity), folder=tmp_path / "run", observer=Watcher())
     assert all(client.adapter_loss < client.base_loss for client in manifest.clients)
     lines = metrics(tmp_path / "run")
-    assert len(lines) == 3
+    whole = {"FLASC": [3, 3, 3], "CHANGES": [0, 0, 0], "SENT": [3, 0, 0]}[name]
+    assert [line["download"]["num_whole"] for line in lines] == whole
     for line in lines:
         for direction in ("download", "upload"):
             split = line[direction]
             parts = [split[f"{part}_bytes"] for part in ("values", "index", "header")]
             assert sum(parts) == line[f"{direction}_bytes"]
-            assert min(parts) > 0
+            nothing_sent = name == "CHANGES" and direction == "download" and line["round"] == 1
+            assert parts == [0, 0, sum(parts)] if nothing_sent else min(parts) > 0
             assert sum(split["encodings"].values()) == 3
 
 
@@ -223,6 +227,7 @@ def test_measured_bytes_are_the_payload_and_flowers_envelope():
         ArrayRecord({"sparse": Array("uint8", (4,), "motley.wire", b"oops")}),
         ArrayRecord({"sparse": Array(np.zeros(4, np.uint8))}),
         ArrayRecord({"a": Array(np.zeros((2, 3), np.float32))}),
+        MetricRecord({"sparse": 1}),
     ],
 )
 def test_a_reply_that_holds_no_payload_is_refused_and_counted(arrays):
@@ -236,5 +241,5 @@ def test_a_reply_that_holds_no_payload_is_refused_and_counted(arrays):
     app.train()(lambda message, context: Message(RecordDict(records), reply_to=message))
     replies = sparse_clients(app)[1].train(START, round_number=1)
     assert not replies.updates
-    assert all("cannot be decoded (payload" in refusal.reason for refusal in replies.refusals)
+    assert all("cannot be decoded" in refusal.reason for refusal in replies.refusals)
     assert replies.upload.header_bytes == sum(r.sent_bytes for r in replies.refusals) > 0

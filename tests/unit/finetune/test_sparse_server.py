@@ -1,11 +1,14 @@
 """What the server sends, remembers of its clients, and makes of their replies."""
 
+import logging
+
 import numpy as np
 import pytest
 
 from finetune.errors import PayloadError
 from finetune.sparsity.client import SparseClients
 from finetune.sparsity.config import SparsityConfig
+from finetune.sparsity.ends import SparseEnds
 from finetune.sparsity.layout import Layout
 from finetune.sparsity.memory import SparseMemory, from_parts, to_parts
 from finetune.sparsity.parcel import Parcel
@@ -147,6 +150,32 @@ def test_a_change_is_sent_only_to_who_holds_the_base():
     assert job.server.content_of(third[3]).values_bytes == 4 * 30
 
 
+def test_the_first_adapter_need_not_be_sent():
+    """Both ends made it: round 1 sends no entry, and later newcomers are sent the whole adapter."""
+    settings, first = config(download="change"), adapter()
+    ends = SparseEnds(first, settings)
+    job = Job(settings, ends.memory, tensors=first)
+    job.clients = ends.clients
+    parcels = job.round(1, nodes=[2, 3])
+    assert job.server.content_of(parcels[2]).values_bytes == 0
+    assert flat(job.starts["x"]).tobytes() == flat(first).tobytes()
+    assert [parcel.is_whole for parcel in job.round(2).values()] == [False, False, True]
+
+
+def test_a_first_adapter_that_differs_is_noticed():
+    """A client whose seed gave something else refuses; the next message brings it all."""
+    settings = config(download="change")
+    server = SparseEnds(adapter(0), settings).server
+    client = SparseEnds(adapter(1), settings).clients
+    (parcel,) = server.send(adapter(0), [2], round_number=1).values()
+    with pytest.raises(PayloadError, match="changes adapter 0, this client holds another 0"):
+        client.answer("x", parcel, lambda tensors: (tensors, 1.0))
+    server.end_round()
+    (parcel,) = server.send(adapter(0), [2], round_number=2).values()
+    client.answer("x", parcel, lambda tensors: (tensors, 1.0))
+    assert parcel.is_whole
+
+
 def test_what_a_change_left_out_is_sent_later():
     """With the adapter at rest, changes bring the clients' copies to it: the residual drains."""
     job = Job(config(download="change", download_density=0.2))
@@ -174,12 +203,14 @@ def test_an_absent_client_gets_the_change_since_its_own_copy():
         np.testing.assert_array_equal(job.server.state.copies[held.number], held.vector)
 
 
-def test_only_the_newest_copies_are_kept():
-    """With room for one copy, who was absent is sent the whole adapter."""
+def test_only_the_newest_copies_are_kept(caplog):
+    """With room for one copy, who was absent is sent the whole adapter, and the log says so."""
+    caplog.set_level(logging.INFO)
     job = Job(config(download="change", kept_copies=1))
     job.round(1)
     job.round(2, nodes=[2, 3])
     assert len(job.server.state.copies) == 1
+    assert "adapter goes whole to nodes=[4]" in caplog.text
     parcels = job.round(3)
     assert [parcels[node].is_whole for node in NODES] == [False, False, True]
 

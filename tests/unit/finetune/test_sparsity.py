@@ -60,19 +60,17 @@ def test_density_falls_geometrically_and_keeps_one_entry():
 
 
 def test_a_layout_takes_tensors_apart_and_together():
-    """The order is that of the names, whatever the mapping's; another adapter is refused."""
-    tensors = {
-        "b": np.arange(6, dtype=np.float32).reshape(2, 3),
-        "a": np.array([[9.0], [8.0]], np.float32),
-    }
+    """All of A before B, modules of a kind together; another adapter is refused."""
+    names = ["0.v.B.weight", "0.v.A.weight", "1.q.A.weight", "0.q.A.weight"]
+    tensors = {name: np.full((2, 3), i, np.float32) for i, name in enumerate(names)}
     layout = Layout.of(tensors)
-    assert layout.length == 8
-    assert layout.flat(tensors).tolist() == [9, 8, 0, 1, 2, 3, 4, 5]
+    assert layout.length == 24
+    assert layout.flat(tensors)[::6].tolist() == [3, 2, 1, 0]
     again = layout.tensors(layout.flat(tensors))
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(again[name], tensor)
     with pytest.raises(ValueError, match="another adapter"):
-        layout.flat({"a": tensors["a"]})
+        layout.flat({names[0]: tensors[names[0]]})
 
 
 @pytest.mark.parametrize("value_type", ["float32", "bfloat16", "float16", "int8"])

@@ -37,8 +37,8 @@ def repair_checksum(data):
     """Return a message with the checksum that its other bytes ask for."""
     if len(data) < HEADER_BYTES:
         return data
-    blank = data[:12] + bytes(4) + data[16:]
-    return data[:12] + struct.pack("<I", zlib.crc32(blank)) + data[16:]
+    blank = data[:11] + bytes(4) + data[15:]
+    return data[:11] + struct.pack("<I", zlib.crc32(blank)) + data[15:]
 
 
 def sparse(length, density, seed=0):
@@ -178,9 +178,9 @@ def test_one_wrong_byte_is_always_noticed(vector, place, change):
         decode(bytes(data), length=len(vector))
 
 
-def made(encoding=1, value_type=0, bits=0, length=8, count=2, body=b"", version=1):
+def made(encoding=1, value_type=0, length=8, count=2, body=b"", version=1):
     """Return a message with a right checksum and whatever else is asked for."""
-    header = struct.pack("<BBBBIII", version, encoding, value_type, bits, length, count, 0)
+    header = struct.pack("<BBBIII", version, encoding, value_type, length, count, 0)
     return repair_checksum(header + body)
 
 
@@ -204,11 +204,13 @@ TWO = struct.pack("<ff", 1, 2)
         (made(body=struct.pack("<ii", 1, 8) + TWO), "an index outside 0 to 7"),
         (made(body=struct.pack("<ii", 0, 1) + struct.pack("<ff", 1, np.nan)), "holds NaN"),
         (made(encoding=2, body=b"\x01" + TWO), "marks 1 entries, not 2"),
-        (made(encoding=3, bits=32, body=bytes(8) + TWO), "has 32 bits a remainder"),
-        (made(encoding=3, body=b"\x80" + TWO), "codes 1 gaps, not 2"),
-        (made(encoding=3, body=b"\xc0\x00" + TWO), "codes 2 gaps, not 2"),
-        (made(encoding=3, bits=4, body=b"\xff\xc0" + TWO), "an index outside 0 to 7"),
-        (made(encoding=3, bits=3, body=b"\x00\x06" + TWO), "has a gap beyond the 8 entries"),
+        (made(encoding=3, body=b"\x20" + bytes(8) + TWO), "has 32 bits a remainder"),
+        (made(encoding=3, body=b"\x00\x80" + TWO), "codes 1 gaps, not 2"),
+        (made(encoding=3, body=b"\x00\xc0\x00" + TWO), "codes 2 gaps, not 2"),
+        (made(encoding=3, body=b"\x04\xff\xc0" + TWO), "an index outside 0 to 7"),
+        (made(encoding=3, body=b"\x03\x00\x06" + TWO), "has a gap beyond the 8 entries"),
+        (made(encoding=3, body=TWO), "0 bytes of gaps, which do not fit 2"),
+        (made(encoding=3, body=b"\x08" + TWO), "1 bytes of gaps, which do not fit 2"),
         (made(encoding=3, body=bytes(9) + TWO), "9 bytes of gaps, which do not fit 2"),
         (made(encoding=0, count=8, body=4 * TWO)[:-1] + b"\x41", "does not match its checksum"),
     ],
