@@ -4,7 +4,7 @@ Aggregation, checks and training know nothing of Flower; every other module does
 the in-process Grid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -16,19 +16,14 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
 from finetune.errors import PayloadError, RoundError
+from finetune.flower_sparse import pack_parcel, read_parcel
 from finetune.rounds import Replies
 from finetune.sparsity.client import SparseClients
-from finetune.sparsity.parcel import Parcel
-from finetune.sparsity.server import SparseServer
 from finetune.traffic import Content, Traffic
 from finetune.updates import Evaluation, Refusal, Tensors, Update
 
 CLIENT_KEY = "client"
 """Key of the client's name in a node's configuration and in replies."""
-
-_PAYLOAD = "sparse"
-_PAYLOAD_TYPE = "motley.wire"
-"""Name and serialisation of the one array of a sparse message; `finetune/wire` has its form."""
 
 
 class Trainer(Protocol):
@@ -60,16 +55,15 @@ def make_client_app(
         client = str(context.node_config[CLIENT_KEY])
         trainer = trainer_of(client)
         run = partial(trainer.train, round_number=int(message.content["config"]["round"]))
-        facts: dict[str, int] = {}
         if sparse is None:
             tensors, loss = run(decode(message.content["arrays"]))
-            arrays = encode(tensors)
         else:
             parcel, loss = sparse.answer(client, read_parcel(message.content), run)
-            arrays, facts = pack_parcel(parcel)
         content = _reply(client, {"num-examples": trainer.num_examples, "loss": loss})
-        content["config"].update(facts)
-        content["arrays"] = arrays
+        if sparse is None:
+            content["arrays"] = encode(tensors)
+        else:
+            pack_parcel(parcel, content)
         return Message(content, reply_to=message)
 
     def evaluate(message: Message, context: Context) -> Message:
@@ -83,43 +77,86 @@ def make_client_app(
 
 
 def make_server_app(
-    serve: Callable[["GridClients"], None], sparse: SparseServer | None = None
+    serve: Callable[["GridClients"], None], exchange: "Exchange | None" = None
 ) -> ServerApp:
     """Return the app whose main function hands the clients behind the grid to `serve`."""
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
-        serve(GridClients(grid, sparse))
+        serve(GridClients(grid, exchange))
 
     app.main()(main)
     return app
 
 
+class Exchange(Protocol):
+    """How an adapter travels: whole, or its largest entries."""
+
+    def downloads(
+        self, tensors: Tensors, nodes: Iterable[int], *, round_number: int
+    ) -> Mapping[int, RecordDict]:
+        """Begin a round: return what each node is sent, the round's number in its `config`."""
+
+    def update(self, reply: Message) -> Tensors:
+        """Return a reply as a whole adapter; raise what `read_update` catches if it is none."""
+
+    def content(self, record: RecordDict) -> Content:
+        """Return what a message of `downloads`, or one that `update` has read, is made of."""
+
+    def end_round(self) -> None:
+        """Take note that no further reply counts."""
+
+
+class DenseExchange:
+    """All tensors, both ways."""
+
+    def downloads(
+        self, tensors: Tensors, nodes: Iterable[int], *, round_number: int
+    ) -> dict[int, RecordDict]:
+        """Return the same content for each node."""
+        return dict.fromkeys(nodes, _dense_record(tensors, round_number=round_number))
+
+    def update(self, reply: Message) -> Tensors:
+        """Return the reply's tensors."""
+        return decode(reply.content.array_records["arrays"])
+
+    def content(self, record: RecordDict) -> Content:
+        """Return the bytes of the values; equal arrays of one message travel once."""
+        arrays = record.array_records["arrays"].values()
+        distinct = {array.data: array.numpy().nbytes for array in arrays}
+        return Content("tensors", sum(distinct.values()), index_bytes=0, is_whole=True)
+
+    def end_round(self) -> None:
+        """Nothing is remembered."""
+
+
 class GridClients:
     """The clients behind a Flower Grid, as the round loop wants them."""
 
-    def __init__(self, grid: Grid, sparse: SparseServer | None = None) -> None:
-        """Keep the grid and, in a sparse job, what makes downloads and reads uploads."""
+    def __init__(self, grid: Grid, exchange: Exchange | None = None) -> None:
+        """Keep the grid, and how adapters travel: by default as they are."""
         self._grid = grid
-        self._sparse = sparse
+        self._exchange = exchange or DenseExchange()
 
     def train(self, tensors: Tensors, *, round_number: int) -> Replies:
         """Let every node train from `tensors`; see `rounds.Clients`."""
-        messages = self._train_messages(tensors, round_number=round_number)
+        contents = self._exchange.downloads(
+            tensors, self._grid.get_node_ids(), round_number=round_number
+        )
+        messages = self._messages("train", contents, round_number=round_number)
         download_bytes = sum(serialised_bytes(message) for message in messages)
-        downloads = [self._content_of(message) for message in messages]
+        downloads = [self._exchange.content(content) for content in contents.values()]
         updates: list[Update] = []
         refusals: list[Refusal] = []
         uploads: list[Content] = []
         for reply in self._grid.send_and_receive(messages):
-            outcome = read_update(reply, self._tensors_of)
+            outcome = read_update(reply, self._exchange.update)
             if isinstance(outcome, Update):
                 updates.append(outcome)
-                uploads.append(self._content_of(reply))
+                uploads.append(self._exchange.content(reply.content))
             else:
                 refusals.append(outcome)
-        if self._sparse is not None:
-            self._sparse.end_round()
+        self._exchange.end_round()
         upload_bytes = sum(update.sent_bytes for update in updates)
         upload_bytes += sum(refusal.sent_bytes for refusal in refusals)
         return Replies(
@@ -136,41 +173,26 @@ class GridClients:
         Raises:
             RoundError: If a node fails.
         """
-        content = _instruction(encode(tensors), {"round": 0})
-        messages = [
-            self._grid.create_message(content, "evaluate", node_id, group_id="0")
-            for node_id in self._grid.get_node_ids()
-        ]
+        contents = dict.fromkeys(self._grid.get_node_ids(), _dense_record(tensors, round_number=0))
+        messages = self._messages("evaluate", contents, round_number=0)
         return [_read_evaluation(reply) for reply in self._grid.send_and_receive(messages)]
 
-    def _train_messages(self, tensors: Tensors, *, round_number: int) -> list[Message]:
-        nodes = list(self._grid.get_node_ids())
-        if self._sparse is None:
-            content = _instruction(encode(tensors), {"round": round_number})
-            contents = dict.fromkeys(nodes, content)
-        else:
-            parcels = self._sparse.send(tensors, nodes, round_number=round_number)
-            contents = {
-                node: _instruction(*pack_parcel(parcel)) for node, parcel in parcels.items()
-            }
+    def _messages(
+        self, kind: str, contents: Mapping[int, RecordDict], *, round_number: int
+    ) -> list[Message]:
         return [
-            self._grid.create_message(content, "train", node, group_id=str(round_number))
-            for node, content in contents.items()
+            self._grid.create_message(content, kind, node_id, group_id=str(round_number))
+            for node_id, content in contents.items()
         ]
-
-    def _tensors_of(self, reply: Message) -> Tensors:
-        if self._sparse is None:
-            return decode(reply.content.array_records["arrays"])
-        return self._sparse.receive(reply.metadata.src_node_id, read_parcel(reply.content))
-
-    def _content_of(self, message: Message) -> Content:
-        if self._sparse is None:
-            return _dense_content(message.content["arrays"])
-        return self._sparse.content_of(read_parcel(message.content))
 
 
 def read_update(reply: Message, tensors_of: Callable[[Message], Tensors]) -> Update | Refusal:
-    """Return a train reply as an update, or why it is none."""
+    """Return a train reply as an update, or why it is none.
+
+    Args:
+        reply: What came back.
+        tensors_of: Finds the adapter in it; see `Exchange.update`.
+    """
     sent_bytes = serialised_bytes(reply)
     node = f"node {reply.metadata.src_node_id}"
     if reply.has_error():
@@ -205,26 +227,6 @@ def decode(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def pack_parcel(parcel: Parcel) -> tuple[ArrayRecord, dict[str, int]]:
-    """Return a sparse payload as one array of bytes, and the facts beside it."""
-    array = Array("uint8", (len(parcel.data),), _PAYLOAD_TYPE, parcel.data)
-    return ArrayRecord({_PAYLOAD: array}), dict(parcel.facts)
-
-
-def read_parcel(content: RecordDict) -> Parcel:
-    """Return the sparse payload of a message.
-
-    Raises:
-        KeyError: If the message holds no arrays at all.
-        PayloadError: If they are not a sparse payload.
-    """
-    array = content.array_records["arrays"].get(_PAYLOAD)
-    if array is None or array.stype != _PAYLOAD_TYPE:
-        raise PayloadError("is missing: the other end's job is not sparse")
-    facts = {name: value for name, value in content["config"].items() if isinstance(value, int)}
-    return Parcel(bytes(array.data), facts)
-
-
 def serialised_bytes(message: Message) -> int:
     """Return the length of the distinct objects Flower sends for this message.
 
@@ -233,14 +235,8 @@ def serialised_bytes(message: Message) -> int:
     return sum(len(item.deflate()) for item in get_all_nested_objects(message).values())
 
 
-def _instruction(arrays: ArrayRecord, facts: dict[str, int]) -> RecordDict:
-    return RecordDict({"arrays": arrays, "config": ConfigRecord(facts)})
-
-
-def _dense_content(record: ArrayRecord) -> Content:
-    # Equal arrays of one message travel once.
-    distinct = {array.data: array.numpy().nbytes for array in record.values()}
-    return Content("tensors", sum(distinct.values()), index_bytes=0, is_whole=True)
+def _dense_record(tensors: Tensors, *, round_number: int) -> RecordDict:
+    return RecordDict({"arrays": encode(tensors), "config": ConfigRecord({"round": round_number})})
 
 
 def _reply(client: str, metrics: dict[str, float]) -> RecordDict:

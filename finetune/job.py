@@ -18,6 +18,7 @@ from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
 from finetune.errors import BaseModelError
 from finetune.flower import CLIENT_KEY, GridClients, make_client_app, make_server_app
+from finetune.flower_sparse import SparseExchange
 from finetune.in_process_grid import InProcessGrid
 from finetune.local_training import LocalTrainer
 from finetune.lora import adapter_config, attach_adapter, read_tensors
@@ -102,7 +103,7 @@ def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
     ends = federation.ends
     server = make_server_app(
         lambda clients: _serve(clients, federation, job, run, observer),
-        None if ends is None else ends.server,
+        None if ends is None else SparseExchange(ends.server),
     )
     with run.started(job):
         server(federation.grid, federation.grid.server_context())

@@ -90,7 +90,8 @@ def _best_bits(gaps: Positions) -> NDArray[np.uint8]:
     counts = np.diff(starts, append=len(gaps))
     most = min(MOST_BITS, int(gaps.max()).bit_length())
     costs = [np.add.reduceat(gaps >> bits, starts) + bits * counts for bits in range(most + 1)]
-    return np.argmin(costs, axis=0).astype(np.uint8)
+    best: NDArray[np.uint8] = np.argmin(costs, axis=0).astype(np.uint8)
+    return best
 
 
 def _of_each_gap(bits: NDArray[np.uint8], count: int) -> Positions:

@@ -11,7 +11,8 @@ from toy_job import job_content
 
 from finetune.config import JobConfig
 from finetune.errors import RoundError
-from finetune.flower import GridClients, make_client_app, read_parcel, serialised_bytes
+from finetune.flower import GridClients, make_client_app, serialised_bytes
+from finetune.flower_sparse import SparseExchange, read_parcel
 from finetune.in_process_grid import InProcessGrid
 from finetune.job import run_job
 from finetune.run_folder import RunFolder
@@ -200,7 +201,7 @@ def sparse_clients(app=None):
     trainers = {"one": FakeTrainer(1), "two": FakeTrainer(2)}
     app = app or make_client_app(trainers.__getitem__, SparseClients(layout, settings))
     grid = InProcessGrid(app, {2: {"client": "one"}, 3: {"client": "two"}})
-    return grid, GridClients(grid, SparseServer(layout, settings))
+    return grid, GridClients(grid, SparseExchange(SparseServer(layout, settings)))
 
 
 def test_measured_bytes_are_the_payload_and_flowers_envelope():
