@@ -4,6 +4,8 @@ import logging
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune.errors import PayloadError
 from finetune.sparsity.client import SparseClients
@@ -16,6 +18,7 @@ from finetune.sparsity.server import SparseServer
 from finetune.strategies.fedavg import fedavg
 from finetune.updates import Update
 from finetune.wire.message import encode
+from finetune.wire.values import VALUE_TYPES
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
 NODES = {2: "x", 3: "y", 4: "z"}
@@ -201,6 +204,32 @@ def test_an_absent_client_gets_the_change_since_its_own_copy():
         held = job.clients.states[name].copy
         assert job.server.state.held[node] == held.number
         np.testing.assert_array_equal(job.server.state.copies[held.number], held.vector)
+
+
+ROUNDS = st.lists(
+    st.tuples(st.sets(st.sampled_from(list(NODES)), min_size=1), st.sets(st.sampled_from([3, 4]))),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(ROUNDS, st.integers(1, 3), st.sampled_from(VALUE_TYPES))
+def test_both_ends_agree_on_every_copy(rounds, kept_copies, value_type):
+    """Whoever takes part, whatever is lost: what the server believes a node holds, it holds."""
+    settings = config(download="change", kept_copies=kept_copies, download_values=value_type)
+    job = Job(settings)
+    for number, (nodes, lost) in enumerate(rounds, start=1):
+        if not nodes - lost:
+            continue  # a round without an update ends a job
+        job.round(number, nodes=sorted(nodes), lost=lost)
+        held = job.server.state.held
+        assert not set(held) & nodes & lost
+        assert set(job.server.state.copies) == set(held.values())
+        assert len(job.server.state.copies) <= kept_copies
+        for node, copy_number in held.items():
+            copy = job.clients.states[NODES[node]].copy
+            assert copy.number == copy_number
+            np.testing.assert_array_equal(copy.vector, job.server.state.copies[copy_number])
 
 
 def test_only_the_newest_copies_are_kept(caplog):
