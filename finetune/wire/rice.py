@@ -2,8 +2,9 @@
 
 A gap g, the entries skipped before a position, is `g >> bits` in unary and its lowest `bits` bits
 as they are. Each block of 128 gaps has its own `bits`, a byte each, since tensors differ in how
-much of them is kept: on a trained adapter that takes a fifth off the code. These bytes stand first,
-then all remainders, then all unary parts, so both ends work on whole arrays.
+much of them is kept: of a trained adapter's largest weights that takes a fifth off the code, of its
+largest changes a hundredth. These bytes stand first, then all remainders, then all unary parts, so
+both ends work on whole arrays.
 
 Source: Golomb 1966, "Run-length encodings"; Rice and Plaunt 1971.
 """
