@@ -77,10 +77,14 @@ class RunFolder:
                 )
         elif self.folder.exists() and not self.folder.is_dir():
             raise RunFolderError(self.folder, "is no folder; choose another with --output")
-        elif self.folder.exists() and any(path != self._lock for path in self.folder.iterdir()):
+        elif self.folder.exists() and any(map(self._is_content, self.folder.iterdir())):
             raise RunFolderError(
                 self.folder, "is not empty and holds no run; choose another with --output"
             )
+
+    def _is_content(self, path: Path) -> bool:
+        # A process that was killed while it wrote the job leaves the lock and a temporary file.
+        return path != self._lock and not path.name.startswith(f".{self._job.name}.")
 
     @contextmanager
     def started(self, job: JobConfig) -> Iterator[None]:

@@ -2,14 +2,14 @@
 
 After a header of 15 bytes stand the positions of the entries that are not zero, then their values:
 
-=========  ==========================================  =============================
+=========  ==========================================  ==========================================
 encoding   positions                                   their bytes
-=========  ==========================================  =============================
+=========  ==========================================  ==========================================
 dense      none: every entry is sent                   0
 coo        int32 each                                  4 * count
 bitmap     one bit an entry                            ceil(length / 8)
-gaps       Golomb-Rice codes of the gaps (`rice.py`)   about count * log2(length / count)
-=========  ==========================================  =============================
+gaps       Golomb-Rice codes of the gaps (`rice.py`)   about count (1.5 + log2(length / count)) / 8
+=========  ==========================================  ==========================================
 
 Whoever reads knows the vector's length, so nothing a message says can make it allocate more.
 """
