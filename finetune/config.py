@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from finetune.annealing import stage_ranks
+from finetune.sparsity.config import SparsityConfig
 from planner.config import StrictModel
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
@@ -94,6 +95,8 @@ class JobConfig(StrictModel):
     text; at least one document each way."""
     held_out_tokens: int = Field(default=16384, gt=1)
     """Most held-out tokens of one client that are scored, spread evenly over its held-out text."""
+    sparsity: SparsityConfig | None = None
+    """Send the largest entries only; by default the whole adapter crosses, both ways."""
     output: Path
     """Run folder: checkpoint, metrics, and at the end the adapter. A relative path starts at the
     working directory."""

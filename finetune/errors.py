@@ -4,6 +4,7 @@ FinetuneError
 ├── BaseModelError      the base model cannot be found, loaded, or take the adapter asked for
 ├── ClientDataError     a client's text cannot be read, or there is too little of it
 ├── FlowerError         the installed Flower lacks something the in-process federation stands on
+├── PayloadError        a sparse vector's bytes are malformed, or its values cannot be sent
 ├── RoundError          a round gave no usable update, or a client could not be judged
 ├── RunFolderError      the run folder belongs to something else, or cannot be written
 ├── AdapterFolderError  a folder does not hold a complete adapter made by `motley finetune run`
@@ -36,6 +37,14 @@ class ClientDataError(FinetuneError):
 
 class FlowerError(FinetuneError):
     """The installed Flower differs from those the in-process grid was written against."""
+
+
+class PayloadError(FinetuneError):
+    """Bytes that are no sparse vector, or a vector that cannot be made bytes."""
+
+    def __init__(self, problem: str) -> None:
+        """Say in words what the payload is, holds or does."""
+        super().__init__(f"payload {problem}")
 
 
 class RoundError(FinetuneError):

@@ -4,7 +4,8 @@ Aggregation, checks and training know nothing of Flower; every other module does
 the in-process Grid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,8 +15,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
-from finetune.errors import RoundError
+from finetune.errors import PayloadError, RoundError
+from finetune.flower_sparse import pack_parcel, read_parcel
 from finetune.rounds import Replies
+from finetune.sparsity.client import SparseClients
+from finetune.traffic import Content, Traffic
 from finetune.updates import Evaluation, Refusal, Tensors, Update
 
 CLIENT_KEY = "client"
@@ -35,24 +39,31 @@ class Trainer(Protocol):
         """Return the held-out loss in nats a token, and the number of tokens scored."""
 
 
-def make_client_app(trainer_of: Callable[[str], Trainer]) -> ClientApp:
+def make_client_app(
+    trainer_of: Callable[[str], Trainer], sparse: SparseClients | None = None
+) -> ClientApp:
     """Return the app that answers `train` and `evaluate` messages.
 
     Args:
         trainer_of: Finds the trainer by the client's name, which the node's configuration holds.
             It is asked on every message, so it should keep what is slow to make.
+        sparse: Reads downloads and makes uploads, in a sparse job.
     """
     app = ClientApp()
 
     def train(message: Message, context: Context) -> Message:
         client = str(context.node_config[CLIENT_KEY])
         trainer = trainer_of(client)
-        tensors, loss = trainer.train(
-            decode(message.content["arrays"]), round_number=int(message.content["config"]["round"])
-        )
-        metrics = {"num-examples": trainer.num_examples, "loss": loss}
-        content = _reply(client, metrics)
-        content["arrays"] = encode(tensors)
+        run = partial(trainer.train, round_number=int(message.content["config"]["round"]))
+        if sparse is None:
+            tensors, loss = run(decode(message.content["arrays"]))
+        else:
+            parcel, loss = sparse.answer(client, read_parcel(message.content), run)
+        content = _reply(client, {"num-examples": trainer.num_examples, "loss": loss})
+        if sparse is None:
+            content["arrays"] = encode(tensors)
+        else:
+            pack_parcel(parcel, content)
         return Message(content, reply_to=message)
 
     def evaluate(message: Message, context: Context) -> Message:
@@ -65,36 +76,96 @@ def make_client_app(trainer_of: Callable[[str], Trainer]) -> ClientApp:
     return app
 
 
-def make_server_app(serve: Callable[["GridClients"], None]) -> ServerApp:
+def make_server_app(
+    serve: Callable[["GridClients"], None], exchange: "Exchange | None" = None
+) -> ServerApp:
     """Return the app whose main function hands the clients behind the grid to `serve`."""
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
-        serve(GridClients(grid))
+        serve(GridClients(grid, exchange))
 
     app.main()(main)
     return app
 
 
+class Exchange(Protocol):
+    """How an adapter travels: whole, or its largest entries."""
+
+    def downloads(
+        self, tensors: Tensors, nodes: Iterable[int], *, round_number: int
+    ) -> Mapping[int, RecordDict]:
+        """Begin a round: return what each node is sent, the round's number in its `config`."""
+
+    def update(self, reply: Message) -> Tensors:
+        """Return a reply as a whole adapter; raise what `read_update` catches if it is none."""
+
+    def content(self, record: RecordDict) -> Content:
+        """Return what a message of `downloads`, or one that `update` has read, is made of."""
+
+    def end_round(self) -> None:
+        """Take note that no further reply counts."""
+
+
+class DenseExchange:
+    """All tensors, both ways."""
+
+    def downloads(
+        self, tensors: Tensors, nodes: Iterable[int], *, round_number: int
+    ) -> dict[int, RecordDict]:
+        """Return the same content for each node."""
+        return dict.fromkeys(nodes, _dense_record(tensors, round_number=round_number))
+
+    def update(self, reply: Message) -> Tensors:
+        """Return the reply's tensors."""
+        return decode(reply.content.array_records["arrays"])
+
+    def content(self, record: RecordDict) -> Content:
+        """Return the bytes of the values; equal arrays of one message travel once."""
+        arrays = record.array_records["arrays"].values()
+        distinct = {array.data: array.numpy().nbytes for array in arrays}
+        return Content("tensors", sum(distinct.values()), index_bytes=0, is_whole=True)
+
+    def end_round(self) -> None:
+        """Nothing is remembered."""
+
+
 class GridClients:
     """The clients behind a Flower Grid, as the round loop wants them."""
 
-    def __init__(self, grid: Grid) -> None:
-        """Keep the grid."""
+    def __init__(self, grid: Grid, exchange: Exchange | None = None) -> None:
+        """Keep the grid, and how adapters travel: by default as they are."""
         self._grid = grid
+        self._exchange = exchange or DenseExchange()
 
     def train(self, tensors: Tensors, *, round_number: int) -> Replies:
         """Let every node train from `tensors`; see `rounds.Clients`."""
-        messages = self._messages("train", tensors, round_number=round_number)
+        contents = self._exchange.downloads(
+            tensors, self._grid.get_node_ids(), round_number=round_number
+        )
+        messages = self._messages("train", contents, round_number=round_number)
         download_bytes = sum(serialised_bytes(message) for message in messages)
-        updates, refusals = [], []
+        downloads = [self._exchange.content(content) for content in contents.values()]
+        updates: list[Update] = []
+        refusals: list[Refusal] = []
+        uploads: list[Content] = []
         for reply in self._grid.send_and_receive(messages):
-            outcome = read_update(reply)
+            outcome = read_update(reply, self._exchange.update)
             if isinstance(outcome, Update):
                 updates.append(outcome)
+                uploads.append(self._exchange.content(reply.content))
             else:
                 refusals.append(outcome)
-        return Replies(updates, refusals, download_bytes)
+        self._exchange.end_round()
+        upload_bytes = sum(update.sent_bytes for update in updates)
+        upload_bytes += sum(refusal.sent_bytes for refusal in refusals)
+        return Replies(
+            updates,
+            refusals,
+            download_bytes,
+            download=Traffic.of(download_bytes, downloads),
+            upload=Traffic.of(upload_bytes, uploads),
+        )
 
     def evaluate(self, tensors: Tensors) -> list[Evaluation]:
         """Return the loss of `tensors` on every node's held-out text.
@@ -102,21 +173,26 @@ class GridClients:
         Raises:
             RoundError: If a node fails.
         """
-        messages = self._messages("evaluate", tensors, round_number=0)
+        contents = dict.fromkeys(self._grid.get_node_ids(), _dense_record(tensors, round_number=0))
+        messages = self._messages("evaluate", contents, round_number=0)
         return [_read_evaluation(reply) for reply in self._grid.send_and_receive(messages)]
 
-    def _messages(self, kind: str, tensors: Tensors, *, round_number: int) -> list[Message]:
-        content = RecordDict(
-            {"arrays": encode(tensors), "config": ConfigRecord({"round": round_number})}
-        )
+    def _messages(
+        self, kind: str, contents: Mapping[int, RecordDict], *, round_number: int
+    ) -> list[Message]:
         return [
             self._grid.create_message(content, kind, node_id, group_id=str(round_number))
-            for node_id in self._grid.get_node_ids()
+            for node_id, content in contents.items()
         ]
 
 
-def read_update(reply: Message) -> Update | Refusal:
-    """Return a train reply as an update, or why it is none."""
+def read_update(reply: Message, tensors_of: Callable[[Message], Tensors]) -> Update | Refusal:
+    """Return a train reply as an update, or why it is none.
+
+    Args:
+        reply: What came back.
+        tensors_of: Finds the adapter in it; see `Exchange.update`.
+    """
     sent_bytes = serialised_bytes(reply)
     node = f"node {reply.metadata.src_node_id}"
     if reply.has_error():
@@ -126,11 +202,13 @@ def read_update(reply: Message) -> Update | Refusal:
         metrics = reply.content["metrics"]
         return Update(
             client=client,
-            tensors=decode(reply.content["arrays"]),
+            tensors=tensors_of(reply),
             num_examples=int(metrics["num-examples"]),
             loss=float(metrics["loss"]),
             sent_bytes=sent_bytes,
         )
+    except PayloadError as error:
+        return Refusal(node, f"reply cannot be decoded ({error})", sent_bytes)
     except (KeyError, TypeError, ValueError, OverflowError, EOFError) as error:
         return Refusal(node, f"reply cannot be decoded ({error!r})", sent_bytes)
 
@@ -155,6 +233,10 @@ def serialised_bytes(message: Message) -> int:
     Flower stores objects by their hash, so equal arrays in one message travel once.
     """
     return sum(len(item.deflate()) for item in get_all_nested_objects(message).values())
+
+
+def _dense_record(tensors: Tensors, *, round_number: int) -> RecordDict:
+    return RecordDict({"arrays": encode(tensors), "config": ConfigRecord({"round": round_number})})
 
 
 def _reply(client: str, metrics: dict[str, float]) -> RecordDict:

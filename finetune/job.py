@@ -1,6 +1,7 @@
 """A whole job in one process: read the clients, federate, judge, write the adapter."""
 
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -20,11 +21,13 @@ from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
 from finetune.errors import BaseModelError
 from finetune.flower import CLIENT_KEY, GridClients, make_client_app, make_server_app
+from finetune.flower_sparse import SparseExchange
 from finetune.in_process_grid import InProcessGrid
 from finetune.local_training import LocalTrainer
 from finetune.lora import adapter_config, attach_adapter, read_tensors
 from finetune.rounds import FederationState, RoundRecord, judge, run_rounds
 from finetune.run_folder import RunFolder
+from finetune.sparsity.ends import SparseEnds
 from finetune.updates import Evaluation, Tensors
 
 logger = logging.getLogger(__name__)
@@ -73,7 +76,9 @@ class Federation:
             number: {CLIENT_KEY: name}
             for number, name in enumerate(trainers, start=SERVER_NODE_ID + 1)
         }
-        self.grid = InProcessGrid(make_client_app(trainers.__getitem__), nodes)
+        self.ends = None if job.sparsity is None else SparseEnds(self.first_tensors, job.sparsity)
+        clients = None if self.ends is None else self.ends.clients
+        self.grid = InProcessGrid(make_client_app(trainers.__getitem__, clients), nodes)
 
 
 def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
@@ -98,7 +103,11 @@ def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
         logger.info("run is finished folder=%s", folder)
         return read_adapter(run.adapter)
     federation = Federation(job, observer)
-    server = make_server_app(lambda clients: _serve(clients, federation, job, run, observer))
+    ends = federation.ends
+    server = make_server_app(
+        lambda clients: _serve(clients, federation, job, run, observer),
+        None if ends is None else SparseExchange(ends.server),
+    )
     with run.started(job):
         server(federation.grid, federation.grid.server_context())
     return read_adapter(run.adapter)
@@ -107,10 +116,12 @@ def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
 def _serve(
     clients: GridClients, federation: Federation, job: JobConfig, run: RunFolder, observer: Observer
 ) -> None:
-    base_digest = federation.base.weights_sha256
+    base_digest, ends = federation.base.weights_sha256, federation.ends
 
     def save(state: FederationState, record: RoundRecord) -> None:
         run.append_metrics(record)
+        if ends is not None:
+            state = replace(state, memory=ends.memory)
         run.save(state, base_weights_sha256=base_digest)
 
     state = run.load(base_weights_sha256=base_digest)
@@ -120,6 +131,8 @@ def _serve(
         state = FederationState(0, federation.first_tensors, base_losses)
         run.save(state, base_weights_sha256=base_digest)
     else:
+        if ends is not None and state.memory is not None:
+            ends.restore(state.memory)
         logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
     aggregation = Aggregation(
         STRATEGIES[job.aggregation],

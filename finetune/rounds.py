@@ -4,12 +4,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from finetune.aggregation import FEDAVG, Aggregation, AggregationError
 from finetune.errors import RoundError
 from finetune.factors import common_rank
+from finetune.sparsity.memory import SparseMemory
+from finetune.traffic import Traffic
 from finetune.updates import Evaluation, Refusal, Tensors, Update, refusal_reason
 
 logger = logging.getLogger(__name__)
@@ -26,11 +28,15 @@ class Replies:
         updates: Decoded replies, not yet checked.
         refusals: Clients that failed, and replies that could not be decoded.
         download_bytes: Serialised length of everything sent to the clients.
+        download: The same by what it says.
+        upload: What came back, refused replies included, by what it says.
     """
 
     updates: Sequence[Update]
     refusals: Sequence[Refusal]
     download_bytes: int
+    download: Traffic = field(default_factory=Traffic)
+    upload: Traffic = field(default_factory=Traffic)
 
 
 class Clients(Protocol):
@@ -56,6 +62,8 @@ class RoundRecord:
         seconds: Wall time of the round.
         rank: Of the adapter that was trained.
         aggregation_error: How far the new adapter is from the mean of the clients' products.
+        download: `download_bytes` split into values, positions and headers.
+        upload: `upload_bytes` split so.
     """
 
     round: int
@@ -66,6 +74,8 @@ class RoundRecord:
     seconds: float
     rank: int | None = None
     aggregation_error: AggregationError | None = None
+    download: Traffic = field(default_factory=Traffic)
+    upload: Traffic = field(default_factory=Traffic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +87,14 @@ class FederationState:
         tensors: The global adapter.
         base_losses: The untrained adapter judged by every client, which is the base model.
         num_refused: Updates refused so far.
+        memory: What both ends of a sparse job remember beside it, as of the last checkpoint.
     """
 
     completed_rounds: int
     tensors: Tensors
     base_losses: tuple[Evaluation, ...]
     num_refused: int = 0
+    memory: SparseMemory | None = None
 
 
 def run_rounds(
@@ -143,6 +155,8 @@ def run_round(
         rank=common_rank(state.tensors),
         aggregation_error=error,
         seconds=round(clock() - started, 3),
+        download=replies.download,
+        upload=replies.upload,
     )
     state = replace(
         state,

@@ -16,9 +16,13 @@ from safetensors.numpy import save
 from finetune.config import JobConfig
 from finetune.errors import RunFolderError
 from finetune.rounds import FederationState, RoundRecord
-from finetune.updates import Evaluation
+from finetune.sparsity.memory import MemoryHeader, from_parts, to_parts
+from finetune.updates import Evaluation, Tensors
 from planner.config import StrictModel
 from planner.documents import read_document, write_atomically
+
+_MEMORY = "memory/"
+"""Begins the names of arrays that are no tensors of the adapter."""
 
 
 class CheckpointHeader(StrictModel):
@@ -34,6 +38,8 @@ class CheckpointHeader(StrictModel):
     """Digest of the base model the run began with."""
     base_losses: tuple[tuple[str, float, int], ...]
     """Client, held-out loss of the base model, tokens scored."""
+    memory: MemoryHeader | None = None
+    """What the ends of a sparse job remember; its arrays stand beside the adapter's."""
 
 
 class RunFolder:
@@ -71,10 +77,14 @@ class RunFolder:
                 )
         elif self.folder.exists() and not self.folder.is_dir():
             raise RunFolderError(self.folder, "is no folder; choose another with --output")
-        elif self.folder.exists() and any(path != self._lock for path in self.folder.iterdir()):
+        elif self.folder.exists() and any(map(self._is_content, self.folder.iterdir())):
             raise RunFolderError(
                 self.folder, "is not empty and holds no run; choose another with --output"
             )
+
+    def _is_content(self, path: Path) -> bool:
+        # A process that was killed while it wrote the job leaves the lock and a temporary file.
+        return path != self._lock and not path.name.startswith(f".{self._job.name}.")
 
     @contextmanager
     def started(self, job: JobConfig) -> Iterator[None]:
@@ -129,7 +139,9 @@ class RunFolder:
         try:
             with safe_open(self._checkpoint, framework="numpy") as file:
                 header = CheckpointHeader.model_validate_json((file.metadata() or {})["header"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, remembered = _split(arrays)
+            memory = None if header.memory is None else from_parts(header.memory, remembered)
         except (SafetensorError, KeyError, ValidationError, OSError) as error:
             raise RunFolderError(
                 self.folder, f"the checkpoint is damaged ({type(error).__name__}); start a new run"
@@ -144,10 +156,12 @@ class RunFolder:
             tensors=tensors,
             base_losses=tuple(Evaluation(*values) for values in header.base_losses),
             num_refused=header.num_refused,
+            memory=memory,
         )
 
     def save(self, state: FederationState, *, base_weights_sha256: str) -> None:
         """Replace the checkpoint by `state`."""
+        memory, remembered = (None, {}) if state.memory is None else to_parts(state.memory)
         header = CheckpointHeader(
             completed_rounds=state.completed_rounds,
             num_refused=state.num_refused,
@@ -155,8 +169,10 @@ class RunFolder:
             base_losses=tuple(
                 (loss.client, loss.loss, loss.num_tokens) for loss in state.base_losses
             ),
+            memory=memory,
         )
-        data = save(dict(state.tensors), metadata={"header": header.model_dump_json()})
+        arrays = dict(state.tensors) | {_MEMORY + name: a for name, a in remembered.items()}
+        data = save(arrays, metadata={"header": header.model_dump_json()})
         write_atomically(self._checkpoint, data)
 
     def append_metrics(self, record: RoundRecord) -> None:
@@ -178,6 +194,15 @@ class RunFolder:
         if self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines()[:num_rounds]
             write_atomically(self._metrics, "".join(f"{line}\n" for line in lines))
+
+
+def _split(arrays: Tensors) -> tuple[Tensors, Tensors]:
+    """Return the adapter's tensors, and the arrays of a sparse job's memory."""
+    tensors = {name: a for name, a in arrays.items() if not name.startswith(_MEMORY)}
+    remembered = {
+        name.removeprefix(_MEMORY): a for name, a in arrays.items() if name.startswith(_MEMORY)
+    }
+    return tensors, remembered
 
 
 def _differences(earlier: JobConfig, job: JobConfig) -> list[str]:

@@ -117,6 +117,14 @@ def test_chats_are_rendered_by_the_models_template(job_file, tmp_path):
         ({"target_modules": ["q_proj", "q_proj"]}, "'q_proj' stands 2 times"),
         ({"target_modules": ["q_proj", "nothing"]}, "'nothing' names no linear layer"),
         ({"target_modules": ["model"]}, "'model' names no linear layer"),
+        (
+            {"sparsity": {"download_density": 0, "upload_density": 1}},
+            "sparsity.download_density",
+        ),
+        (
+            {"sparsity": {"download_density": 1, "upload_density": 1, "download": "all"}},
+            "sparsity.download",
+        ),
         ({"model": "no/such/folder"}, "no such folder"),
         ({"model": "./nothing"}, "no such folder"),
         ({"sequence_tokens": 4096}, "sequence_tokens 4096 is more than the 128"),

@@ -259,9 +259,10 @@ def test_two_runs_in_one_folder_do_not_mix(make_job, tmp_path):
 
 
 def test_a_lock_of_a_run_that_never_began_is_no_content(make_job, tmp_path):
-    """A process that was killed between the lock and the job leaves a free folder."""
+    """A process that was killed between the lock and the job, or writing it, left a free folder."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").touch()
+    (tmp_path / "run" / ".job.json.x1y2").touch()
     run_job(make_job(rounds=1), folder=tmp_path / "run", observer=Watcher())
 
 

@@ -1,0 +1,1 @@
+"""One sparse vector as bytes, at a length that a formula tells beforehand."""
