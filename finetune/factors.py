@@ -42,7 +42,7 @@ class Factors:
     @property
     def rank(self) -> int:
         """Columns of the one factor, rows of the other."""
-        return self.down_RN.shape[0]
+        return len(self.down_RN)
 
     def padded(self, rank: int, *, scale: float) -> "Factors":
         """Return the same product at a larger rank and another scale, which B takes up.

@@ -58,8 +58,8 @@ def frobenius_norm(factors: Factors) -> float:
 
     By thin QR: traces of Gram matrices would lose half the digits of a product near zero.
     """
-    up_triangle = np.linalg.qr(np.asarray(factors.up_MR, np.float64), mode="r")
-    down_triangle = np.linalg.qr(np.asarray(factors.down_RN, np.float64).T, mode="r")
+    _, up_triangle = np.linalg.qr(np.asarray(factors.up_MR, np.float64))
+    _, down_triangle = np.linalg.qr(np.asarray(factors.down_RN, np.float64).T)
     return factors.scale * float(np.linalg.norm(up_triangle @ down_triangle.T))
 
 
@@ -114,7 +114,8 @@ def _orthonormal_rows(rows_KN: Array, count: int) -> Array:
     drawn = np.random.default_rng(0).normal(size=(room, width))
     for _ in range(2):  # once leaves what rounding lets slip
         drawn -= (drawn @ rows_KN.T) @ rows_KN
-    more = np.linalg.qr(drawn.T)[0].T
+    columns, _ = np.linalg.qr(drawn.T)
+    more = columns.T
     # Above the width no row is orthogonal to all; those beyond it need only not be zero.
     beyond = np.eye(width)[np.arange(missing - room) % width]
     return np.concatenate([rows_KN, more, beyond])

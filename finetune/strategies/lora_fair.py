@@ -105,10 +105,11 @@ class _CosineObjective:
         times_gram_MR = up_MR @ self.gram_RR
         norm = np.sqrt(np.sum(times_gram_MR * up_MR))
         inner = np.sum(self.onto_MR * up_MR)
-        angle_MR = inner / norm**3 * times_gram_MR - self.onto_MR / norm
-        size, distance = np.linalg.norm(self.start_MR), self._distance(up_MR)
+        angle_MR: Array = inner / norm**3 * times_gram_MR - self.onto_MR / norm
+        size, distance = float(np.linalg.norm(self.start_MR)), self._distance(up_MR)
         if distance > 0:
-            return angle_MR + self.penalty * (up_MR - self.start_MR) / (distance * size**2)
+            pull_MR: Array = self.penalty * (up_MR - self.start_MR) / (distance * size**2)
+            return angle_MR + pull_MR
         # The penalty has a kink at zero: its pull there cancels as much of the rest as it can.
         steepness = float(np.linalg.norm(angle_MR))
         if steepness <= self.penalty / size:
@@ -142,5 +143,5 @@ def _wanted_onto_mean(
 ) -> Array:
     """Return the mean of products over the target's scale, times the transpose of the mean A."""
     stack = stacked(clients, weights_K)
-    onto_MR: Array = stack.up_MR @ (stack.down_RN @ mean.down_RN.T) / mean.scale
-    return onto_MR
+    onto_MR = stack.up_MR @ (stack.down_RN @ mean.down_RN.T) / mean.scale
+    return np.asarray(onto_MR, np.float64)
