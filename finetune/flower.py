@@ -4,7 +4,9 @@ Aggregation, checks and training know nothing of Flower; every other module does
 the in-process Grid.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Protocol
 
 import numpy as np
@@ -16,10 +18,18 @@ from numpy.typing import NDArray
 
 from finetune.errors import RoundError
 from finetune.rounds import Replies
+from finetune.trust.identity import BaseIdentity
 from finetune.updates import Evaluation, Refusal, Tensors, Update
+
+_PARTS = tuple(field.name for field in fields(BaseIdentity))
+
+logger = logging.getLogger(__name__)
 
 CLIENT_KEY = "client"
 """Key of the client's name in a node's configuration and in replies."""
+
+REFUSED_KEY = "refused"
+"""Key of the reason why the node's last reply did not count, in a message to it."""
 
 
 class Trainer(Protocol):
@@ -35,28 +45,38 @@ class Trainer(Protocol):
         """Return the held-out loss in nats a token, and the number of tokens scored."""
 
 
-def make_client_app(trainer_of: Callable[[str], Trainer]) -> ClientApp:
+def make_client_app(
+    trainer_of: Callable[[str], Trainer],
+    *,
+    identity_of: Callable[[str], BaseIdentity] | None = None,
+) -> ClientApp:
     """Return the app that answers `train` and `evaluate` messages.
 
     Args:
         trainer_of: Finds the trainer by the client's name, which the node's configuration holds.
             It is asked on every message, so it should keep what is slow to make.
+        identity_of: Tells which base model the client loaded, for it to declare; None declares
+            nothing, which a server that asks for a base model refuses.
     """
     app = ClientApp()
 
     def train(message: Message, context: Context) -> Message:
         client = str(context.node_config[CLIENT_KEY])
+        _log_refusal(message, client)
         trainer = trainer_of(client)
-        tensors, loss = trainer.train(
-            decode(message.content["arrays"]), round_number=int(message.content["config"]["round"])
-        )
+        round_number = int(message.content["config"]["round"])
+        tensors, loss = trainer.train(decode(message.content["arrays"]), round_number=round_number)
         metrics = {"num-examples": trainer.num_examples, "loss": loss}
         content = _reply(client, metrics)
+        content["config"]["version"] = round_number
+        if identity_of is not None:
+            _declare(identity_of(client), content["config"])
         content["arrays"] = encode(tensors)
         return Message(content, reply_to=message)
 
     def evaluate(message: Message, context: Context) -> Message:
         client = str(context.node_config[CLIENT_KEY])
+        _log_refusal(message, client)
         loss, num_tokens = trainer_of(client).evaluate(decode(message.content["arrays"]))
         return Message(_reply(client, {"num-examples": num_tokens, "loss": loss}), reply_to=message)
 
@@ -82,13 +102,18 @@ class GridClients:
     def __init__(self, grid: Grid) -> None:
         """Keep the grid."""
         self._grid = grid
+        self._untold: dict[int, str] = {}
+
+    def tell(self, refusals: Sequence[Refusal]) -> None:
+        """Put each reason into messages to its node until it answers; see `rounds.Clients`."""
+        self._untold.update({refusal.node_id: refusal.reason for refusal in refusals})
 
     def train(self, tensors: Tensors, *, round_number: int) -> Replies:
         """Let every node train from `tensors`; see `rounds.Clients`."""
         messages = self._messages("train", tensors, round_number=round_number)
         download_bytes = sum(serialised_bytes(message) for message in messages)
         updates, refusals = [], []
-        for reply in self._grid.send_and_receive(messages):
+        for reply in self._exchange(messages):
             outcome = read_update(reply)
             if isinstance(outcome, Update):
                 updates.append(outcome)
@@ -103,26 +128,45 @@ class GridClients:
             RoundError: If a node fails.
         """
         messages = self._messages("evaluate", tensors, round_number=0)
-        return [_read_evaluation(reply) for reply in self._grid.send_and_receive(messages)]
+        return [_read_evaluation(reply) for reply in self._exchange(messages)]
+
+    def _exchange(self, messages: list[Message]) -> list[Message]:
+        replies: list[Message] = list(self._grid.send_and_receive(messages))
+        for reply in replies:
+            if not reply.has_error():  # the node got the message, and the reason in it
+                self._untold.pop(reply.metadata.src_node_id, None)
+        return replies
 
     def _messages(self, kind: str, tensors: Tensors, *, round_number: int) -> list[Message]:
-        content = RecordDict(
-            {"arrays": encode(tensors), "config": ConfigRecord({"round": round_number})}
-        )
+        arrays = encode(tensors)
         return [
-            self._grid.create_message(content, kind, node_id, group_id=str(round_number))
+            self._grid.create_message(
+                RecordDict({"arrays": arrays, "config": self._config(node_id, round_number)}),
+                kind,
+                node_id,
+                group_id=str(round_number),
+            )
             for node_id in self._grid.get_node_ids()
         ]
+
+    def _config(self, node_id: int, round_number: int) -> ConfigRecord:
+        config = ConfigRecord({"round": round_number})
+        reason = self._untold.get(node_id)
+        if reason is not None:
+            config[REFUSED_KEY] = reason
+        return config
 
 
 def read_update(reply: Message) -> Update | Refusal:
     """Return a train reply as an update, or why it is none."""
     sent_bytes = serialised_bytes(reply)
-    node = f"node {reply.metadata.src_node_id}"
+    node_id = reply.metadata.src_node_id
+    node = f"node {node_id}"
     if reply.has_error():
-        return Refusal(node, f"failed: {reply.error.reason}", sent_bytes)
+        return Refusal(node, f"failed: {reply.error.reason}", sent_bytes, node_id)
     try:
-        client = str(reply.content["config"][CLIENT_KEY])
+        config = reply.content["config"]
+        client = str(config[CLIENT_KEY])
         metrics = reply.content["metrics"]
         return Update(
             client=client,
@@ -130,9 +174,12 @@ def read_update(reply: Message) -> Update | Refusal:
             num_examples=int(metrics["num-examples"]),
             loss=float(metrics["loss"]),
             sent_bytes=sent_bytes,
+            identity=_declared(config),
+            version=int(config["version"]) if "version" in config else None,
+            node_id=node_id,
         )
     except (KeyError, TypeError, ValueError, OverflowError, EOFError) as error:
-        return Refusal(node, f"reply cannot be decoded ({error!r})", sent_bytes)
+        return Refusal(node, f"reply cannot be decoded ({error!r})", sent_bytes, node_id)
 
 
 def encode(tensors: Tensors) -> ArrayRecord:
@@ -161,6 +208,26 @@ def _reply(client: str, metrics: dict[str, float]) -> RecordDict:
     return RecordDict(
         {"metrics": MetricRecord(metrics), "config": ConfigRecord({CLIENT_KEY: client})}
     )
+
+
+def _declare(identity: BaseIdentity, config: ConfigRecord) -> None:
+    for part in _PARTS:
+        config[part] = getattr(identity, part)
+
+
+def _declared(config: ConfigRecord) -> BaseIdentity | None:
+    if not any(part in config for part in _PARTS):
+        return None
+    digests = [config[part] for part in _PARTS]
+    if not all(isinstance(digest, bytes) for digest in digests):
+        raise TypeError("a declared digest is not bytes")
+    return BaseIdentity(*digests)
+
+
+def _log_refusal(message: Message, client: str) -> None:
+    reason = message.content["config"].get(REFUSED_KEY)
+    if reason is not None:
+        logger.warning("server refused the last reply client=%s reason=%r", client, str(reason))
 
 
 def _read_evaluation(reply: Message) -> Evaluation:

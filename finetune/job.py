@@ -22,6 +22,8 @@ from finetune.local_training import LocalTrainer
 from finetune.lora import adapter_config, attach_adapter, read_tensors
 from finetune.rounds import FederationState, RoundRecord, judge, run_rounds
 from finetune.run_folder import RunFolder
+from finetune.trust.checks import Checks
+from finetune.trust.identity import base_identity
 from finetune.updates import Evaluation, Tensors
 
 logger = logging.getLogger(__name__)
@@ -70,7 +72,9 @@ class Federation:
             number: {CLIENT_KEY: name}
             for number, name in enumerate(trainers, start=SERVER_NODE_ID + 1)
         }
-        self.grid = InProcessGrid(make_client_app(trainers.__getitem__), nodes)
+        self.identity = base_identity(self.base.weights_sha256, self.base.tokenizer)
+        app = make_client_app(trainers.__getitem__, identity_of=lambda name: self.identity)
+        self.grid = InProcessGrid(app, nodes)
 
 
 def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
@@ -118,7 +122,9 @@ def _serve(
         run.save(state, base_weights_sha256=base_digest)
     else:
         logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
-    state = run_rounds(state, clients, num_rounds=job.rounds, save=save)
+        clients.tell(state.refusals)
+    checks = Checks(identity=federation.identity)
+    state = run_rounds(state, clients, num_rounds=job.rounds, save=save, checks=checks)
     observer.phase("judging the adapter")
     losses = judge(clients, state.tensors)
     weights = weights_bytes(state.tensors)

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from finetune.errors import RoundError
 from finetune.strategies.fedavg import fedavg
-from finetune.updates import Evaluation, Refusal, Tensors, Update, refusal_reason
+from finetune.trust.checks import FORM_ONLY, Checks
+from finetune.updates import Evaluation, Refusal, Tensors, Update
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ class Clients(Protocol):
 
     def evaluate(self, tensors: Tensors) -> list[Evaluation]:
         """Return the loss of `tensors` on every client's held-out text."""
+
+    def tell(self, refusals: Sequence[Refusal]) -> None:
+        """Have each refused client learn the reason with the next message it gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,14 @@ class FederationState:
         tensors: The global adapter.
         base_losses: The untrained adapter judged by every client, which is the base model.
         num_refused: Updates refused so far.
+        refusals: Those of the last round, whose clients must be told.
     """
 
     completed_rounds: int
     tensors: Tensors
     base_losses: tuple[Evaluation, ...]
     num_refused: int = 0
+    refusals: tuple[Refusal, ...] = ()
 
 
 def run_rounds(
@@ -86,6 +92,7 @@ def run_rounds(
     *,
     num_rounds: int,
     save: Callable[[FederationState, RoundRecord], None],
+    checks: Checks = FORM_ONLY,
     clock: Callable[[], float] = time.monotonic,
 ) -> FederationState:
     """Run the rounds that `state` has not completed and return the last state.
@@ -94,13 +101,17 @@ def run_rounds(
         RoundError: If a round gives no usable update.
     """
     while state.completed_rounds < num_rounds:
-        state, record = run_round(state, clients, clock=clock)
+        state, record = run_round(state, clients, checks=checks, clock=clock)
         save(state, record)
     return state
 
 
 def run_round(
-    state: FederationState, clients: Clients, *, clock: Callable[[], float] = time.monotonic
+    state: FederationState,
+    clients: Clients,
+    *,
+    checks: Checks = FORM_ONLY,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[FederationState, RoundRecord]:
     """Train everywhere, check what comes back, aggregate.
 
@@ -110,8 +121,9 @@ def run_round(
     started = clock()
     round_number = state.completed_rounds + 1
     replies = clients.train(state.tensors, round_number=round_number)
-    accepted, refused = check(replies, like=state.tensors)
+    accepted, refused = check(replies, like=state.tensors, checks=checks, version=round_number)
     report_refusals(refused, round_number=round_number)
+    clients.tell(refused)
     if not accepted:
         raise RoundError(_nothing_usable(round_number, refused))
     record = RoundRecord(
@@ -128,24 +140,27 @@ def run_round(
         completed_rounds=round_number,
         tensors=fedavg(accepted),
         num_refused=state.num_refused + len(refused),
+        refusals=tuple(refused),
     )
     return state, record
 
 
-def check(replies: Replies, *, like: Tensors) -> tuple[list[Update], list[Refusal]]:
+def check(
+    replies: Replies, *, like: Tensors, checks: Checks = FORM_ONLY, version: int | None = None
+) -> tuple[list[Update], list[Refusal]]:
     """Return the updates fit to aggregate, and every refusal."""
     accepted: list[Update] = []
     refused = list(replies.refusals)
     heard: set[str] = set()
     for update in replies.updates:
-        reason = refusal_reason(update, like=like)
+        reason = checks.reason(update, like=like, version=version)
         if update.client in heard:
             reason = "answered this round already"
         heard.add(update.client)
         if reason is None:
             accepted.append(update)
         else:
-            refused.append(Refusal(update.client, reason, update.sent_bytes))
+            refused.append(Refusal(update.client, reason, update.sent_bytes, update.node_id))
     return accepted, refused
 
 

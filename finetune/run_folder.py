@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from finetune.config import JobConfig
 from finetune.errors import RunFolderError
 from finetune.rounds import FederationState, RoundRecord
-from finetune.updates import Evaluation
+from finetune.updates import Evaluation, Refusal
 from planner.config import StrictModel
 from planner.documents import read_document, write_atomically
 
@@ -34,6 +34,8 @@ class CheckpointHeader(StrictModel):
     """Digest of the base model the run began with."""
     base_losses: tuple[tuple[str, float, int], ...]
     """Client, held-out loss of the base model, tokens scored."""
+    refusals: tuple[tuple[str, str, int, int], ...] = ()
+    """Client, reason, bytes and node of the updates that the last round refused."""
 
 
 class RunFolder:
@@ -144,6 +146,7 @@ class RunFolder:
             tensors=tensors,
             base_losses=tuple(Evaluation(*values) for values in header.base_losses),
             num_refused=header.num_refused,
+            refusals=tuple(Refusal(*values) for values in header.refusals),
         )
 
     def save(self, state: FederationState, *, base_weights_sha256: str) -> None:
@@ -155,6 +158,7 @@ class RunFolder:
             base_losses=tuple(
                 (loss.client, loss.loss, loss.num_tokens) for loss in state.base_losses
             ),
+            refusals=tuple(astuple(refusal) for refusal in state.refusals),
         )
         data = save(dict(state.tensors), metadata={"header": header.model_dump_json()})
         write_atomically(self._checkpoint, data)
