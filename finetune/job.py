@@ -24,6 +24,7 @@ from finetune.rounds import FederationState, RoundRecord, judge, run_rounds
 from finetune.run_folder import RunFolder
 from finetune.trust.checks import Checks
 from finetune.trust.identity import base_identity
+from finetune.trust.round_trust import RoundTrust
 from finetune.updates import Evaluation, Tensors
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,16 @@ class Federation:
         app = make_client_app(trainers.__getitem__, identity_of=lambda name: self.identity)
         self.grid = InProcessGrid(app, nodes)
 
+    def trust(self, job: JobConfig) -> RoundTrust:
+        """Return what the server asks of updates, and what it makes of them."""
+        checks = Checks(
+            identity=self.identity,
+            most_norm=job.trust.most_norm,
+            most_product_norm=job.trust.most_product_norm,
+            scale=job.alpha / job.rank,
+        )
+        return RoundTrust(job.trust, checks, num_expected=len(job.clients))
+
 
 def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
     """Run a job to its end, going on where an interrupted run of it stopped.
@@ -123,8 +134,8 @@ def _serve(
     else:
         logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
         clients.tell(state.refusals)
-    checks = Checks(identity=federation.identity)
-    state = run_rounds(state, clients, num_rounds=job.rounds, save=save, checks=checks)
+    trust = federation.trust(job)
+    state = run_rounds(state, clients, num_rounds=job.rounds, save=save, trust=trust)
     observer.phase("judging the adapter")
     losses = judge(clients, state.tensors)
     weights = weights_bytes(state.tensors)

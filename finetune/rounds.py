@@ -10,6 +10,7 @@ from typing import Protocol
 from finetune.errors import RoundError
 from finetune.strategies.fedavg import fedavg
 from finetune.trust.checks import FORM_ONLY, Checks
+from finetune.trust.round_trust import CHECKS_ONLY, RoundTrust
 from finetune.updates import Evaluation, Refusal, Tensors, Update
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class RoundRecord:
         download_bytes: Serialised bytes to all clients.
         upload_bytes: Serialised bytes from all clients, refused ones included.
         seconds: Wall time of the round.
+        epsilon: Differential privacy spent so far, None without it.
     """
 
     round: int
@@ -65,6 +67,7 @@ class RoundRecord:
     download_bytes: int
     upload_bytes: int
     seconds: float
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +95,18 @@ def run_rounds(
     *,
     num_rounds: int,
     save: Callable[[FederationState, RoundRecord], None],
-    checks: Checks = FORM_ONLY,
+    trust: RoundTrust = CHECKS_ONLY,
     clock: Callable[[], float] = time.monotonic,
 ) -> FederationState:
     """Run the rounds that `state` has not completed and return the last state.
 
     Raises:
         RoundError: If a round gives no usable update.
+        CohortError: If one gives too few for a robust rule.
+        PrivacyBudgetError: If one would spend more privacy than the job allows.
     """
     while state.completed_rounds < num_rounds:
-        state, record = run_round(state, clients, checks=checks, clock=clock)
+        state, record = run_round(state, clients, trust=trust, clock=clock)
         save(state, record)
     return state
 
@@ -110,18 +115,23 @@ def run_round(
     state: FederationState,
     clients: Clients,
     *,
-    checks: Checks = FORM_ONLY,
+    trust: RoundTrust = CHECKS_ONLY,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[FederationState, RoundRecord]:
     """Train everywhere, check what comes back, aggregate.
 
     Raises:
         RoundError: If no client gives a usable update.
+        CohortError: If fewer do than a robust rule needs.
+        PrivacyBudgetError: If the round would spend more privacy than the job allows.
     """
     started = clock()
     round_number = state.completed_rounds + 1
+    epsilon = trust.spend(round_number)
     replies = clients.train(state.tensors, round_number=round_number)
-    accepted, refused = check(replies, like=state.tensors, checks=checks, version=round_number)
+    accepted, refused = check(
+        replies, like=state.tensors, checks=trust.checks, version=round_number
+    )
     report_refusals(refused, round_number=round_number)
     clients.tell(refused)
     if not accepted:
@@ -134,11 +144,12 @@ def run_round(
         upload_bytes=sum(update.sent_bytes for update in accepted)
         + sum(refusal.sent_bytes for refusal in refused),
         seconds=round(clock() - started, 3),
+        epsilon=epsilon,
     )
     state = replace(
         state,
         completed_rounds=round_number,
-        tensors=fedavg(accepted),
+        tensors=fedavg(trust.believed(accepted, start=state.tensors)),
         num_refused=state.num_refused + len(refused),
         refusals=tuple(refused),
     )

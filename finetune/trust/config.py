@@ -1,0 +1,128 @@
+"""The `trust:` block of a job: what is checked, bounded, hidden. Checks of form always run."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from finetune.trust.accountant import epsilon_spent
+from finetune.trust.robust import least_clients
+from planner.config import StrictModel
+
+
+class MedianConfig(StrictModel):
+    """The median of each entry."""
+
+    kind: Literal["median"]
+    """Chooses this rule."""
+    num_attackers: int = Field(ge=1)
+    """Clients that may send anything."""
+
+
+class TrimmedMeanConfig(StrictModel):
+    """The mean of each entry without its extremes."""
+
+    kind: Literal["trimmed-mean"]
+    """Chooses this rule."""
+    num_attackers: int = Field(ge=1)
+    """Clients that may send anything; as many values are left out at each end."""
+
+
+class KrumConfig(StrictModel):
+    """The mean of the updates that lie closest to their neighbours."""
+
+    kind: Literal["krum"]
+    """Chooses this rule."""
+    num_attackers: int = Field(ge=1)
+    """Clients that may send anything."""
+    num_kept: int | None = Field(default=1, gt=0)
+    """Updates averaged: 1 is Krum, more Multi-Krum, null as many as the rule allows."""
+    distance: Literal["factors", "products"] = "products"
+    """What is compared: clients that agree on a product may hold it in different factors."""
+
+
+RobustConfig = Annotated[MedianConfig | TrimmedMeanConfig | KrumConfig, Field(discriminator="kind")]
+
+
+class PrivacyConfig(StrictModel):
+    """Differential privacy of whole clients: clipping and noise at the server."""
+
+    clip_norm: float = Field(gt=0)
+    """Longest change of one client; longer ones are scaled down."""
+    noise_multiplier: float = Field(gt=0)
+    """Deviation of the noise on the sum of the changes, in clipping norms."""
+    delta: float = Field(gt=0, lt=1)
+    """Probability with which epsilon may fail; below one over the number of clients."""
+    most_epsilon: float = Field(gt=0)
+    """A job that would spend more is refused, and no round that would is begun."""
+
+    def obstacle(self, *, num_clients: int, num_rounds: int) -> str | None:
+        """Return why a job of so many clients and rounds cannot be this private, or None."""
+        if self.delta >= 1 / num_clients:
+            return (
+                f"trust.privacy.delta: {self.delta:g} lets one of {num_clients} clients be shown "
+                "whole; give less than one over their number"
+            )
+        spent = epsilon_spent(
+            noise_multiplier=self.noise_multiplier, num_rounds=num_rounds, delta=self.delta
+        )
+        if spent > self.most_epsilon:
+            return (
+                f"trust.privacy.most_epsilon: {num_rounds} rounds spend {spent:.3g}, more than "
+                f"{self.most_epsilon:g}; raise noise_multiplier or lower rounds"
+            )
+        return None
+
+
+class TrustConfig(StrictModel):
+    """What the server believes and what it adds; by default only checks."""
+
+    most_norm: float | None = Field(default=None, gt=0)
+    """An update that changes the adapter by a longer norm is refused; null: no limit."""
+    most_product_norm: float | None = Field(default=None, gt=0)
+    """An update that changes the scaled products B A of all layers by a longer Frobenius norm is
+    refused; null: no limit."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Longer changes are scaled down to this norm; null: none is."""
+    robust: RobustConfig | None = None
+    """Aggregation that withstands attackers; null: the mean weighted by examples."""
+    privacy: PrivacyConfig | None = None
+    """Differential privacy; null: none."""
+
+    @property
+    def least_clients(self) -> int:
+        """Fewest clients whose updates can be aggregated."""
+        if self.robust is None:
+            return 1
+        extra = 2 if self.robust.kind == "krum" else 0
+        least = least_clients(self.robust.num_attackers, extra=extra)
+        if isinstance(self.robust, KrumConfig) and self.robust.num_kept is not None:
+            least = max(least, self.robust.num_kept + self.robust.num_attackers + 2)
+        return least
+
+    def obstacle(self, *, num_clients: int, num_rounds: int) -> str | None:
+        """Return why a job of so many clients and rounds cannot have this trust, or None."""
+        if num_clients < self.least_clients:
+            return (
+                f"trust.robust: {num_clients} clients, {self.least_clients} are needed; lower "
+                "num_attackers or num_kept"
+            )
+        if self.privacy is None:
+            return None
+        return self.privacy.obstacle(num_clients=num_clients, num_rounds=num_rounds)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.privacy is not None and self.robust is not None:
+            raise ValueError(
+                f"trust.robust: {self.robust.kind} with privacy has no bound on what one client "
+                "changes; drop one of the two"
+            )
+        if self.privacy is not None and self.clip_norm is not None:
+            raise ValueError(
+                f"trust.clip_norm: {self.clip_norm:g} beside privacy.clip_norm; drop it"
+            )
+        return self
+
+
+NO_MORE_THAN_CHECKS = TrustConfig()
+"""What a job that says nothing about trust gets."""
