@@ -4,9 +4,7 @@ Aggregation, checks and training know nothing of Flower; every other module does
 the in-process Grid.
 """
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Protocol
 
 import numpy as np
@@ -16,20 +14,14 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
+from finetune.declarations import declared_identity, declared_version, declaring, with_reason
 from finetune.errors import RoundError
 from finetune.rounds import Replies
 from finetune.trust.identity import BaseIdentity
 from finetune.updates import Evaluation, Refusal, Tensors, Update
 
-_PARTS = tuple(field.name for field in fields(BaseIdentity))
-
-logger = logging.getLogger(__name__)
-
 CLIENT_KEY = "client"
 """Key of the client's name in a node's configuration and in replies."""
-
-REFUSED_KEY = "refused"
-"""Key of the reason why the node's last reply did not count, in a message to it."""
 
 
 class Trainer(Protocol):
@@ -58,25 +50,21 @@ def make_client_app(
         identity_of: Tells which base model the client loaded, for it to declare; None declares
             nothing, which a server that asks for a base model refuses.
     """
-    app = ClientApp()
+    app = ClientApp(mods=[declaring(_client_of, identity_of)])
 
     def train(message: Message, context: Context) -> Message:
-        client = str(context.node_config[CLIENT_KEY])
-        _log_refusal(message, client)
+        client = _client_of(context)
         trainer = trainer_of(client)
-        round_number = int(message.content["config"]["round"])
-        tensors, loss = trainer.train(decode(message.content["arrays"]), round_number=round_number)
+        tensors, loss = trainer.train(
+            decode(message.content["arrays"]), round_number=int(message.content["config"]["round"])
+        )
         metrics = {"num-examples": trainer.num_examples, "loss": loss}
         content = _reply(client, metrics)
-        content["config"]["version"] = round_number
-        if identity_of is not None:
-            _declare(identity_of(client), content["config"])
         content["arrays"] = encode(tensors)
         return Message(content, reply_to=message)
 
     def evaluate(message: Message, context: Context) -> Message:
-        client = str(context.node_config[CLIENT_KEY])
-        _log_refusal(message, client)
+        client = _client_of(context)
         loss, num_tokens = trainer_of(client).evaluate(decode(message.content["arrays"]))
         return Message(_reply(client, {"num-examples": num_tokens, "loss": loss}), reply_to=message)
 
@@ -138,23 +126,18 @@ class GridClients:
         return replies
 
     def _messages(self, kind: str, tensors: Tensors, *, round_number: int) -> list[Message]:
-        arrays = encode(tensors)
+        content = RecordDict(
+            {"arrays": encode(tensors), "config": ConfigRecord({"round": round_number})}
+        )
         return [
             self._grid.create_message(
-                RecordDict({"arrays": arrays, "config": self._config(node_id, round_number)}),
+                with_reason(content, self._untold.get(node_id)),
                 kind,
                 node_id,
                 group_id=str(round_number),
             )
             for node_id in self._grid.get_node_ids()
         ]
-
-    def _config(self, node_id: int, round_number: int) -> ConfigRecord:
-        config = ConfigRecord({"round": round_number})
-        reason = self._untold.get(node_id)
-        if reason is not None:
-            config[REFUSED_KEY] = reason
-        return config
 
 
 def read_update(reply: Message) -> Update | Refusal:
@@ -174,8 +157,8 @@ def read_update(reply: Message) -> Update | Refusal:
             num_examples=int(metrics["num-examples"]),
             loss=float(metrics["loss"]),
             sent_bytes=sent_bytes,
-            identity=_declared(config),
-            version=int(config["version"]) if "version" in config else None,
+            identity=declared_identity(config),
+            version=declared_version(config),
             node_id=node_id,
         )
     except (KeyError, TypeError, ValueError, OverflowError, EOFError) as error:
@@ -204,30 +187,14 @@ def serialised_bytes(message: Message) -> int:
     return sum(len(item.deflate()) for item in get_all_nested_objects(message).values())
 
 
+def _client_of(context: Context) -> str:
+    return str(context.node_config[CLIENT_KEY])
+
+
 def _reply(client: str, metrics: dict[str, float]) -> RecordDict:
     return RecordDict(
         {"metrics": MetricRecord(metrics), "config": ConfigRecord({CLIENT_KEY: client})}
     )
-
-
-def _declare(identity: BaseIdentity, config: ConfigRecord) -> None:
-    for part in _PARTS:
-        config[part] = getattr(identity, part)
-
-
-def _declared(config: ConfigRecord) -> BaseIdentity | None:
-    if not any(part in config for part in _PARTS):
-        return None
-    digests = [config[part] for part in _PARTS]
-    if not all(isinstance(digest, bytes) for digest in digests):
-        raise TypeError("a declared digest is not bytes")
-    return BaseIdentity(*digests)
-
-
-def _log_refusal(message: Message, client: str) -> None:
-    reason = message.content["config"].get(REFUSED_KEY)
-    if reason is not None:
-        logger.warning("server refused the last reply client=%s reason=%r", client, str(reason))
 
 
 def _read_evaluation(reply: Message) -> Evaluation:

@@ -23,7 +23,7 @@ from finetune.lora import adapter_config, attach_adapter, read_tensors
 from finetune.rounds import FederationState, RoundRecord, judge, run_rounds
 from finetune.run_folder import RunFolder
 from finetune.trust.checks import Checks
-from finetune.trust.identity import base_identity
+from finetune.trust.identity import BaseIdentity, base_identity
 from finetune.trust.round_trust import RoundTrust
 from finetune.updates import Evaluation, Tensors
 
@@ -77,16 +77,6 @@ class Federation:
         app = make_client_app(trainers.__getitem__, identity_of=lambda name: self.identity)
         self.grid = InProcessGrid(app, nodes)
 
-    def trust(self, job: JobConfig) -> RoundTrust:
-        """Return what the server asks of updates, and what it makes of them."""
-        checks = Checks(
-            identity=self.identity,
-            most_norm=job.trust.most_norm,
-            most_product_norm=job.trust.most_product_norm,
-            scale=job.alpha / job.rank,
-        )
-        return RoundTrust(job.trust, checks, num_expected=len(job.clients))
-
 
 def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
     """Run a job to its end, going on where an interrupted run of it stopped.
@@ -134,7 +124,7 @@ def _serve(
     else:
         logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
         clients.tell(state.refusals)
-    trust = federation.trust(job)
+    trust = trust_of(job, federation.identity)
     state = run_rounds(state, clients, num_rounds=job.rounds, save=save, trust=trust)
     observer.phase("judging the adapter")
     losses = judge(clients, state.tensors)
@@ -145,6 +135,17 @@ def _serve(
         weights=weights,
         manifest=_manifest(job, state, losses, base_digest, digest(weights)),
     )
+
+
+def trust_of(job: JobConfig, identity: BaseIdentity) -> RoundTrust:
+    """Return what a job's server asks of updates and makes of them, on this base model."""
+    checks = Checks(
+        identity=identity,
+        most_norm=job.trust.most_norm,
+        most_product_norm=job.trust.most_product_norm,
+        scale=job.alpha / job.rank,
+    )
+    return RoundTrust(job.trust, checks, num_expected=len(job.clients))
 
 
 def _manifest(

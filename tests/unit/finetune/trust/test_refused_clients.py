@@ -55,7 +55,7 @@ def test_every_refused_client_learns_why_and_the_job_goes_on(caplog):
     trainers = {name: Trainer() for name in ("sound", *OTHERS)} | {"nan": Trainer(sends_nan=True)}
     records = []
     trust = RoundTrust(checks=Checks(identity=OURS))
-    with caplog.at_level(logging.WARNING, logger="finetune.flower"):
+    with caplog.at_level(logging.WARNING, logger="finetune.declarations"):
         after = run_rounds(
             state(),
             clients_of(trainers),
@@ -66,7 +66,7 @@ def test_every_refused_client_learns_why_and_the_job_goes_on(caplog):
     np.testing.assert_array_equal(after.tensors["a"], [[2, 2]])
     assert after.num_refused == 8
     assert records[0].refused.keys() == {*OTHERS, "nan"}
-    told = [r.getMessage() for r in caplog.records if r.name == "finetune.flower"]
+    told = [r.getMessage() for r in caplog.records if r.name == "finetune.declarations"]
     assert sorted(told) == sorted(
         f"server refused the last reply client={client} reason={reason!r}"
         for client, reason in records[0].refused.items()
