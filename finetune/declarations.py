@@ -21,6 +21,9 @@ REFUSED_KEY = "refused"
 VERSION_KEY = "version"
 """Key of the adapter's number in a reply: the round of the message it answers."""
 
+TRAINED = ("train", "train.keys")
+"""Types of the messages that clients answer by training."""
+
 _DIGESTS = tuple(field.name for field in fields(BaseIdentity))
 
 
@@ -41,7 +44,7 @@ def declaring(
                 "server refused the last reply client=%s reason=%r", client, str(told[REFUSED_KEY])
             )
         reply = answer(message, context)
-        if message.metadata.message_type == "train":
+        if message.metadata.message_type in TRAINED:
             config = reply.content["config"]
             config[VERSION_KEY] = int(told["round"])
             if identity_of is not None:

@@ -41,6 +41,7 @@ def make_client_app(
     trainer_of: Callable[[str], Trainer],
     *,
     identity_of: Callable[[str], BaseIdentity] | None = None,
+    gives_updates: bool = True,
 ) -> ClientApp:
     """Return the app that answers `train` and `evaluate` messages.
 
@@ -49,6 +50,8 @@ def make_client_app(
             It is asked on every message, so it should keep what is slow to make.
         identity_of: Tells which base model the client loaded, for it to declare; None declares
             nothing, which a server that asks for a base model refuses.
+        gives_updates: Whether the server may have single updates; it may not where it shall see
+            their sum only.
     """
     app = ClientApp(mods=[declaring(_client_of, identity_of)])
 
@@ -58,8 +61,7 @@ def make_client_app(
         tensors, loss = trainer.train(
             decode(message.content["arrays"]), round_number=int(message.content["config"]["round"])
         )
-        metrics = {"num-examples": trainer.num_examples, "loss": loss}
-        content = _reply(client, metrics)
+        content = train_reply(client, trainer, loss)
         content["arrays"] = encode(tensors)
         return Message(content, reply_to=message)
 
@@ -68,17 +70,22 @@ def make_client_app(
         loss, num_tokens = trainer_of(client).evaluate(decode(message.content["arrays"]))
         return Message(_reply(client, {"num-examples": num_tokens, "loss": loss}), reply_to=message)
 
-    app.train()(train)
+    if gives_updates:
+        app.train()(train)
     app.evaluate()(evaluate)
     return app
 
 
-def make_server_app(serve: Callable[["GridClients"], None]) -> ServerApp:
+def make_server_app(
+    serve: Callable[["GridClients"], None],
+    *,
+    clients_of: Callable[[Grid], "GridClients"] | None = None,
+) -> ServerApp:
     """Return the app whose main function hands the clients behind the grid to `serve`."""
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
-        serve(GridClients(grid))
+        serve((clients_of or GridClients)(grid))
 
     app.main()(main)
     return app
@@ -140,8 +147,13 @@ class GridClients:
         ]
 
 
-def read_update(reply: Message) -> Update | Refusal:
-    """Return a train reply as an update, or why it is none."""
+def read_update(reply: Message, *, tensors: Tensors | None = None) -> Update | Refusal:
+    """Return a train reply as an update, or why it is none.
+
+    Args:
+        reply: What a node sent.
+        tensors: The adapter to put in where the reply holds none; None reads the reply's.
+    """
     sent_bytes = serialised_bytes(reply)
     node_id = reply.metadata.src_node_id
     node = f"node {node_id}"
@@ -153,7 +165,7 @@ def read_update(reply: Message) -> Update | Refusal:
         metrics = reply.content["metrics"]
         return Update(
             client=client,
-            tensors=decode(reply.content["arrays"]),
+            tensors=decode(reply.content["arrays"]) if tensors is None else tensors,
             num_examples=int(metrics["num-examples"]),
             loss=float(metrics["loss"]),
             sent_bytes=sent_bytes,
@@ -189,6 +201,11 @@ def serialised_bytes(message: Message) -> int:
 
 def _client_of(context: Context) -> str:
     return str(context.node_config[CLIENT_KEY])
+
+
+def train_reply(client: str, trainer: Trainer, loss: float) -> RecordDict:
+    """Return what every train reply says beside the adapter."""
+    return _reply(client, {"num-examples": trainer.num_examples, "loss": loss})
 
 
 def _reply(client: str, metrics: dict[str, float]) -> RecordDict:

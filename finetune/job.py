@@ -22,6 +22,8 @@ from finetune.local_training import LocalTrainer
 from finetune.lora import adapter_config, attach_adapter, read_tensors
 from finetune.rounds import FederationState, RoundRecord, judge, run_rounds
 from finetune.run_folder import RunFolder
+from finetune.secure_rounds.member import add_secure_sum
+from finetune.secure_rounds.secure_job import clients_of, members_of
 from finetune.trust.checks import Checks
 from finetune.trust.identity import BaseIdentity, base_identity
 from finetune.trust.round_trust import RoundTrust
@@ -74,7 +76,14 @@ class Federation:
             for number, name in enumerate(trainers, start=SERVER_NODE_ID + 1)
         }
         self.identity = base_identity(self.base.weights_sha256, self.base.tokenizer)
-        app = make_client_app(trainers.__getitem__, identity_of=lambda name: self.identity)
+        is_secure = job.trust.secure_sum is not None
+        app = make_client_app(
+            trainers.__getitem__,
+            identity_of=lambda name: self.identity,
+            gives_updates=not is_secure,
+        )
+        if is_secure:
+            add_secure_sum(app, trainers.__getitem__, members_of(job).__getitem__)
         self.grid = InProcessGrid(app, nodes)
 
 
@@ -100,7 +109,11 @@ def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
         logger.info("run is finished folder=%s", folder)
         return read_adapter(run.adapter)
     federation = Federation(job, observer)
-    server = make_server_app(lambda clients: _serve(clients, federation, job, run, observer))
+    checks = trust_of(job, federation.identity).checks
+    server = make_server_app(
+        lambda clients: _serve(clients, federation, job, run, observer),
+        clients_of=lambda grid: clients_of(grid, job, checks),
+    )
     with run.started(job):
         server(federation.grid, federation.grid.server_context())
     return read_adapter(run.adapter)

@@ -26,6 +26,7 @@ class Update:
         identity: The base model it declares, if it does.
         version: Number of the adapter it declares to have started from, if it does.
         node_id: Where it can be told of a refusal.
+        is_sum: Whether it is the mean of clients that the server saw no single update of.
     """
 
     client: str
@@ -36,6 +37,7 @@ class Update:
     identity: BaseIdentity | None = None
     version: int | None = None
     node_id: int = 0
+    is_sum: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,17 @@ class PrivacyConfig(StrictModel):
         return None
 
 
+class SecureSumConfig(StrictModel):
+    """The server sees the sum of the updates only."""
+
+    threshold: int = Field(ge=2)
+    """Fewest clients whose sum is shown, more than half of the job's; as many may be lost in a
+    round as there are clients above it."""
+    bits: Literal[16, 32] = 32
+    """Width of an entry on the wire. Rounding costs each entry of the mean at most about
+    clip_norm * clients / 2^bits."""
+
+
 class TrustConfig(StrictModel):
     """What the server believes and what it adds; by default only checks."""
 
@@ -87,6 +98,13 @@ class TrustConfig(StrictModel):
     """Aggregation that withstands attackers; null: the mean weighted by examples."""
     privacy: PrivacyConfig | None = None
     """Differential privacy; null: none."""
+    secure_sum: SecureSumConfig | None = None
+    """Secure aggregation; null: none."""
+
+    @property
+    def longest_change(self) -> float | None:
+        """Norm above which changes are scaled down, by whichever part says so."""
+        return self.clip_norm if self.privacy is None else self.privacy.clip_norm
 
     @property
     def least_clients(self) -> int:
@@ -106,6 +124,13 @@ class TrustConfig(StrictModel):
                 f"trust.robust: {num_clients} clients, {self.least_clients} are needed; lower "
                 "num_attackers or num_kept"
             )
+        if self.secure_sum is not None and not num_clients < 2 * self.secure_sum.threshold <= (
+            2 * num_clients
+        ):
+            return (
+                f"trust.secure_sum.threshold: {self.secure_sum.threshold} of {num_clients} "
+                "clients; give more than half of them and no more than there are"
+            )
         if self.privacy is None:
             return None
         return self.privacy.obstacle(num_clients=num_clients, num_rounds=num_rounds)
@@ -121,7 +146,25 @@ class TrustConfig(StrictModel):
             raise ValueError(
                 f"trust.clip_norm: {self.clip_norm:g} beside privacy.clip_norm; drop it"
             )
+        if self.secure_sum is not None:
+            self._check_secure_sum()
         return self
+
+    def _check_secure_sum(self) -> None:
+        if self.robust is not None:
+            raise ValueError(
+                f"trust.robust: {self.robust.kind} compares single updates, which secure_sum hides; "
+                "drop one of the two"
+            )
+        if self.most_norm is not None or self.most_product_norm is not None:
+            raise ValueError(
+                "trust.secure_sum: hides how long an update is; drop most_norm and "
+                "most_product_norm, clients clip to clip_norm themselves"
+            )
+        if self.longest_change is None:
+            raise ValueError(
+                "trust.secure_sum: sums whole numbers below a bound; give clip_norm, or privacy"
+            )
 
 
 NO_MORE_THAN_CHECKS = TrustConfig()

@@ -42,35 +42,23 @@ def trimmed_mean(changes_KN: Rows, *, num_attackers: int) -> Vector:
     return mean_N
 
 
-def krum(squared_distances_KK: Rows, *, num_attackers: int) -> int:
-    """Return the row whose nearest K - f - 2 others lie closest to it; ties to the first.
-
-    Args:
-        squared_distances_KK: Between all pairs of clients, of factors or of products.
-        num_attackers: f, the clients that may be anything.
-
-    Raises:
-        CohortError: If there are fewer than 2 f + 3 clients.
-
-    Source: Blanchard et al. 2017 (NeurIPS, "Machine Learning with Adversaries"), section 4.
-    """
-    return multi_krum(squared_distances_KK, num_attackers=num_attackers, num_kept=1)[0]
-
-
 def multi_krum(
     squared_distances_KK: Rows, *, num_attackers: int, num_kept: int | None = None
 ) -> list[int]:
     """Return the rows with the best Krum scores, in the clients' order; ties to the first.
 
+    A row's score is the sum of its squared distances to its K - f - 2 nearest others.
+
     Args:
         squared_distances_KK: Between all pairs of clients, of factors or of products.
         num_attackers: f, the clients that may be anything.
-        num_kept: How many to average, m; None for K - f - 2, the most.
+        num_kept: How many to average, m: 1 is Krum, None K - f - 2, the most.
 
     Raises:
         CohortError: If there are fewer than 2 f + 3 clients, or fewer than m + f + 2.
 
-    Source: Blanchard et al. 2017, section 5 (m-Krum); m <= K - f - 2 after Damaskinos et al. 2019
+    Source: Blanchard et al. 2017 (NeurIPS, "Machine Learning with Adversaries"), Krum and its
+    m-fold form; m <= K - f - 2 after Damaskinos et al. 2019
     (AggregaThor, SysML), section 2.
     """
     num_clients = len(squared_distances_KK)

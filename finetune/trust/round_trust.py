@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from finetune.errors import SecureSumError
 from finetune.trust.accountant import check_budget
 from finetune.trust.checks import FORM_ONLY, Checks
 from finetune.trust.combine import combine
@@ -56,7 +57,15 @@ class RoundTrust:
 
         Raises:
             CohortError: If a robust rule gets too few of them.
+            SecureSumError: If single updates came where the job wants their sum only.
         """
+        if self.config.secure_sum is not None:
+            if not all(update.is_sum for update in updates):
+                raise SecureSumError(
+                    "trust.secure_sum is asked for, but single updates came; these clients do not "
+                    "take part in secure sums"
+                )
+            return list(updates)
         return combine(
             updates,
             start=start,

@@ -10,6 +10,10 @@ Masked = NDArray[np.unsignedinteger]
 """Whole numbers modulo 2^16 or 2^32; numpy's own overflow is the reduction."""
 
 
+_SLACK = 1e-12
+"""What clipping may leave above its bound by rounding; far less than a step of the grid."""
+
+
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
     """The grid that clients round to before they mask.
@@ -67,7 +71,7 @@ class FixedPoint:
             ValueError: If an entry is not finite or above `most_absolute`.
         """
         largest = float(np.abs(values_N).max(initial=0.0))
-        if not largest <= self.most_absolute:
+        if not largest <= self.most_absolute * (1 + _SLACK):
             raise ValueError(
                 f"an entry is {largest:.6g}, above most_absolute {self.most_absolute:g}; clip first"
             )

@@ -67,3 +67,14 @@ def test_updates_that_are_too_long_are_refused(run, bound):
     """With a bound below any update nothing is left, and each client's reason is named."""
     with pytest.raises(RoundError, match=r"numbers: changes the \w+ by norm .*, above 1e-06"):
         run({bound: 1e-6})
+
+
+def test_a_job_with_secure_sums_ends_where_the_plain_job_does(run, tmp_path):
+    """The server saw sums only; the losses are those of the same job with clipping, nearly."""
+    plain, _ = run({"clip_norm": 1.0})
+    (tmp_path / "run").rename(tmp_path / "plain")
+    secure, lines = run({"clip_norm": 1.0, "secure_sum": {"threshold": 2}})
+    for one, other in zip(plain.clients, secure.clients, strict=True):
+        assert one.adapter_loss == pytest.approx(other.adapter_loss, abs=1e-4)
+        assert other.adapter_loss < other.base_loss
+    assert all(line["loss"].keys() == {"secure sum of 3"} for line in lines)

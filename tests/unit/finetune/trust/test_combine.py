@@ -1,13 +1,14 @@
 """What a job's strategy averages under the job's trust."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from finetune.config import JobConfig
-from finetune.errors import CohortError, PrivacyBudgetError
+from finetune.errors import CohortError, PrivacyBudgetError, SecureSumError
 from finetune.strategies.fedavg import fedavg
 from finetune.trust.combine import changes, combine, moved
 from finetune.trust.compatibility import conflict
@@ -178,6 +179,17 @@ def job(trust, *, num_clients=5):
             "median with privacy has no bound",
         ),
         ({"clip_norm": 0}, "greater than 0"),
+        (
+            {"secure_sum": {"threshold": 3}, "robust": {"kind": "median", "num_attackers": 1}},
+            "compares single updates",
+        ),
+        (
+            {"secure_sum": {"threshold": 3}, "clip_norm": 1.0, "most_norm": 1.0},
+            "hides how long an update is",
+        ),
+        ({"secure_sum": {"threshold": 3}}, "give clip_norm, or privacy"),
+        ({"secure_sum": {"threshold": 2}, "clip_norm": 1.0}, "threshold: 2 of 5 clients"),
+        ({"secure_sum": {"threshold": 6}, "clip_norm": 1.0}, "threshold: 6 of 5 clients"),
         ({"robust": {"kind": "mean"}}, "median"),
     ],
 )
@@ -193,21 +205,16 @@ def test_a_job_says_nothing_about_trust_by_default():
     assert job({"robust": {"kind": "krum", "num_attackers": 1, "num_kept": 2}}).trust.robust
 
 
-PLAIN = {"is_mean_of_factors": True, "has_own_masks": False, "is_secure_sum": False}
+SECURE = {"secure_sum": {"threshold": 3}, "clip_norm": 1.0}
+PLAIN = {"is_mean_of_factors": True, "has_own_masks": False}
 
 
 @pytest.mark.parametrize(
     ("trust", "rest", "words"),
     [
         ({"privacy": PRIVACY}, {"has_own_masks": True}, "positions each client sends"),
-        ({}, {"is_secure_sum": True, "has_own_masks": True}, "shared mask"),
-        ({}, {"is_secure_sum": True, "is_mean_of_factors": False}, "each client's factors"),
-        (
-            {"robust": {"kind": "median", "num_attackers": 1}},
-            {"is_secure_sum": True},
-            "compares single updates",
-        ),
-        ({"most_norm": 1.0}, {"is_secure_sum": True}, "how long an update is"),
+        (SECURE, {"has_own_masks": True}, "shared mask"),
+        (SECURE, {"is_mean_of_factors": False}, "each client's factors"),
     ],
 )
 def test_what_trust_cannot_go_with_is_refused_with_the_reason(trust, rest, words):
@@ -217,8 +224,16 @@ def test_what_trust_cannot_go_with_is_refused_with_the_reason(trust, rest, words
     assert conflict(config, **PLAIN) is None
 
 
-def test_privacy_and_clipping_go_with_a_secure_sum():
-    """Clients clip, the server adds noise to the sum."""
-    for trust in ({"privacy": PRIVACY}, {"clip_norm": 1.0}):
-        config = TrustConfig.model_validate(trust)
-        assert conflict(config, **(PLAIN | {"is_secure_sum": True})) is None
+def test_trust_without_secrets_goes_with_every_job():
+    """Checks and robust rules see whole updates, however they were sent and are averaged."""
+    rest = {"is_mean_of_factors": False, "has_own_masks": True}
+    assert conflict(TrustConfig(clip_norm=1.0), **rest) is None
+
+
+def test_single_updates_do_not_pass_for_a_sum():
+    """Where the job asks for a secure sum, clients that do not take part end the job."""
+    trust = RoundTrust(TrustConfig.model_validate(SECURE))
+    with pytest.raises(SecureSumError, match="single updates came"):
+        trust.believed(updates(1, 2), start=START)
+    whole = [replace(updates(1)[0], is_sum=True)]
+    assert trust.believed(whole, start=START) == whole
