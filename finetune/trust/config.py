@@ -44,7 +44,11 @@ RobustConfig = Annotated[MedianConfig | TrimmedMeanConfig | KrumConfig, Field(di
 
 
 class PrivacyConfig(StrictModel):
-    """Differential privacy of whole clients: clipping and noise at the server."""
+    """Differential privacy of whole clients: clipping and noise at the server.
+
+    It covers the adapter. Losses, example counts and who answered stand in the metrics as they are,
+    and a run that is continued draws other noise than an unbroken one.
+    """
 
     clip_norm: float = Field(gt=0)
     """Longest change of one client; longer ones are scaled down."""

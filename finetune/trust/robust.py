@@ -58,7 +58,7 @@ def multi_krum(
         CohortError: If there are fewer than 2 f + 3 clients, or fewer than m + f + 2.
 
     Source: Blanchard et al. 2017 (NeurIPS, "Machine Learning with Adversaries"), Krum and its
-    m-fold form; m <= K - f - 2 after Damaskinos et al. 2019
+    m-fold form; m <= K - f - 2 as Damaskinos et al. 2019
     (AggregaThor, SysML), section 2.
     """
     num_clients = len(squared_distances_KK)
