@@ -18,6 +18,11 @@ def conflict(trust: TrustConfig, *, is_mean_of_factors: bool, has_own_masks: boo
             "privacy hides values, but the positions each client sends come from its data too; "
             "send all entries, or those of a mask the server chose"
         )
+    if trust.averages_entries and not is_mean_of_factors:
+        return (
+            "privacy, the median and the trimmed mean average entry by entry, which leaves this "
+            "aggregation nothing to do; take fedavg"
+        )
     if trust.secure_sum is None:
         return None
     if has_own_masks:

@@ -111,6 +111,12 @@ class TrustConfig(StrictModel):
         return self.clip_norm if self.privacy is None else self.privacy.clip_norm
 
     @property
+    def averages_entries(self) -> bool:
+        """Whether trust makes the mean itself and leaves the job's aggregation one update."""
+        is_entrywise = self.robust is not None and self.robust.kind != "krum"
+        return self.privacy is not None or is_entrywise
+
+    @property
     def least_clients(self) -> int:
         """Fewest clients whose updates can be aggregated."""
         if self.robust is None:

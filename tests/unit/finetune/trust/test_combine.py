@@ -214,6 +214,12 @@ PLAIN = {"is_mean_of_factors": True, "has_own_masks": False}
     [
         ({"privacy": PRIVACY}, {"has_own_masks": True}, "positions each client sends"),
         (SECURE, {"has_own_masks": True}, "shared mask"),
+        ({"privacy": PRIVACY}, {"is_mean_of_factors": False}, "average entry by entry"),
+        (
+            {"robust": {"kind": "median", "num_attackers": 1}},
+            {"is_mean_of_factors": False},
+            "average entry by entry",
+        ),
         (SECURE, {"is_mean_of_factors": False}, "each client's factors"),
     ],
 )
