@@ -6,8 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from finetune.aggregation import STRATEGIES
 from finetune.annealing import stage_ranks
+from finetune.compatibility import Parts, conflict
 from finetune.sparsity.config import SparsityConfig
+from finetune.trust.config import NO_MORE_THAN_CHECKS, TrustConfig
 from planner.config import StrictModel
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
@@ -102,6 +105,8 @@ class JobConfig(StrictModel):
     working directory."""
     clients: tuple[ClientConfig, ...] = Field(min_length=1)
     """The participants."""
+    trust: TrustConfig = NO_MORE_THAN_CHECKS
+    """What updates must be to count, and what is done against attackers and for privacy."""
 
     @model_validator(mode="after")
     def _ranks_fall(self) -> Self:
@@ -131,6 +136,28 @@ class JobConfig(StrictModel):
             name, count = Counter(names).most_common(1)[0]
             if count > 1:
                 raise ValueError(f"{where}: {name!r} stands {count} times; give it once")
+        return self
+
+    @model_validator(mode="after")
+    def _trust_fits(self) -> Self:
+        obstacle = self.trust.obstacle(num_clients=len(self.clients), num_rounds=self.rounds)
+        if obstacle is not None:
+            raise ValueError(obstacle)
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        obstacle = conflict(
+            Parts(
+                strategy=STRATEGIES[self.aggregation],
+                sparsity=self.sparsity,
+                trust=self.trust,
+                is_rank_falling=self.last_rank != self.rank,
+                are_ranks_mixed=any(rank < self.rank for rank in self.client_ranks.values()),
+            )
+        )
+        if obstacle is not None:
+            raise ValueError(obstacle)
         return self
 
     @property

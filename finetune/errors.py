@@ -6,6 +6,9 @@ FinetuneError
 ├── FlowerError         the installed Flower lacks something the in-process federation stands on
 ├── PayloadError        a sparse vector's bytes are malformed, or its values cannot be sent
 ├── RoundError          a round gave no usable update, or a client could not be judged
+├── CohortError         too few updates for the rule that shall aggregate them
+├── PrivacyBudgetError  the next round would spend more privacy than the job allows
+├── SecureSumError      a message of a secure sum is not what the protocol allows, or too few are left
 ├── RunFolderError      the run folder belongs to something else, or cannot be written
 ├── AdapterFolderError  a folder does not hold a complete adapter made by `motley finetune run`
 └── EndpointError       the serving endpoint cannot be reached, or did not take the adapter
@@ -49,6 +52,24 @@ class PayloadError(FinetuneError):
 
 class RoundError(FinetuneError):
     """A round cannot be completed; earlier rounds are safe in the run folder's checkpoint."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class CohortError(FinetuneError):
+    """An aggregation that withstands attackers got fewer updates than it needs."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class PrivacyBudgetError(FinetuneError):
+    """Differential privacy is spent; earlier rounds are safe in the run folder's checkpoint."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class SecureSumError(FinetuneError):
+    """A secure sum cannot go on: a message was refused, or fewer clients are left than needed."""
 
     exit_code: ClassVar[int] = 1
 

@@ -4,7 +4,7 @@ Aggregation, checks and training know nothing of Flower; every other module does
 the in-process Grid.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -15,11 +15,13 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from numpy.typing import NDArray
 
+from finetune.declarations import declared_identity, declared_version, declaring, with_reason
 from finetune.errors import PayloadError, RoundError
 from finetune.flower_sparse import pack_parcel, read_parcel
 from finetune.rounds import Replies
 from finetune.sparsity.client import SparseClients
 from finetune.traffic import Content, Traffic
+from finetune.trust.identity import BaseIdentity
 from finetune.updates import Evaluation, Refusal, Tensors, Update
 
 CLIENT_KEY = "client"
@@ -40,7 +42,11 @@ class Trainer(Protocol):
 
 
 def make_client_app(
-    trainer_of: Callable[[str], Trainer], sparse: SparseClients | None = None
+    trainer_of: Callable[[str], Trainer],
+    *,
+    sparse: SparseClients | None = None,
+    identity_of: Callable[[str], BaseIdentity] | None = None,
+    gives_updates: bool = True,
 ) -> ClientApp:
     """Return the app that answers `train` and `evaluate` messages.
 
@@ -48,18 +54,22 @@ def make_client_app(
         trainer_of: Finds the trainer by the client's name, which the node's configuration holds.
             It is asked on every message, so it should keep what is slow to make.
         sparse: Reads downloads and makes uploads, in a sparse job.
+        identity_of: Tells which base model the client loaded, for it to declare; None declares
+            nothing, which a server that asks for a base model refuses.
+        gives_updates: Whether the server may have single updates; it may not where it shall see
+            their sum only.
     """
-    app = ClientApp()
+    app = ClientApp(mods=[declaring(_client_of, identity_of)])
 
     def train(message: Message, context: Context) -> Message:
-        client = str(context.node_config[CLIENT_KEY])
+        client = _client_of(context)
         trainer = trainer_of(client)
         run = partial(trainer.train, round_number=int(message.content["config"]["round"]))
         if sparse is None:
             tensors, loss = run(decode(message.content["arrays"]))
         else:
             parcel, loss = sparse.answer(client, read_parcel(message.content), run)
-        content = _reply(client, {"num-examples": trainer.num_examples, "loss": loss})
+        content = train_reply(client, trainer, loss)
         if sparse is None:
             content["arrays"] = encode(tensors)
         else:
@@ -67,23 +77,26 @@ def make_client_app(
         return Message(content, reply_to=message)
 
     def evaluate(message: Message, context: Context) -> Message:
-        client = str(context.node_config[CLIENT_KEY])
+        client = _client_of(context)
         loss, num_tokens = trainer_of(client).evaluate(decode(message.content["arrays"]))
         return Message(_reply(client, {"num-examples": num_tokens, "loss": loss}), reply_to=message)
 
-    app.train()(train)
+    if gives_updates:
+        app.train()(train)
     app.evaluate()(evaluate)
     return app
 
 
 def make_server_app(
-    serve: Callable[["GridClients"], None], exchange: "Exchange | None" = None
+    serve: Callable[["GridClients"], None],
+    *,
+    clients_of: Callable[[Grid], "GridClients"] | None = None,
 ) -> ServerApp:
     """Return the app whose main function hands the clients behind the grid to `serve`."""
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
-        serve(GridClients(grid, exchange))
+        serve((clients_of or GridClients)(grid))
 
     app.main()(main)
     return app
@@ -137,6 +150,11 @@ class GridClients:
         """Keep the grid, and how adapters travel: by default as they are."""
         self._grid = grid
         self._exchange = exchange or DenseExchange()
+        self._untold: dict[int, str] = {}
+
+    def tell(self, refusals: Sequence[Refusal]) -> None:
+        """Put each reason into messages to its node until it answers; see `rounds.Clients`."""
+        self._untold.update({refusal.node_id: refusal.reason for refusal in refusals})
 
     def train(self, tensors: Tensors, *, round_number: int) -> Replies:
         """Let every node train from `tensors`; see `rounds.Clients`."""
@@ -149,7 +167,7 @@ class GridClients:
         updates: list[Update] = []
         refusals: list[Refusal] = []
         uploads: list[Content] = []
-        for reply in self._grid.send_and_receive(messages):
+        for reply in self._replies(messages):
             outcome = read_update(reply, self._exchange.update)
             if isinstance(outcome, Update):
                 updates.append(outcome)
@@ -173,15 +191,31 @@ class GridClients:
         Raises:
             RoundError: If a node fails.
         """
-        contents = dict.fromkeys(self._grid.get_node_ids(), _dense_record(tensors, round_number=0))
-        messages = self._messages("evaluate", contents, round_number=0)
-        return [_read_evaluation(reply) for reply in self._grid.send_and_receive(messages)]
+        messages = self._messages("evaluate", self._whole(tensors, round_number=0), round_number=0)
+        return [_read_evaluation(reply) for reply in self._replies(messages)]
+
+    def _replies(self, messages: list[Message]) -> list[Message]:
+        replies: list[Message] = list(self._grid.send_and_receive(messages))
+        for reply in replies:
+            if not reply.has_error():  # the node got the message, and the reason in it
+                self._untold.pop(reply.metadata.src_node_id, None)
+        return replies
+
+    def _whole(self, tensors: Tensors, *, round_number: int) -> dict[int, RecordDict]:
+        return dict.fromkeys(
+            self._grid.get_node_ids(), _dense_record(tensors, round_number=round_number)
+        )
 
     def _messages(
         self, kind: str, contents: Mapping[int, RecordDict], *, round_number: int
     ) -> list[Message]:
         return [
-            self._grid.create_message(content, kind, node_id, group_id=str(round_number))
+            self._grid.create_message(
+                with_reason(content, self._untold.get(node_id)),
+                kind,
+                node_id,
+                group_id=str(round_number),
+            )
             for node_id, content in contents.items()
         ]
 
@@ -190,15 +224,17 @@ def read_update(reply: Message, tensors_of: Callable[[Message], Tensors]) -> Upd
     """Return a train reply as an update, or why it is none.
 
     Args:
-        reply: What came back.
+        reply: What a node sent.
         tensors_of: Finds the adapter in it; see `Exchange.update`.
     """
     sent_bytes = serialised_bytes(reply)
-    node = f"node {reply.metadata.src_node_id}"
+    node_id = reply.metadata.src_node_id
+    node = f"node {node_id}"
     if reply.has_error():
-        return Refusal(node, f"failed: {reply.error.reason}", sent_bytes)
+        return Refusal(node, f"failed: {reply.error.reason}", sent_bytes, node_id)
     try:
-        client = str(reply.content["config"][CLIENT_KEY])
+        config = reply.content["config"]
+        client = str(config[CLIENT_KEY])
         metrics = reply.content["metrics"]
         return Update(
             client=client,
@@ -206,11 +242,14 @@ def read_update(reply: Message, tensors_of: Callable[[Message], Tensors]) -> Upd
             num_examples=int(metrics["num-examples"]),
             loss=float(metrics["loss"]),
             sent_bytes=sent_bytes,
+            identity=declared_identity(config),
+            version=declared_version(config),
+            node_id=node_id,
         )
     except PayloadError as error:
-        return Refusal(node, f"reply cannot be decoded ({error})", sent_bytes)
+        return Refusal(node, f"reply cannot be decoded ({error})", sent_bytes, node_id)
     except (KeyError, TypeError, ValueError, OverflowError, EOFError) as error:
-        return Refusal(node, f"reply cannot be decoded ({error!r})", sent_bytes)
+        return Refusal(node, f"reply cannot be decoded ({error!r})", sent_bytes, node_id)
 
 
 def encode(tensors: Tensors) -> ArrayRecord:
@@ -237,6 +276,15 @@ def serialised_bytes(message: Message) -> int:
 
 def _dense_record(tensors: Tensors, *, round_number: int) -> RecordDict:
     return RecordDict({"arrays": encode(tensors), "config": ConfigRecord({"round": round_number})})
+
+
+def _client_of(context: Context) -> str:
+    return str(context.node_config[CLIENT_KEY])
+
+
+def train_reply(client: str, trainer: Trainer, loss: float) -> RecordDict:
+    """Return what every train reply says beside the adapter."""
+    return _reply(client, {"num-examples": trainer.num_examples, "loss": loss})
 
 
 def _reply(client: str, metrics: dict[str, float]) -> RecordDict:

@@ -27,7 +27,12 @@ from finetune.local_training import LocalTrainer
 from finetune.lora import adapter_config, attach_adapter, read_tensors
 from finetune.rounds import FederationState, RoundRecord, judge, run_rounds
 from finetune.run_folder import RunFolder
+from finetune.secure_rounds.member import add_secure_sum
+from finetune.secure_rounds.secure_job import clients_of, members_of
 from finetune.sparsity.ends import SparseEnds
+from finetune.trust.checks import Checks
+from finetune.trust.identity import BaseIdentity, base_identity
+from finetune.trust.round_trust import RoundTrust
 from finetune.updates import Evaluation, Tensors
 
 logger = logging.getLogger(__name__)
@@ -76,9 +81,18 @@ class Federation:
             number: {CLIENT_KEY: name}
             for number, name in enumerate(trainers, start=SERVER_NODE_ID + 1)
         }
+        self.identity = base_identity(self.base.weights_sha256, self.base.tokenizer)
         self.ends = None if job.sparsity is None else SparseEnds(self.first_tensors, job.sparsity)
-        clients = None if self.ends is None else self.ends.clients
-        self.grid = InProcessGrid(make_client_app(trainers.__getitem__, clients), nodes)
+        is_secure = job.trust.secure_sum is not None
+        app = make_client_app(
+            trainers.__getitem__,
+            sparse=None if self.ends is None else self.ends.clients,
+            identity_of=lambda name: self.identity,
+            gives_updates=not is_secure,
+        )
+        if is_secure:
+            add_secure_sum(app, trainers.__getitem__, members_of(job).__getitem__)
+        self.grid = InProcessGrid(app, nodes)
 
 
 def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
@@ -103,14 +117,25 @@ def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
         logger.info("run is finished folder=%s", folder)
         return read_adapter(run.adapter)
     federation = Federation(job, observer)
-    ends = federation.ends
+    exchange = None if federation.ends is None else SparseExchange(federation.ends.server)
+    checks = trust_of(job, federation.identity).checks
     server = make_server_app(
         lambda clients: _serve(clients, federation, job, run, observer),
-        None if ends is None else SparseExchange(ends.server),
+        clients_of=lambda grid: clients_of(grid, job, checks, exchange),
     )
     with run.started(job):
         server(federation.grid, federation.grid.server_context())
     return read_adapter(run.adapter)
+
+
+def aggregation_of(job: JobConfig) -> Aggregation:
+    """Return how the job's updates become one adapter."""
+    return Aggregation(
+        STRATEGIES[job.aggregation],
+        job.scale,
+        partial(rank_of_round, rank=job.rank, final_rank=job.last_rank, num_rounds=job.rounds),
+        job.client_ranks,
+    )
 
 
 def _serve(
@@ -134,13 +159,15 @@ def _serve(
         if ends is not None and state.memory is not None:
             ends.restore(state.memory)
         logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
-    aggregation = Aggregation(
-        STRATEGIES[job.aggregation],
-        job.scale,
-        partial(rank_of_round, rank=job.rank, final_rank=job.last_rank, num_rounds=job.rounds),
-        job.client_ranks,
+        clients.tell(state.refusals)
+    state = run_rounds(
+        state,
+        clients,
+        aggregation=aggregation_of(job),
+        num_rounds=job.rounds,
+        save=save,
+        trust=trust_of(job, federation.identity),
     )
-    state = run_rounds(state, clients, aggregation=aggregation, num_rounds=job.rounds, save=save)
     observer.phase("judging the adapter")
     losses = judge(clients, state.tensors)
     weights = weights_bytes(state.tensors)
@@ -150,6 +177,17 @@ def _serve(
         weights=weights,
         manifest=_manifest(job, state, losses, base_digest, digest(weights)),
     )
+
+
+def trust_of(job: JobConfig, identity: BaseIdentity) -> RoundTrust:
+    """Return what a job's server asks of updates and makes of them, on this base model."""
+    checks = Checks(
+        identity=identity,
+        most_norm=job.trust.most_norm,
+        most_product_norm=job.trust.most_product_norm,
+        scale=job.alpha / job.rank,
+    )
+    return RoundTrust(job.trust, checks, num_expected=len(job.clients))
 
 
 def _manifest(

@@ -12,7 +12,9 @@ from finetune.errors import RoundError
 from finetune.factors import common_rank
 from finetune.sparsity.memory import SparseMemory
 from finetune.traffic import Traffic
-from finetune.updates import Evaluation, Refusal, Tensors, Update, refusal_reason
+from finetune.trust.checks import FORM_ONLY, Checks
+from finetune.trust.round_trust import CHECKS_ONLY, RoundTrust
+from finetune.updates import Evaluation, Refusal, Tensors, Update
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ class Clients(Protocol):
     def evaluate(self, tensors: Tensors) -> list[Evaluation]:
         """Return the loss of `tensors` on every client's held-out text."""
 
+    def tell(self, refusals: Sequence[Refusal]) -> None:
+        """Have each refused client learn the reason with the next message it gets."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
@@ -64,6 +69,7 @@ class RoundRecord:
         aggregation_error: How far the new adapter is from the mean of the clients' products.
         download: `download_bytes` split into values, positions and headers.
         upload: `upload_bytes` split so.
+        epsilon: Differential privacy spent so far, None without it.
     """
 
     round: int
@@ -76,6 +82,7 @@ class RoundRecord:
     aggregation_error: AggregationError | None = None
     download: Traffic = field(default_factory=Traffic)
     upload: Traffic = field(default_factory=Traffic)
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class FederationState:
         base_losses: The untrained adapter judged by every client, which is the base model.
         num_refused: Updates refused so far.
         memory: What both ends of a sparse job remember beside it, as of the last checkpoint.
+        refusals: Those of the last round, whose clients must be told.
     """
 
     completed_rounds: int
@@ -95,6 +103,7 @@ class FederationState:
     base_losses: tuple[Evaluation, ...]
     num_refused: int = 0
     memory: SparseMemory | None = None
+    refusals: tuple[Refusal, ...] = ()
 
 
 def run_rounds(
@@ -104,15 +113,18 @@ def run_rounds(
     aggregation: Aggregation = FEDAVG,
     num_rounds: int,
     save: Callable[[FederationState, RoundRecord], None],
+    trust: RoundTrust = CHECKS_ONLY,
     clock: Callable[[], float] = time.monotonic,
 ) -> FederationState:
     """Run the rounds that `state` has not completed and return the last state.
 
     Raises:
         RoundError: If a round gives no usable update.
+        CohortError: If one gives too few for a robust rule.
+        PrivacyBudgetError: If one would spend more privacy than the job allows.
     """
     while state.completed_rounds < num_rounds:
-        state, record = run_round(state, clients, aggregation=aggregation, clock=clock)
+        state, record = run_round(state, clients, aggregation=aggregation, trust=trust, clock=clock)
         save(state, record)
     return state
 
@@ -122,22 +134,37 @@ def run_round(
     clients: Clients,
     *,
     aggregation: Aggregation = FEDAVG,
+    trust: RoundTrust = CHECKS_ONLY,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[FederationState, RoundRecord]:
     """Train everywhere, check what comes back, aggregate.
 
     Raises:
         RoundError: If no client gives a usable update.
+        CohortError: If fewer do than a robust rule needs.
+        PrivacyBudgetError: If the round would spend more privacy than the job allows.
     """
     started = clock()
     round_number = state.completed_rounds + 1
+    epsilon = trust.spend(round_number)
     replies = clients.train(state.tensors, round_number=round_number)
     updates = [aggregation.completed(update, state.tensors) for update in replies.updates]
-    accepted, refused = check(replace(replies, updates=updates), like=state.tensors)
+    accepted, refused = check(
+        replace(replies, updates=updates),
+        like=state.tensors,
+        checks=trust.checks,
+        version=round_number,
+    )
     report_refusals(refused, round_number=round_number)
+    clients.tell(refused)
     if not accepted:
         raise RoundError(_nothing_usable(round_number, refused))
-    tensors, error = aggregation.combine(accepted, like=state.tensors, round_number=round_number)
+    # Completed again: what trust adds to entries that clients do not send must not count.
+    believed = [
+        aggregation.completed(update, state.tensors)
+        for update in trust.believed(accepted, start=state.tensors)
+    ]
+    tensors, error = aggregation.combine(believed, like=state.tensors, round_number=round_number)
     logger.info(
         "updates aggregated round=%d updates=%d aggregation_error=%.6g relative=%.6g",
         round_number,
@@ -157,30 +184,34 @@ def run_round(
         seconds=round(clock() - started, 3),
         download=replies.download,
         upload=replies.upload,
+        epsilon=epsilon,
     )
     state = replace(
         state,
         completed_rounds=round_number,
         tensors=tensors,
         num_refused=state.num_refused + len(refused),
+        refusals=tuple(refused),
     )
     return state, record
 
 
-def check(replies: Replies, *, like: Tensors) -> tuple[list[Update], list[Refusal]]:
+def check(
+    replies: Replies, *, like: Tensors, checks: Checks = FORM_ONLY, version: int | None = None
+) -> tuple[list[Update], list[Refusal]]:
     """Return the updates fit to aggregate, and every refusal."""
     accepted: list[Update] = []
     refused = list(replies.refusals)
     heard: set[str] = set()
     for update in replies.updates:
-        reason = refusal_reason(update, like=like)
+        reason = checks.reason(update, like=like, version=version)
         if update.client in heard:
             reason = "answered this round already"
         heard.add(update.client)
         if reason is None:
             accepted.append(update)
         else:
-            refused.append(Refusal(update.client, reason, update.sent_bytes))
+            refused.append(Refusal(update.client, reason, update.sent_bytes, update.node_id))
     return accepted, refused
 
 

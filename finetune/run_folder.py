@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from finetune.config import JobConfig
 from finetune.errors import RunFolderError
 from finetune.rounds import FederationState, RoundRecord
 from finetune.sparsity.memory import MemoryHeader, from_parts, to_parts
-from finetune.updates import Evaluation, Tensors
+from finetune.updates import Evaluation, Refusal, Tensors
 from planner.config import StrictModel
 from planner.documents import read_document, write_atomically
 
@@ -40,6 +40,8 @@ class CheckpointHeader(StrictModel):
     """Client, held-out loss of the base model, tokens scored."""
     memory: MemoryHeader | None = None
     """What the ends of a sparse job remember; its arrays stand beside the adapter's."""
+    refusals: tuple[tuple[str, str, int, int], ...] = ()
+    """Client, reason, bytes and node of the updates that the last round refused."""
 
 
 class RunFolder:
@@ -157,6 +159,7 @@ class RunFolder:
             base_losses=tuple(Evaluation(*values) for values in header.base_losses),
             num_refused=header.num_refused,
             memory=memory,
+            refusals=tuple(Refusal(*values) for values in header.refusals),
         )
 
     def save(self, state: FederationState, *, base_weights_sha256: str) -> None:
@@ -170,6 +173,7 @@ class RunFolder:
                 (loss.client, loss.loss, loss.num_tokens) for loss in state.base_losses
             ),
             memory=memory,
+            refusals=tuple(astuple(refusal) for refusal in state.refusals),
         )
         arrays = dict(state.tensors) | {_MEMORY + name: a for name, a in remembered.items()}
         data = save(arrays, metadata={"header": header.model_dump_json()})

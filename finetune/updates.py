@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.trust.identity import BaseIdentity
+
 Tensors = Mapping[str, NDArray[np.float32]]
 """An adapter's tensors by the name PEFT saves them under: A is (rank, in), B is (out, rank)."""
 
@@ -21,6 +23,10 @@ class Update:
         num_examples: Training sequences it holds; its weight in the average.
         loss: Mean training loss of the round, nats a token.
         sent_bytes: Length of its serialised reply.
+        identity: The base model it declares, if it does.
+        version: Number of the adapter it declares to have started from, if it does.
+        node_id: Where it can be told of a refusal.
+        is_sum: Whether it is the mean of clients that the server saw no single update of.
     """
 
     client: str
@@ -28,15 +34,27 @@ class Update:
     num_examples: int
     loss: float
     sent_bytes: int
+    identity: BaseIdentity | None = None
+    version: int | None = None
+    node_id: int = 0
+    is_sum: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A client whose reply does not count in this round, and why."""
+    """A client whose reply does not count in this round, and why.
+
+    Attributes:
+        client: Its name, or the node's where the reply does not say.
+        reason: What is wrong, with the value; the client is told it.
+        sent_bytes: Length of its serialised reply.
+        node_id: Where it can be told.
+    """
 
     client: str
     reason: str
     sent_bytes: int
+    node_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

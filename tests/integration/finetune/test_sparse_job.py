@@ -199,7 +199,7 @@ def sparse_clients(app=None):
     settings = SparsityConfig(download_density=0.5, upload_density=0.5)
     layout = Layout.of(START)
     trainers = {"one": FakeTrainer(1), "two": FakeTrainer(2)}
-    app = app or make_client_app(trainers.__getitem__, SparseClients(layout, settings))
+    app = app or make_client_app(trainers.__getitem__, sparse=SparseClients(layout, settings))
     grid = InProcessGrid(app, {2: {"client": "one"}, 3: {"client": "two"}})
     return grid, GridClients(grid, SparseExchange(SparseServer(layout, settings)))
 

@@ -9,6 +9,8 @@ from finetune import in_process_grid
 from finetune.errors import FinetuneError, FlowerError, RoundError
 from finetune.flower import GridClients, make_client_app, make_server_app
 from finetune.in_process_grid import InProcessGrid, check_flower
+from finetune.trust.identity import BaseIdentity
+from finetune.updates import Refusal
 
 START = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros((3, 2), np.float32)}
 
@@ -95,6 +97,11 @@ def test_a_failing_client_is_refused_not_fatal():
             "metrics": MetricRecord({"loss": 1.0, "num-examples": float("inf")}),
             "arrays": ArrayRecord(),
         },
+        {
+            "config": ConfigRecord({"client": "c", "weights": 1, "tokenizer": 2, "template": 3}),
+            "metrics": MetricRecord({"loss": 1.0, "num-examples": 3}),
+            "arrays": ArrayRecord(),
+        },
     ],
 )
 def test_a_reply_that_cannot_be_decoded_is_refused(content):
@@ -104,6 +111,42 @@ def test_a_reply_that_cannot_be_decoded_is_refused(content):
     replies = GridClients(InProcessGrid(app, {2: {}})).train(START, round_number=1)
     assert not replies.updates
     assert "cannot be decoded" in replies.refusals[0].reason
+
+
+def test_a_refused_client_learns_the_reason_once(caplog):
+    """The reason travels in the next message that the client answers, and to no other client."""
+    clients = GridClients(grid_of(one=FakeTrainer(1), two=FakeTrainer(2)))
+    clients.tell([Refusal("two", "a holds NaN or infinity", 7, node_id=3)])
+    for _ in range(2):
+        clients.evaluate(START)
+    assert [record.getMessage() for record in caplog.records] == [
+        "server refused the last reply client=two reason='a holds NaN or infinity'"
+    ]
+
+
+def test_a_reason_waits_until_the_client_answers(caplog):
+    """A message that was not answered may not have come; the next one says it again."""
+    trainer = FakeTrainer(1, fails=True)
+    clients = GridClients(grid_of(one=trainer))
+    clients.tell([Refusal("one", "too long", 7, node_id=2)])
+    clients.train(START, round_number=1)
+    trainer.fails = False
+    caplog.clear()
+    clients.train(START, round_number=2)
+    assert "reason='too long'" in caplog.text
+
+
+def test_a_reply_declares_base_model_and_version():
+    """What each client loaded and which adapter it started from come back with its update."""
+    identities = {name: BaseIdentity(name.encode(), b"t", b"") for name in ("one", "two")}
+    trainers = {"one": FakeTrainer(1), "two": FakeTrainer(2)}
+    app = make_client_app(trainers.__getitem__, identity_of=identities.__getitem__)
+    grid = InProcessGrid(app, {2: {"client": "one"}, 3: {"client": "two"}})
+    updates = GridClients(grid).train(START, round_number=4).updates
+    assert [(u.identity, u.version, u.node_id) for u in updates] == [
+        (identities["one"], 4, 2),
+        (identities["two"], 4, 3),
+    ]
 
 
 def test_replies_are_pulled_once():

@@ -28,6 +28,9 @@ class FakeClients:
             updates.append(Update(name, {"a": tensor}, number, loss=0.5, sent_bytes=10))
         return Replies(updates, [Refusal("node 9", "failed: gone", 7)], download_bytes=100)
 
+    def tell(self, refusals):
+        self.told = [(refusal.client, refusal.reason) for refusal in refusals]
+
     def evaluate(self, tensors):
         return [Evaluation("x", self.loss, 50)]
 
@@ -56,6 +59,7 @@ def test_a_refused_update_leaves_renormalised_weights(caplog):
     np.testing.assert_allclose(after.tensors["a"], np.full((1, 2), 10 / 4), rtol=1e-6)
     assert record.refused["y"] == "a holds NaN or infinity"
     assert after.num_refused == 2
+    assert clients.told == [("node 9", "failed: gone"), ("y", "a holds NaN or infinity")]
     assert "client=y" in caplog.text
 
 
@@ -103,6 +107,9 @@ class FactorClients:
             mine = {name: mine[name] for name in self.sends}
             updates.append(Update(name, mine, 1, loss=0.5, sent_bytes=10))
         return Replies(updates, [], download_bytes=100)
+
+    def tell(self, refusals):
+        self.told = refusals
 
 
 def factor_state():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune.aggregation import FEDAVG
 from finetune.errors import PayloadError
 from finetune.sparsity.client import SparseClients
 from finetune.sparsity.config import SparsityConfig
@@ -15,13 +16,17 @@ from finetune.sparsity.layout import Layout
 from finetune.sparsity.memory import SparseMemory, from_parts, to_parts
 from finetune.sparsity.parcel import Parcel
 from finetune.sparsity.server import SparseServer
-from finetune.strategies.fedavg import fedavg
 from finetune.updates import Update
 from finetune.wire.message import encode
 from finetune.wire.values import VALUE_TYPES
 
 A, B = "layer.lora_A.weight", "layer.lora_B.weight"
 NODES = {2: "x", 3: "y", 4: "z"}
+
+
+def mean_of(updates):
+    """Return the mean of clients of one rank and alpha."""
+    return FEDAVG.combine(updates, like=updates[0].tensors, round_number=1)[0]
 
 
 def adapter(seed=0, *, untrained=False):
@@ -61,7 +66,7 @@ class Job:
             if node not in lost:
                 updates.append(Update(name, self.server.receive(node, upload), node, 1.0, 0))
         self.server.end_round()
-        before, self.tensors = self.tensors, fedavg(updates)
+        before, self.tensors = self.tensors, mean_of(updates)
         self.changes = [difference(update.tensors, before) for update in updates]
         return parcels
 
@@ -133,7 +138,7 @@ def test_density_one_is_the_dense_average_bit_for_bit(download, feedback):
     for number in (1, 2, 3):
         job.round(number)
         trained = {name: job.train(dense, name, number)[0] for name in NODES.values()}
-        dense = fedavg([Update(name, trained[name], node, 1.0, 0) for node, name in NODES.items()])
+        dense = mean_of([Update(name, trained[name], node, 1.0, 0) for node, name in NODES.items()])
         for name, tensor in dense.items():
             assert job.tensors[name].tobytes() == tensor.tobytes()
 
