@@ -131,7 +131,7 @@ def fedast(num_clients: int) -> dict[str, object]:
     print(f"\n{len(SIZES)} adapters, {num_clients} clients")
     at_once = _seconds_of_tuned(_fedast_grid(num_clients), num_clients, _at_once)
     print(f"{'at once, FedAST':<36}{median(at_once):>8.1f}")
-    figures: dict[str, object] = {"at_once_seconds": at_once}
+    figures: dict[str, object] = {"at_once_seconds": _finite(at_once)}
     for arm in ("FedBuff", BASELINE):
         alone = _seconds_of_tuned(grid(arm, num_clients), num_clients, _one_after_the_other)
         # Where both fail the comparison fails too.
@@ -141,7 +141,7 @@ def fedast(num_clients: int) -> dict[str, object]:
             f"{'one after the other, ' + arm:<36}{median(alone):>8.1f}  at once / this {ratio:.2f}"
             f"  ({' '.join(f'{one:.2f}' for one in sorted(ratios))})"
         )
-        figures[arm] = {"seconds": alone, "ratios": ratios, "ratio": ratio}
+        figures[arm] = {"seconds": _finite(alone), "ratios": _finite(ratios)}
     return figures
 
 
@@ -231,6 +231,11 @@ def _best(
         return max(seconds_of(one, seed) or math.inf for seed in TUNING_SEEDS)
 
     return min(candidates, key=slowest_seconds)
+
+
+def _finite(values: Iterable[float]) -> list[float | None]:
+    """Return the values as JSON knows them: None where the target was missed."""
+    return [value if value < math.inf else None for value in values]
 
 
 def _words(one: Candidate) -> str:

@@ -21,7 +21,7 @@ from finetune.scheduling.staleness import Polynomial
 from finetune.scheduling.synchronous import SynchronousSettings
 from finetune.virtual_clock import VirtualClock
 
-STEPS = (5, 10, 20, 40, 80)
+STEPS = (2, 5, 10, 20, 40, 80)
 LEARNING_RATES = (0.1,)
 SERVER_RATES = (1.0, 2.0, 3.0)
 EXPONENTS = (0.1, 0.5)
