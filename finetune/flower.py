@@ -103,7 +103,7 @@ class GridClients:
             RoundError: If a node fails.
         """
         messages = self._messages("evaluate", tensors, round_number=0)
-        return [_read_evaluation(reply) for reply in self._grid.send_and_receive(messages)]
+        return [read_evaluation(reply) for reply in self._grid.send_and_receive(messages)]
 
     def _messages(self, kind: str, tensors: Tensors, *, round_number: int) -> list[Message]:
         content = RecordDict(
@@ -163,7 +163,13 @@ def _reply(client: str, metrics: dict[str, float]) -> RecordDict:
     )
 
 
-def _read_evaluation(reply: Message) -> Evaluation:
+def read_evaluation(reply: Message) -> Evaluation:
+    """Return an evaluate reply as a loss.
+
+    Raises:
+        RoundError: If the node failed.
+        KeyError, TypeError, ValueError, OverflowError: If it is no such reply.
+    """
     if reply.has_error():
         raise RoundError(
             f"node {reply.metadata.src_node_id} could not judge the adapter "

@@ -1,8 +1,11 @@
 """A whole job in one process: read the clients, federate, judge, write the adapter."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from peft import PeftModel
 
 from finetune.adapters import (
     ClientLosses,
@@ -16,11 +19,11 @@ from finetune.base_model import BaseModel, load_base_model
 from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
 from finetune.errors import BaseModelError
-from finetune.flower import CLIENT_KEY, GridClients, make_client_app, make_server_app
+from finetune.flower import CLIENT_KEY, make_client_app, make_server_app
 from finetune.in_process_grid import InProcessGrid
 from finetune.local_training import LocalTrainer
 from finetune.lora import adapter_config, attach_adapter, read_tensors
-from finetune.rounds import FederationState, RoundRecord, judge, run_rounds
+from finetune.rounds import Clients, FederationState, RoundRecord, judge, run_rounds
 from finetune.run_folder import RunFolder
 from finetune.updates import Evaluation, Tensors
 
@@ -40,6 +43,34 @@ class Observer(Protocol):
         """A client took a step."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the server's side of a job begins with.
+
+    Attributes:
+        base_weights_sha256: Digest of the base model.
+        adapter_config: Content of `adapter_config.json`.
+        first_tensors: The untrained adapter.
+    """
+
+    base_weights_sha256: str
+    adapter_config: dict[str, Any]
+    first_tensors: Tensors
+
+
+def load(job: JobConfig, observer: Observer) -> tuple[BaseModel, PeftModel, Start]:
+    """Load the base model and put the untrained adapter on it.
+
+    Raises:
+        FinetuneError: If the model does not serve.
+    """
+    observer.phase("loading the base model")
+    base = load_base_model(job.model)
+    _check_length(base, job)
+    model = attach_adapter(base.model, job)
+    return base, model, Start(base.weights_sha256, adapter_config(model, job), read_tensors(model))
+
+
 class Federation:
     """A job's clients, joined by Flower in this process."""
 
@@ -49,28 +80,30 @@ class Federation:
         Raises:
             FinetuneError: If the model or a client's text does not serve.
         """
-        observer.phase("loading the base model")
-        self.base = load_base_model(job.model)
-        _check_length(self.base, job)
-        model = attach_adapter(self.base.model, job)
-        self.adapter_config = adapter_config(model, job)
-        self.first_tensors: Tensors = read_tensors(model)
+        base, model, self.start = load(job, observer)
         observer.phase("reading the clients' text")
-
-        def trainer(client: ClientConfig) -> LocalTrainer:
-            texts = read_client(
-                client,
-                held_out_fraction=job.held_out_fraction,
-                render_chat=self.base.render_chat,
-            )
-            return LocalTrainer(model, self.base, texts, job, observer.step)
-
-        trainers = {client.name: trainer(client) for client in job.clients}
+        trainers = {
+            client.name: local_trainer(job, client, base, model, observer) for client in job.clients
+        }
         nodes = {
             number: {CLIENT_KEY: name}
             for number, name in enumerate(trainers, start=SERVER_NODE_ID + 1)
         }
         self.grid = InProcessGrid(make_client_app(trainers.__getitem__), nodes)
+
+
+def local_trainer(
+    job: JobConfig, client: ClientConfig, base: BaseModel, model: PeftModel, observer: Observer
+) -> LocalTrainer:
+    """Read one client's text and return its trainer.
+
+    Raises:
+        ClientDataError: If the text does not serve.
+    """
+    texts = read_client(
+        client, held_out_fraction=job.held_out_fraction, render_chat=base.render_chat
+    )
+    return LocalTrainer(model, base, texts, job, observer.step)
 
 
 def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
@@ -95,16 +128,21 @@ def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
         logger.info("run is finished folder=%s", folder)
         return read_adapter(run.adapter)
     federation = Federation(job, observer)
-    server = make_server_app(lambda clients: _serve(clients, federation, job, run, observer))
+    server = make_server_app(lambda clients: serve(clients, federation.start, job, run, observer))
     with run.started(job):
         server(federation.grid, federation.grid.server_context())
     return read_adapter(run.adapter)
 
 
-def _serve(
-    clients: GridClients, federation: Federation, job: JobConfig, run: RunFolder, observer: Observer
+def serve(
+    clients: Clients, start: Start, job: JobConfig, run: RunFolder, observer: Observer
 ) -> None:
-    base_digest = federation.base.weights_sha256
+    """Judge the base model, run the rounds that `run` does not hold, write the adapter.
+
+    Raises:
+        FinetuneError: If the job cannot be done.
+    """
+    base_digest = start.base_weights_sha256
 
     def save(state: FederationState, record: RoundRecord) -> None:
         run.append_metrics(record)
@@ -113,8 +151,8 @@ def _serve(
     state = run.load(base_weights_sha256=base_digest)
     if state is None:
         observer.phase("judging the base model")
-        base_losses = judge(clients, federation.first_tensors)
-        state = FederationState(0, federation.first_tensors, base_losses)
+        base_losses = judge(clients, start.first_tensors)
+        state = FederationState(0, start.first_tensors, base_losses)
         run.save(state, base_weights_sha256=base_digest)
     else:
         logger.info("run resumed folder=%s completed_rounds=%d", run.folder, state.completed_rounds)
@@ -124,7 +162,7 @@ def _serve(
     weights = weights_bytes(state.tensors)
     write_adapter(
         run.adapter,
-        config=federation.adapter_config,
+        config=start.adapter_config,
         weights=weights,
         manifest=_manifest(job, state, losses, base_digest, digest(weights)),
     )
@@ -137,6 +175,8 @@ def _manifest(
     base_digest: str,
     adapter_digest: str,
 ) -> Manifest:
+    # A client that is away for one of the two judgements has no loss to compare.
+    base_losses = {before.client: before.loss for before in state.base_losses}
     return Manifest(
         base_model=job.model,
         base_weights_sha256=base_digest,
@@ -151,10 +191,11 @@ def _manifest(
             ClientLosses(
                 name=after.client,
                 held_out_tokens=after.num_tokens,
-                base_loss=before.loss,
+                base_loss=base_losses[after.client],
                 adapter_loss=after.loss,
             )
-            for before, after in zip(state.base_losses, losses, strict=True)
+            for after in losses
+            if after.client in base_losses
         ),
     )
 

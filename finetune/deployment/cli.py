@@ -1,0 +1,153 @@
+"""`motley finetune certs`, `server` and `client`. Parses first, imports Flower afterwards."""
+
+import datetime
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from finetune.config import JobConfig, Name
+from finetune.errors import DeploymentError, FlowerError
+from planner.console import configure_logging, output
+from planner.documents import read_document
+
+_JobFile = Annotated[
+    Path, typer.Argument(metavar="JOB.yaml", help="The job, with a `deployment` block.")
+]
+_Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Without TLS and keys; on loopback only.")
+]
+_Verbose = Annotated[bool, typer.Option("--verbose", help="Log what Flower's process says too.")]
+
+
+def certs_command(
+    output_folder: Annotated[
+        Path, typer.Option("--output", help="New folder for certificates and keys.")
+    ],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or address by which clients reach the server; repeatable. "
+            "Loopback is always added."
+        ),
+    ] = None,
+    client: Annotated[
+        list[str] | None,
+        typer.Option(help="Client that gets a key pair, as the job names it; repeatable."),
+    ] = None,
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="Validity of both certificates.")
+    ] = 365,
+) -> None:
+    """Make a CA, the server's certificate and the clients' keys, in a new folder.
+
+    A client needs ca.crt and its own clients/NAME.key; the server needs no client's .key. A client
+    may rather make its key itself (ssh-keygen -t ecdsa -b 384) and send clients/NAME.pub.
+    """
+    from finetune.deployment.certificates import LOOPBACK_HOSTS, write_certificates
+
+    for name in client or []:
+        _check_name(name)
+    until = write_certificates(
+        output_folder,
+        hosts=host or [],
+        clients=client or [],
+        days=days,
+        now=datetime.datetime.now(datetime.UTC),
+    )
+    hosts = ", ".join(dict.fromkeys([*LOOPBACK_HOSTS, *(host or [])]))
+    console = output()
+    console.print(f"CA: {output_folder / 'ca.crt'}, until {until:%Y-%m-%d}", soft_wrap=True)
+    console.print(
+        f"server: {output_folder / 'server.crt'}, until {until:%Y-%m-%d}, for {hosts}",
+        soft_wrap=True,
+    )
+    for name in client or []:
+        console.print(f"client {name}: {output_folder / 'clients' / name}.key", soft_wrap=True)
+
+
+def server_command(
+    job_file: _JobFile,
+    output_folder: Annotated[
+        Path | None, typer.Option("--output", help="Run folder, in place of the job's `output`.")
+    ] = None,
+    insecure: _Insecure = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Serve the job in JOB.yaml to its clients; run it again to go on after an interruption."""
+    job = read_document(job_file, JobConfig)
+    folder = output_folder or job.output
+    _configure_logging(verbose)
+    _end_in_order_on_sigterm()
+    try:
+        from finetune.deployment.server import run_server
+    except ImportError as error:
+        raise _other_flower(error) from None
+    from finetune.report import loss_table
+
+    manifest = run_server(job, folder=folder, insecure=insecure)
+    console = output()
+    if manifest.clients:
+        console.print(loss_table(manifest))
+    console.print(f"adapter: {folder / 'adapter'}", soft_wrap=True)
+
+
+def client_command(
+    job_file: _JobFile,
+    name: Annotated[str, typer.Option(help="Which of the job's clients this is.")],
+    insecure: _Insecure = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Take part in the job in JOB.yaml until stopped; only this client's text is read."""
+    job = read_document(job_file, JobConfig)
+    _configure_logging(verbose)
+    _end_in_order_on_sigterm()
+    try:
+        from finetune.deployment.client import run_client
+    except ImportError as error:
+        raise _other_flower(error) from None
+    run_client(job, name=name, insecure=insecure)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the three commands to `motley finetune`."""
+    app.command("certs")(certs_command)
+    app.command("server")(server_command)
+    app.command("client")(client_command)
+
+
+def _check_name(name: str) -> None:
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise DeploymentError(
+            f"--client {name!r} is no client's name; use letters, digits, dot, dash, underscore"
+        ) from None
+
+
+def _configure_logging(verbose: bool) -> None:
+    configure_logging(verbose=verbose)
+    # Flower's database layer tells of its parts at each start, and Flower of each connection.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("flwr").setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+def _end_in_order_on_sigterm() -> None:
+    """Let SIGTERM, as Ctrl-C does, end what this process started before it ends itself."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def _other_flower(error: ImportError) -> Exception:
+    if isinstance(error, ModuleNotFoundError) and error.name == "flwr":
+        return error
+    return FlowerError(
+        f"the installed flwr is another than expected ({error}); install flwr==1.41.*"
+    )
