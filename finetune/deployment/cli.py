@@ -81,7 +81,7 @@ def server_command(
     """Serve the job in JOB.yaml to its clients; run it again to go on after an interruption."""
     job = read_document(job_file, JobConfig)
     folder = output_folder or job.output
-    _configure_logging(verbose)
+    configure_logging(verbose=verbose)
     _end_in_order_on_sigterm()
     try:
         from finetune.deployment.server import run_server
@@ -89,6 +89,7 @@ def server_command(
         raise _other_flower(error) from None
     from finetune.report import loss_table
 
+    _quiet_flower(verbose)
     manifest = run_server(job, folder=folder, insecure=insecure)
     console = output()
     if manifest.clients:
@@ -104,12 +105,13 @@ def client_command(
 ) -> None:
     """Take part in the job in JOB.yaml until stopped; only this client's text is read."""
     job = read_document(job_file, JobConfig)
-    _configure_logging(verbose)
+    configure_logging(verbose=verbose)
     _end_in_order_on_sigterm()
     try:
         from finetune.deployment.client import run_client
     except ImportError as error:
         raise _other_flower(error) from None
+    _quiet_flower(verbose)
     run_client(job, name=name, insecure=insecure)
 
 
@@ -129,11 +131,10 @@ def _check_name(name: str) -> None:
         ) from None
 
 
-def _configure_logging(verbose: bool) -> None:
-    configure_logging(verbose=verbose)
-    # Flower's database layer tells of its parts at each start, and Flower of each connection.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("flwr").setLevel(logging.DEBUG if verbose else logging.WARNING)
+def _quiet_flower(verbose: bool) -> None:
+    """Keep Flower's chatter out of our log; to be called after its import, which sets levels."""
+    for name in ("flwr", "alembic"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 def _end_in_order_on_sigterm() -> None:
@@ -146,8 +147,8 @@ def _end_in_order_on_sigterm() -> None:
 
 
 def _other_flower(error: ImportError) -> Exception:
-    if isinstance(error, ModuleNotFoundError) and error.name == "flwr":
-        return error
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("flwr."):
+        return error  # a package that is not installed
     return FlowerError(
         f"the installed flwr is another than expected ({error}); install flwr==1.41.*"
     )

@@ -29,9 +29,11 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
 _AGAIN_SECONDS = 5.0
-_MOST_FAILURES = 3
-_LONG_SECONDS = 60.0
-"""A SuperNode that ran so long did connect, or waited for the server; it may fail again."""
+_UNREACHED_SECONDS = 60.0
+"""A SuperNode that ran so long and answered nothing did not reach the server; a refusal is quick."""
+_REFUSED_SECONDS = 75.0
+"""How long a client that the server does not let in tries again. Flower 1.41 gives no reason: the
+key may be wrong, not read yet, or still connected for the 60 s that a killed SuperNode is missed."""
 
 
 class MakeTrainer(Protocol):
@@ -78,7 +80,7 @@ def run_client(
     trainer, base = make_trainer(job, clients[name])
     app = make_client_app(lambda _: trainer)
     config = f'{CLIENT_KEY}="{name}"'
-    num_failures = 0
+    refused_since: float | None = None
     while True:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="motley-") as scratch:
@@ -86,18 +88,21 @@ def run_client(
                 deployment, client=name, node_config=config, folder=Path(scratch), insecure=insecure
             )
             logger.info("taking part client=%s server=%s", name, deployment.address)
+            worker = Worker(link, app, before=checks(base))
             try:
-                with daemon, closing(Worker(link, app, before=checks(base))) as worker:
+                with daemon, closing(worker):
                     _answer_until_ended(worker, daemon)
                 logger.warning("the server was started anew, connecting again")
             except DeploymentError as error:
-                # The server refuses a key that it has not read yet as it does a wrong one.
-                has_run_long = time.monotonic() - started > _LONG_SECONDS
-                num_failures = 1 if has_run_long else num_failures + 1
-                if num_failures >= _MOST_FAILURES:
+                now = time.monotonic()
+                if worker.num_answered or now - started > _UNREACHED_SECONDS:
+                    refused_since = None
+                elif refused_since is None:
+                    refused_since = started
+                elif now - refused_since > _REFUSED_SECONDS:
                     raise DeploymentError(
                         f"client {name!r} is not let in: {error}; the server must have this "
-                        f"client's key as clients/{name}.pub"
+                        f"client's key as clients/{name}.pub, and the client runs only once"
                     ) from None
                 logger.warning("connecting again reason=%r", str(error))
         time.sleep(_AGAIN_SECONDS)
@@ -138,5 +143,8 @@ def _answer_until_ended(worker: Worker, daemon: Daemon) -> None:
             is_answered = worker.answer_next()
         except httpx.TransportError:
             is_answered = False  # it starts or has ended; the next look at it tells which
+        except httpx.HTTPStatusError as error:
+            logger.warning("message not answered reason=%r", str(error))
+            is_answered = False
         if not is_answered:
             time.sleep(_POLL_SECONDS)

@@ -36,6 +36,8 @@ from finetune.errors import DeploymentError
 
 logger = logging.getLogger(__name__)
 
+_SILENCE_SECONDS = 30.0
+
 APP = {
     "pyproject.toml": b"""\
 [project]
@@ -104,6 +106,8 @@ def started_run(link: Link) -> Iterator[Grid]:
         TaskIdentity.run_id = started.run.run_id
         TaskIdentity.node_id = started.context.node_id
         grid = HttpGrid(link.address, link.ca is None, link.ca, token=token)
+        # Flower would try for ever to reach a SuperLink that has ended.
+        grid._retry_invoker.max_time = _SILENCE_SECONDS
         grid.set_run(run_from_proto(started.run))
         is_done = False
         with heartbeats(client):

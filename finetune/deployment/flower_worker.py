@@ -37,6 +37,8 @@ class Worker:
         self._app = app
         self._before = before
         self._tasks = task_client(link)
+        self.num_answered = 0
+        """Messages answered so far."""
 
     def answer_next(self) -> bool:
         """Answer the next message that waits; return whether there was one.
@@ -56,6 +58,7 @@ class Worker:
             message, context, _, _ = pull_task_input(client)
             push_message(client, self._answer(message, context), context)
             push_task_output(client, context, SubStatus.COMPLETED, "")
+        self.num_answered += 1
         return True
 
     def close(self) -> None:

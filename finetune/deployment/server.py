@@ -3,8 +3,11 @@
 import logging
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -60,7 +63,7 @@ def run_server(job: JobConfig, *, folder: Path, insecure: bool) -> Manifest:
     _, _, start = load(job, observer)
     with run.started(job), tempfile.TemporaryDirectory(prefix="motley-") as scratch:
         daemon, link = start_superlink(deployment, folder=Path(scratch), insecure=insecure)
-        with daemon:
+        with daemon, _superlink_errors(daemon):
             _wait_until_up(daemon, link)
             logger.info("listening address=%s clients=%d", deployment.address, len(job.clients))
             names = {
@@ -107,6 +110,19 @@ def read_public_key(path: Path) -> bytes:
     return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+
+
+@contextmanager
+def _superlink_errors(daemon: Daemon) -> Iterator[None]:
+    """Tell a SuperLink that does not answer as a failure of the deployment."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        daemon.check()
+        raise DeploymentError(
+            f"the SuperLink does not answer ({error}); run the job again to go on after the last "
+            "good round"
+        ) from None
 
 
 def _wait_until_up(daemon: Daemon, link: Link) -> None:
