@@ -1,8 +1,9 @@
-"""`motley finetune certs`, `server` and `client`. Parses first, imports Flower afterwards."""
+"""`motley finetune certs`, `server`, `client` and `render`. Parses first, imports Flower afterwards."""
 
 import datetime
 import logging
 import signal
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -22,6 +23,13 @@ _Insecure = Annotated[
     bool, typer.Option("--insecure", help="Without TLS and keys; on loopback only.")
 ]
 _Verbose = Annotated[bool, typer.Option("--verbose", help="Log what Flower's process says too.")]
+
+
+class RenderTarget(StrEnum):
+    """What the files of a deployment are rendered for."""
+
+    KUBERNETES = "kubernetes"
+    SYSTEMD = "systemd"
 
 
 def certs_command(
@@ -115,11 +123,45 @@ def client_command(
     run_client(job, name=name, insecure=insecure)
 
 
+def render_command(
+    job_file: _JobFile,
+    target: Annotated[RenderTarget, typer.Option(help="What to render for.")],
+    output_folder: Annotated[
+        Path | None, typer.Option("--output", help="New folder; default: rendered/TARGET.")
+    ] = None,
+    image: Annotated[
+        str, typer.Option(help="Container image of Motley; the rendered Dockerfile builds it.")
+    ] = "motley-finetune:0.1.0",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the folder and whatever it holds.")
+    ] = False,
+) -> None:
+    """Write the files that run the server and the clients of the job in JOB.yaml."""
+    from finetune.deployment.render.kubernetes import render_kubernetes
+    from finetune.deployment.render.systemd import render_systemd
+    from planner.render.folder import check_folder, write_folder
+
+    folder = output_folder or Path("rendered", target.value)
+    check_folder(folder, force=force)
+    job = read_document(job_file, JobConfig)
+    files = (
+        render_systemd(job)
+        if target is RenderTarget.SYSTEMD
+        else render_kubernetes(job, image=image)
+    )
+    write_folder(folder, files, force=force)
+    output().print(
+        f"{len(files)} files for {target.value} in {folder}; start with {folder / 'README.md'}",
+        soft_wrap=True,
+    )
+
+
 def add_commands(app: typer.Typer) -> None:
-    """Add the three commands to `motley finetune`."""
+    """Add the commands to `motley finetune`."""
     app.command("certs")(certs_command)
     app.command("server")(server_command)
     app.command("client")(client_command)
+    app.command("render")(render_command)
 
 
 def _check_name(name: str) -> None:

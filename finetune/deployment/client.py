@@ -28,7 +28,7 @@ from finetune.job import load, local_trainer
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
-_AGAIN_SECONDS = 5.0
+_AGAIN_SECONDS = 10.0
 _UNREACHED_SECONDS = 60.0
 """A SuperNode that ran so long and answered nothing did not reach the server; a refusal is quick."""
 _REFUSED_SECONDS = 75.0
