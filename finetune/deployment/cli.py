@@ -90,6 +90,7 @@ def server_command(
     job = read_document(job_file, JobConfig)
     folder = output_folder or job.output
     configure_logging(verbose=verbose)
+    _quiet_flower(verbose)
     _end_in_order_on_sigterm()
     try:
         from finetune.deployment.server import run_server
@@ -114,6 +115,7 @@ def client_command(
     """Take part in the job in JOB.yaml until stopped; only this client's text is read."""
     job = read_document(job_file, JobConfig)
     configure_logging(verbose=verbose)
+    _quiet_flower(verbose)
     _end_in_order_on_sigterm()
     try:
         from finetune.deployment.client import run_client
@@ -174,7 +176,7 @@ def _check_name(name: str) -> None:
 
 
 def _quiet_flower(verbose: bool) -> None:
-    """Keep Flower's chatter out of our log; to be called after its import, which sets levels."""
+    """Keep Flower's chatter out of our log; before its import, and after it, since it sets levels."""
     for name in ("flwr", "alembic"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
 

@@ -98,8 +98,9 @@ class Daemon(AbstractContextManager["Daemon"]):
         if code is None or code == 0:
             return code == 0
         self._reader.join(1.0)
-        what = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise DeploymentError(f"{self._name} {what}: {self._cause()}")
+        if code < 0:
+            raise DeploymentError(f"{self._name} was killed by signal {-code}; start again")
+        raise DeploymentError(f"{self._name} ended with exit code {code}: {self._cause()}")
 
     def __exit__(
         self,

@@ -109,15 +109,14 @@ def started_run(link: Link) -> Iterator[Grid]:
         # Flower would try for ever to reach a SuperLink that has ended.
         grid._retry_invoker.max_time = _SILENCE_SECONDS
         grid.set_run(run_from_proto(started.run))
-        is_done = False
-        with heartbeats(client):
-            try:
+        status = SubStatus.FAILED
+        try:
+            with heartbeats(client):
                 yield grid
-                is_done = True
-            finally:
-                status = SubStatus.COMPLETED if is_done else SubStatus.FAILED
-                _push_output(client, status)
-                grid.close()
+            status = SubStatus.COMPLETED
+        finally:
+            _push_output(client, status)
+            grid.close()
 
 
 def _control(link: Link) -> ControlHttpClient:

@@ -7,14 +7,15 @@ Flower they fail at import.
 Source: flwr 1.41, `supercore/superexec/run_superexec.py`.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -23,6 +24,8 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from finetune.deployment.flower_processes import Link
+
+logger = logging.getLogger(__name__)
 
 COMPONENT = "motley finetune"
 """What we call ourselves to Flower, which compares versions."""
@@ -59,8 +62,22 @@ def acquire(client: RuntimeHttpClient, kind: TaskType) -> str:
 
 @contextmanager
 def heartbeats(client: RuntimeHttpClient) -> Iterator[None]:
-    """Tell the daemon all the while that the task is being worked on."""
-    sender = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    """Tell the daemon all the while that the task is being worked on.
+
+    To be left before the task is reported as done, after which nobody may speak for it.
+    """
+
+    def beat() -> bool:
+        try:
+            is_known = client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
+        except httpx.HTTPError as error:
+            logger.warning("heartbeat failed, trying again reason=%r", str(error))
+            return False
+        if not is_known:
+            logger.warning("the daemon has given this task up")
+        return True
+
+    sender = HeartbeatSender(beat)
     sender.start()
     try:
         yield

@@ -51,12 +51,10 @@ class Worker:
         token = acquire(self._tasks, TaskType.CLIENT_APP)
         if not token:
             return False
-        with (
-            closing(token_client(self._link, token)) as client,
-            heartbeats(client),
-        ):
-            message, context, _, _ = pull_task_input(client)
-            push_message(client, self._answer(message, context), context)
+        with closing(token_client(self._link, token)) as client:
+            with heartbeats(client):
+                message, context, _, _ = pull_task_input(client)
+                push_message(client, self._answer(message, context), context)
             push_task_output(client, context, SubStatus.COMPLETED, "")
         self.num_answered += 1
         return True

@@ -85,6 +85,8 @@ def _server(job: JobConfig, image: str) -> tuple[dict[str, Any], ...]:
         "ports": [{"name": "federation", "containerPort": port}],
         "readinessProbe": {"tcpSocket": {"port": "federation"}, "periodSeconds": 5},
     }
+    pod = _pod(SERVER, container, items) | {"restartPolicy": "OnFailure"}
+    pod["volumes"].append({"name": "state", "persistentVolumeClaim": {"claimName": SERVER}})
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -113,13 +115,10 @@ def _server(job: JobConfig, image: str) -> tuple[dict[str, Any], ...]:
             "backoffLimit": 20,
             "template": {
                 "metadata": {"labels": metadata["labels"]},
-                "spec": _pod(SERVER, container, items) | {"restartPolicy": "OnFailure"},
+                "spec": pod,
             },
         },
     }
-    run["spec"]["template"]["spec"]["volumes"].append(
-        {"name": "state", "persistentVolumeClaim": {"claimName": SERVER}}
-    )
     # Loopback is not reached from outside the pod.
     return _configuration(metadata, server_job(job, listen="0.0.0.0")), claim, service, run
 
