@@ -8,6 +8,7 @@ import typer
 from rich.progress import Progress, TaskID
 
 from finetune.config import JobConfig
+from finetune.deployment.cli import add_commands
 from finetune.errors import FinetuneError
 from finetune.squeeze_cli import squeeze_command
 from planner.console import byte_progress_bar, configure_logging, output, progress_bar, run_app
@@ -21,6 +22,7 @@ app = typer.Typer(
     help="Train one LoRA adapter over private text in several places.",
     add_completion=False,
 )
+add_commands(app)
 
 
 def run(arguments: list[str]) -> None:

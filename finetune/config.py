@@ -12,6 +12,7 @@ from finetune.compatibility import Parts, conflict
 from finetune.sparsity.config import SparsityConfig
 from finetune.trust.config import NO_MORE_THAN_CHECKS, TrustConfig
 from planner.config import StrictModel
+from planner.loopback import is_loopback
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 """A name that is safe in file names, log lines and URLs."""
@@ -55,6 +56,51 @@ class ClientConfig(StrictModel):
     rank: int | None = Field(default=None, gt=0)
     """Most components of the adapter it trains and sends, the first ones; null: the job's `rank`.
     They are in order of weight where the aggregation is `best-rank`, `flora` or `fedsvd`."""
+
+
+class DeploymentConfig(StrictModel):
+    """Where a job's server and clients meet, for `motley finetune server` and `client`."""
+
+    address: str = Field(pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")
+    """Host and port at which clients reach the server, such as `fl.example.org:9443`."""
+    listen: str | None = Field(default=None, pattern=r"^[0-9A-Za-z.:-]+$")
+    """Address of this machine that the server binds; by default the loopback address of an
+    `address` on loopback, and otherwise 0.0.0.0. The port is `address`'s."""
+    certificates: Path
+    """Folder of `motley finetune certs`. The server needs `ca.crt`, `server.*` and
+    `clients/*.pub` of it, a client `ca.crt` and its own `clients/NAME.key`. A relative path starts
+    at the working directory."""
+    min_clients: int | None = Field(default=None, gt=0)
+    """Connected clients that the first round waits for; by default all of the job's."""
+    wait_seconds: float = Field(default=600.0, gt=0, le=7 * 86400)
+    """How long it waits for them before the job fails."""
+    answer_seconds: float = Field(default=1800.0, gt=0, le=7 * 86400)
+    """How long a client may take to train or judge; later answers do not count."""
+
+    @property
+    def host(self) -> str:
+        """Host of `address`, without brackets."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """Port of `address`."""
+        return int(self.address.rpartition(":")[2])
+
+    @property
+    def bind_host(self) -> str:
+        """Address that the server binds."""
+        if self.listen is not None:
+            return self.listen
+        if not is_loopback(self.host):
+            return "0.0.0.0"
+        return "127.0.0.1" if self.host == "localhost" else self.host
+
+    @model_validator(mode="after")
+    def _port_exists(self) -> Self:
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"address: port {self.port} does not exist; give 1 to 65535")
+        return self
 
 
 class JobConfig(StrictModel):
@@ -105,6 +151,8 @@ class JobConfig(StrictModel):
     working directory."""
     clients: tuple[ClientConfig, ...] = Field(min_length=1)
     """The participants."""
+    deployment: DeploymentConfig | None = None
+    """Where they meet, if they are on several machines."""
     trust: TrustConfig = NO_MORE_THAN_CHECKS
     """What updates must be to count, and what is done against attackers and for privacy."""
 
@@ -147,18 +195,21 @@ class JobConfig(StrictModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        obstacle = conflict(
-            Parts(
-                strategy=STRATEGIES[self.aggregation],
-                sparsity=self.sparsity,
-                trust=self.trust,
-                is_rank_falling=self.last_rank != self.rank,
-                are_ranks_mixed=any(rank < self.rank for rank in self.client_ranks.values()),
-            )
-        )
+        obstacle = conflict(self.parts())
         if obstacle is not None:
             raise ValueError(obstacle)
         return self
+
+    def parts(self, *, is_deployed: bool = False) -> Parts:
+        """Return what the job combines, in one process or with clients on other machines."""
+        return Parts(
+            strategy=STRATEGIES[self.aggregation],
+            sparsity=self.sparsity,
+            trust=self.trust,
+            is_rank_falling=self.last_rank != self.rank,
+            are_ranks_mixed=any(rank < self.rank for rank in self.client_ranks.values()),
+            is_deployed=is_deployed,
+        )
 
     @property
     def client_ranks(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 FinetuneError
 ├── BaseModelError      the base model cannot be found, loaded, or take the adapter asked for
 ├── ClientDataError     a client's text cannot be read, or there is too little of it
+├── DeploymentError     certificates, keys or a Flower process of a deployment do not serve
 ├── FlowerError         the installed Flower lacks something the in-process federation stands on
 ├── PayloadError        a sparse vector's bytes are malformed, or its values cannot be sent
 ├── RoundError          a round gave no usable update, or a client could not be judged
@@ -36,6 +37,10 @@ class ClientDataError(FinetuneError):
         super().__init__(f"client {client!r}: {problem}")
         self.client = client
         self.problem = problem
+
+
+class DeploymentError(FinetuneError):
+    """Certificates or keys are missing, or a Flower process of a deployment ended by itself."""
 
 
 class FlowerError(FinetuneError):

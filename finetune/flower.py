@@ -192,7 +192,7 @@ class GridClients:
             RoundError: If a node fails.
         """
         messages = self._messages("evaluate", self._whole(tensors, round_number=0), round_number=0)
-        return [_read_evaluation(reply) for reply in self._replies(messages)]
+        return [read_evaluation(reply) for reply in self._replies(messages)]
 
     def _replies(self, messages: list[Message]) -> list[Message]:
         replies: list[Message] = list(self._grid.send_and_receive(messages))
@@ -293,7 +293,13 @@ def _reply(client: str, metrics: dict[str, float]) -> RecordDict:
     )
 
 
-def _read_evaluation(reply: Message) -> Evaluation:
+def read_evaluation(reply: Message) -> Evaluation:
+    """Return an evaluate reply as a loss.
+
+    Raises:
+        RoundError: If the node failed.
+        KeyError, TypeError, ValueError, OverflowError: If it is no such reply.
+    """
     if reply.has_error():
         raise RoundError(
             f"node {reply.metadata.src_node_id} could not judge the adapter "

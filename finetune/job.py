@@ -1,10 +1,12 @@
 """A whole job in one process: read the clients, federate, judge, write the adapter."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from peft import PeftModel
 
 from finetune.adapters import (
     ClientLosses,
@@ -20,12 +22,12 @@ from finetune.base_model import BaseModel, load_base_model
 from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
 from finetune.errors import BaseModelError
-from finetune.flower import CLIENT_KEY, GridClients, make_client_app, make_server_app
+from finetune.flower import CLIENT_KEY, make_client_app, make_server_app
 from finetune.flower_sparse import SparseExchange
 from finetune.in_process_grid import InProcessGrid
 from finetune.local_training import LocalTrainer
 from finetune.lora import adapter_config, attach_adapter, read_tensors
-from finetune.rounds import FederationState, RoundRecord, judge, run_rounds
+from finetune.rounds import Clients, FederationState, RoundRecord, judge, run_rounds
 from finetune.run_folder import RunFolder
 from finetune.secure_rounds.member import add_secure_sum
 from finetune.secure_rounds.secure_job import clients_of, members_of
@@ -51,6 +53,40 @@ class Observer(Protocol):
         """A client took a step."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the server's side of a job begins with.
+
+    Attributes:
+        identity: Digests of the base model.
+        adapter_config: Content of `adapter_config.json`.
+        first_tensors: The untrained adapter.
+    """
+
+    identity: BaseIdentity
+    adapter_config: dict[str, Any]
+    first_tensors: Tensors
+
+    @property
+    def base_weights_sha256(self) -> str:
+        """Digest of the base model's weights."""
+        return self.identity.weights.hex()
+
+
+def load(job: JobConfig, observer: Observer) -> tuple[BaseModel, PeftModel, Start]:
+    """Load the base model and put the untrained adapter on it.
+
+    Raises:
+        FinetuneError: If the model does not serve.
+    """
+    observer.phase("loading the base model")
+    base = load_base_model(job.model)
+    _check_length(base, job)
+    model = attach_adapter(base.model, job)
+    identity = base_identity(base.weights_sha256, base.tokenizer)
+    return base, model, Start(identity, adapter_config(model, job), read_tensors(model))
+
+
 class Federation:
     """A job's clients, joined by Flower in this process."""
 
@@ -60,39 +96,41 @@ class Federation:
         Raises:
             FinetuneError: If the model or a client's text does not serve.
         """
-        observer.phase("loading the base model")
-        self.base = load_base_model(job.model)
-        _check_length(self.base, job)
-        model = attach_adapter(self.base.model, job)
-        self.adapter_config = adapter_config(model, job)
-        self.first_tensors: Tensors = read_tensors(model)
+        base, model, self.start = load(job, observer)
         observer.phase("reading the clients' text")
-
-        def trainer(client: ClientConfig) -> LocalTrainer:
-            texts = read_client(
-                client,
-                held_out_fraction=job.held_out_fraction,
-                render_chat=self.base.render_chat,
-            )
-            return LocalTrainer(model, self.base, texts, job, observer.step)
-
-        trainers = {client.name: trainer(client) for client in job.clients}
+        trainers = {
+            client.name: local_trainer(job, client, base, model, observer) for client in job.clients
+        }
         nodes = {
             number: {CLIENT_KEY: name}
             for number, name in enumerate(trainers, start=SERVER_NODE_ID + 1)
         }
-        self.identity = base_identity(self.base.weights_sha256, self.base.tokenizer)
-        self.ends = None if job.sparsity is None else SparseEnds(self.first_tensors, job.sparsity)
+        sparsity, first = job.sparsity, self.start.first_tensors
+        self.ends = None if sparsity is None else SparseEnds(first, sparsity)
         is_secure = job.trust.secure_sum is not None
         app = make_client_app(
             trainers.__getitem__,
             sparse=None if self.ends is None else self.ends.clients,
-            identity_of=lambda name: self.identity,
+            identity_of=lambda name: self.start.identity,
             gives_updates=not is_secure,
         )
         if is_secure:
             add_secure_sum(app, trainers.__getitem__, members_of(job).__getitem__)
         self.grid = InProcessGrid(app, nodes)
+
+
+def local_trainer(
+    job: JobConfig, client: ClientConfig, base: BaseModel, model: PeftModel, observer: Observer
+) -> LocalTrainer:
+    """Read one client's text and return its trainer.
+
+    Raises:
+        ClientDataError: If the text does not serve.
+    """
+    texts = read_client(
+        client, held_out_fraction=job.held_out_fraction, render_chat=base.render_chat
+    )
+    return LocalTrainer(model, base, texts, job, observer.step)
 
 
 def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
@@ -118,9 +156,10 @@ def run_job(job: JobConfig, *, folder: Path, observer: Observer) -> Manifest:
         return read_adapter(run.adapter)
     federation = Federation(job, observer)
     exchange = None if federation.ends is None else SparseExchange(federation.ends.server)
-    checks = trust_of(job, federation.identity).checks
+    start = federation.start
+    checks = trust_of(job, start.identity).checks
     server = make_server_app(
-        lambda clients: _serve(clients, federation, job, run, observer),
+        lambda clients: serve(clients, start, job, run, observer, federation.ends),
         clients_of=lambda grid: clients_of(grid, job, checks, exchange),
     )
     with run.started(job):
@@ -138,10 +177,28 @@ def aggregation_of(job: JobConfig) -> Aggregation:
     )
 
 
-def _serve(
-    clients: GridClients, federation: Federation, job: JobConfig, run: RunFolder, observer: Observer
+def serve(
+    clients: Clients,
+    start: Start,
+    job: JobConfig,
+    run: RunFolder,
+    observer: Observer,
+    ends: SparseEnds | None = None,
 ) -> None:
-    base_digest, ends = federation.base.weights_sha256, federation.ends
+    """Judge the base model, run the rounds that `run` does not hold, write the adapter.
+
+    Args:
+        clients: The participants, wherever they are.
+        start: What the job begins with.
+        job: What to do.
+        run: Where it is kept.
+        observer: Told of phases.
+        ends: Both ends of a sparse job in one process, to be kept with each round.
+
+    Raises:
+        FinetuneError: If the job cannot be done.
+    """
+    base_digest = start.base_weights_sha256
 
     def save(state: FederationState, record: RoundRecord) -> None:
         run.append_metrics(record)
@@ -152,8 +209,8 @@ def _serve(
     state = run.load(base_weights_sha256=base_digest)
     if state is None:
         observer.phase("judging the base model")
-        base_losses = judge(clients, federation.first_tensors)
-        state = FederationState(0, federation.first_tensors, base_losses)
+        base_losses = judge(clients, start.first_tensors)
+        state = FederationState(0, start.first_tensors, base_losses)
         run.save(state, base_weights_sha256=base_digest)
     else:
         if ends is not None and state.memory is not None:
@@ -166,14 +223,14 @@ def _serve(
         aggregation=aggregation_of(job),
         num_rounds=job.rounds,
         save=save,
-        trust=trust_of(job, federation.identity),
+        trust=trust_of(job, start.identity),
     )
     observer.phase("judging the adapter")
     losses = judge(clients, state.tensors)
     weights = weights_bytes(state.tensors)
     write_adapter(
         run.adapter,
-        config=federation.adapter_config,
+        config=start.adapter_config,
         weights=weights,
         manifest=_manifest(job, state, losses, base_digest, digest(weights)),
     )
@@ -197,6 +254,8 @@ def _manifest(
     base_digest: str,
     adapter_digest: str,
 ) -> Manifest:
+    # A client that is away for one of the two judgements has no loss to compare.
+    base_losses = {before.client: before.loss for before in state.base_losses}
     return Manifest(
         base_model=job.model,
         base_weights_sha256=base_digest,
@@ -212,10 +271,11 @@ def _manifest(
             ClientLosses(
                 name=after.client,
                 held_out_tokens=after.num_tokens,
-                base_loss=before.loss,
+                base_loss=base_losses[after.client],
                 adapter_loss=after.loss,
             )
-            for before, after in zip(state.base_losses, losses, strict=True)
+            for after in losses
+            if after.client in base_losses
         ),
     )
 

@@ -159,19 +159,7 @@ def run_round(
     clients.tell(refused)
     if not accepted:
         raise RoundError(_nothing_usable(round_number, refused))
-    # Completed again: what trust adds to entries that clients do not send must not count.
-    believed = [
-        aggregation.completed(update, state.tensors)
-        for update in trust.believed(accepted, start=state.tensors)
-    ]
-    tensors, error = aggregation.combine(believed, like=state.tensors, round_number=round_number)
-    logger.info(
-        "updates aggregated round=%d updates=%d aggregation_error=%.6g relative=%.6g",
-        round_number,
-        len(accepted),
-        error.absolute,
-        error.relative,
-    )
+    tensors, error = _combined(accepted, state.tensors, aggregation, trust, round_number)
     record = RoundRecord(
         round=round_number,
         loss={update.client: update.loss for update in accepted},
@@ -194,6 +182,28 @@ def run_round(
         refusals=tuple(refused),
     )
     return state, record
+
+
+def _combined(
+    accepted: Sequence[Update],
+    start: Tensors,
+    aggregation: Aggregation,
+    trust: RoundTrust,
+    round_number: int,
+) -> tuple[Tensors, AggregationError]:
+    # Completed again: what trust adds to entries that clients do not send must not count.
+    believed = [
+        aggregation.completed(update, start) for update in trust.believed(accepted, start=start)
+    ]
+    tensors, error = aggregation.combine(believed, like=start, round_number=round_number)
+    logger.info(
+        "updates aggregated round=%d updates=%d aggregation_error=%.6g relative=%.6g",
+        round_number,
+        len(accepted),
+        error.absolute,
+        error.relative,
+    )
+    return tensors, error
 
 
 def check(

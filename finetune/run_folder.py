@@ -213,6 +213,6 @@ def _differences(earlier: JobConfig, job: JobConfig) -> list[str]:
     return [
         name
         for name in JobConfig.model_fields
-        # A run may be moved; where it lies decides nothing.
-        if name != "output" and getattr(earlier, name) != getattr(job, name)
+        # A run may be moved, and its clients met elsewhere; neither decides anything.
+        if name not in ("output", "deployment") and getattr(earlier, name) != getattr(job, name)
     ]

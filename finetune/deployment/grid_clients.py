@@ -1,0 +1,242 @@
+"""The clients behind a SuperLink, as the round loop wants them: deadlines, names, and bad news.
+
+A node is known by the key it was registered with, so its answers count for that client and no
+other. A client that is away, silent or refused never stops a round; what was refused is told to it
+with the next message.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from finetune.declarations import with_reason
+from finetune.errors import FinetuneError, RoundError
+from finetune.flower import decode, encode, read_evaluation, read_update, serialised_bytes
+from finetune.rounds import Replies
+from finetune.updates import Evaluation, Refusal, Tensors, Update
+
+logger = logging.getLogger(__name__)
+
+BASE_KEY = "base-weights-sha256"
+"""Key in a message's configuration: digest of the base model that the adapter is for."""
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the server waits.
+
+    Attributes:
+        answer_seconds: For an answer; also how long a message lives.
+        connection_seconds: For clients that are not connected.
+        check: Called while it waits; raises what ends the job.
+        clock: Seconds that only grow.
+        sleep: Waits so many seconds.
+    """
+
+    answer_seconds: float
+    connection_seconds: float
+    check: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+class DeployedClients:
+    """The clients of a run on a SuperLink; see `rounds.Clients`."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        names: Mapping[int, str] | None,
+        *,
+        clients: Sequence[str],
+        base_weights_sha256: str,
+        patience: Patience,
+    ) -> None:
+        """Keep the grid.
+
+        Args:
+            grid: Reaches the nodes.
+            names: The client of each node that may take part; None where nodes are not
+                authenticated, and any may take part under the name it gives.
+            clients: The job's clients; what they send is summed in this order.
+            base_weights_sha256: Digest of the base model that every client must have.
+            patience: How long to wait.
+        """
+        self._grid = grid
+        self._names = names
+        self._order = {client: number for number, client in enumerate(clients)}
+        self._base = base_weights_sha256
+        self._patience = patience
+        self._untold: dict[int, str] = {}
+        self._known: set[int] = set()
+
+    def tell(self, refusals: Sequence[Refusal]) -> None:
+        """Put each reason into messages to its node until it answers; see `rounds.Clients`."""
+        self._untold.update({refusal.node_id: refusal.reason for refusal in refusals})
+
+    def wait_for(self, num_clients: int) -> None:
+        """Wait until so many clients are connected.
+
+        Raises:
+            RoundError: If they are not in time.
+        """
+        patience = self._patience
+        deadline = patience.clock() + patience.connection_seconds
+        while True:
+            connected = self._connected()
+            if len(connected) >= num_clients:
+                return
+            if patience.clock() >= deadline:
+                raise RoundError(
+                    f"{len(connected)} of {num_clients} clients connected within "
+                    f"{patience.connection_seconds:g} s; start them with `motley finetune client`, "
+                    "or lower deployment.min_clients"
+                )
+            patience.check()
+            patience.sleep(_POLL_SECONDS)
+
+    def train(self, tensors: Tensors, *, round_number: int) -> Replies:
+        """Let every connected client train from `tensors`; see `rounds.Clients`.
+
+        Raises:
+            RoundError: If no client is connected, and none comes back in time.
+        """
+        self.wait_for(1)
+        updates: list[Update] = []
+        refusals: list[Refusal] = []
+        messages = self._messages("train", tensors, round_number=round_number)
+        for node, reply in self._answers(messages):
+            outcome = self._judged(node, reply)
+            if isinstance(outcome, Update):
+                updates.append(outcome)
+            else:
+                refusals.append(outcome)
+            logger.info(
+                "answer round=%d client=%s is_update=%s",
+                round_number,
+                outcome.client,
+                isinstance(outcome, Update),
+            )
+        away = sorted(set(self._names or ()) - set(messages))
+        refusals += [Refusal(self._name(node), "is not connected", 0) for node in away]
+        updates.sort(key=lambda update: self._order[update.client])
+        sent_bytes = sum(serialised_bytes(message) for message in messages.values())
+        return Replies(updates, refusals, sent_bytes)
+
+    def evaluate(self, tensors: Tensors) -> list[Evaluation]:
+        """Return the loss of `tensors` on the held-out text of every client that answers.
+
+        Raises:
+            RoundError: If none does.
+        """
+        self.wait_for(1)
+        evaluations: list[Evaluation] = []
+        reasons: list[str] = []
+        messages = self._messages("evaluate", tensors, round_number=0)
+        for node, reply in self._answers(messages):
+            try:
+                evaluations.append(self._evaluation(node, reply))
+            except (FinetuneError, KeyError, TypeError, ValueError, OverflowError) as error:
+                reasons.append(f"{self._name(node)}: {error}")
+                logger.warning(
+                    "judgement missing client=%s reason=%r", self._name(node), str(error)
+                )
+        if not evaluations:
+            raise RoundError(
+                f"no client could judge the adapter ({'; '.join(reasons)}); mend them and run the "
+                "job again"
+            )
+        return sorted(evaluations, key=lambda evaluation: self._order[evaluation.client])
+
+    def _connected(self) -> list[int]:
+        """Return the nodes that are there and may take part; log who came and who left."""
+        nodes = self._grid.get_node_ids()
+        connected = {node for node in nodes if self._names is None or node in self._names}
+        for node in sorted(connected - self._known):
+            logger.info("client connected client=%s", self._name(node))
+        for node in sorted(self._known - connected):
+            logger.warning("client disconnected client=%s", self._name(node))
+        self._known = connected
+        return sorted(connected)
+
+    def _name(self, node: int) -> str:
+        return f"node {node}" if self._names is None else self._names[node]
+
+    def _messages(self, kind: str, tensors: Tensors, *, round_number: int) -> dict[int, Message]:
+        """Return a message to each connected node, with what it has not been told yet."""
+        arrays = encode(tensors)
+        messages = {}
+        for node in self._connected():
+            config = ConfigRecord({"round": round_number, BASE_KEY: self._base})
+            content = RecordDict({"arrays": arrays, "config": config})
+            messages[node] = Message(
+                with_reason(content, self._untold.get(node)),
+                node,
+                kind,
+                ttl=self._patience.answer_seconds,
+                group_id=str(round_number),
+            )
+        return messages
+
+    def _answers(self, messages: Mapping[int, Message]) -> Iterator[tuple[int, Message | None]]:
+        """Send, and give each node's reply as it comes; None for those that give none in time."""
+        patience = self._patience
+        deadline = patience.clock() + patience.answer_seconds
+        ids = self._grid.push_messages(list(messages.values()))
+        # Flower gives no id for a message that the SuperLink did not take, and none at all for a
+        # batch that is too large.
+        pending = {mid: node for mid, node in zip(ids, messages, strict=False) if mid}
+        silent = [node for node in messages if node not in pending.values()]
+        while pending and patience.clock() < deadline:
+            patience.check()
+            for reply in self._grid.pull_messages(list(pending)):
+                node = pending.pop(reply.metadata.reply_to_message_id, None)
+                if node is not None:
+                    if not reply.has_error():  # it got the message, and the reason in it
+                        self._untold.pop(node, None)
+                    yield node, reply
+            patience.sleep(_POLL_SECONDS)
+        for node in [*silent, *pending.values()]:
+            yield node, None
+
+    def _judged(self, node: int, reply: Message | None) -> Update | Refusal:
+        if reply is None:
+            reason = f"gave no answer within {self._patience.answer_seconds:g} s"
+            return Refusal(self._name(node), reason, 0, node)
+        outcome: Update | Refusal = read_update(reply, _tensors)
+        if isinstance(outcome, Refusal):
+            return replace(outcome, client=self._name(node))
+        problem = self._false_name(node, outcome.client)
+        if problem is None:
+            return outcome
+        name = outcome.client if self._names is None else self._names[node]
+        return Refusal(name, problem, outcome.sent_bytes, node)
+
+    def _evaluation(self, node: int, reply: Message | None) -> Evaluation:
+        if reply is None:
+            raise RoundError(f"no answer within {self._patience.answer_seconds:g} s")
+        evaluation = read_evaluation(reply)
+        false_name = self._false_name(node, evaluation.client)
+        if false_name is not None:
+            raise RoundError(false_name)
+        if not math.isfinite(evaluation.loss) or evaluation.num_tokens < 1:
+            raise RoundError(f"loss {evaluation.loss} over {evaluation.num_tokens} tokens")
+        return evaluation
+
+    def _false_name(self, node: int, name: str) -> str | None:
+        if name not in self._order:
+            return f"calls itself {name!r}, which is no client of the job"
+        if self._names is None or self._names[node] == name:
+            return None
+        return f"calls itself {name!r}, its key is {self._names[node]!r}'s"
+
+
+def _tensors(reply: Message) -> Tensors:
+    return decode(reply.content.array_records["arrays"])

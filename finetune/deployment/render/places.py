@@ -1,0 +1,67 @@
+"""What both targets need of a job: whose file holds what, and where things are on each machine."""
+
+from pathlib import Path
+from typing import Any
+
+from finetune.config import DeploymentConfig, JobConfig, JsonlData
+from finetune.errors import DeploymentError
+from planner.render.text import yaml_text
+
+CERTIFICATES = Path("/etc/motley/certs")
+JOB_FILE = Path("/etc/motley/job.yaml")
+STATE = Path("/var/lib/motley")
+
+Files = dict[str, str]
+"""Path below the rendered folder to text."""
+
+
+def deployment_of(job: JobConfig) -> DeploymentConfig:
+    """Return the job's deployment.
+
+    Raises:
+        DeploymentError: If it has none.
+    """
+    if job.deployment is None:
+        raise DeploymentError("the job has no `deployment`; add one with address and certificates")
+    return job.deployment
+
+
+def server_job(job: JobConfig, *, listen: str | None) -> str:
+    """Return the server's job file, its certificates and run folder in their places."""
+    deployment = deployment_of(job)
+    changes: dict[str, Any] = {"certificates": CERTIFICATES}
+    if listen is not None:
+        changes["listen"] = listen
+    changed = job.model_copy(
+        update={
+            "output": STATE / "run",
+            "deployment": deployment.model_copy(update=changes),
+        }
+    )
+    return _text(changed, comment="motley finetune server FILE")
+
+
+def client_job(job: JobConfig, name: str, *, data_folder: Path | None) -> str:
+    """Return one client's job file, without the other clients.
+
+    Args:
+        job: The whole job.
+        name: The client.
+        data_folder: Where its JSON lines are on its machine; None leaves the path as it is.
+    """
+    (client,) = [client for client in job.clients if client.name == name]
+    if data_folder is not None and isinstance(client.data, JsonlData):
+        data = client.data.model_copy(update={"path": data_folder / client.data.path.name})
+        client = client.model_copy(update={"data": data})
+    changed = job.model_copy(
+        update={
+            "output": STATE / "run",
+            "clients": (client,),
+            "deployment": deployment_of(job).model_copy(update={"certificates": CERTIFICATES}),
+        }
+    )
+    return _text(changed, comment=f"motley finetune client FILE --name {name}")
+
+
+def _text(job: JobConfig, *, comment: str) -> str:
+    return yaml_text(job.model_dump(mode="json", exclude_unset=True), comment=comment)

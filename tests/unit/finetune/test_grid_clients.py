@@ -1,0 +1,210 @@
+"""Clients over a network that answer late, wrongly, under another's name, or not at all."""
+
+import math
+
+import numpy as np
+import pytest
+
+from finetune.declarations import REFUSED_KEY
+from finetune.deployment.client import checks
+from finetune.deployment.grid_clients import DeployedClients, Patience
+from finetune.errors import BaseModelError, RoundError
+from finetune.flower import make_client_app
+from finetune.in_process_grid import InProcessGrid
+from finetune.rounds import FederationState, run_round
+
+START = {"a": np.ones((2, 3), np.float32), "b": np.zeros((3, 2), np.float32)}
+BASE = "5" * 64
+NAMES = {2: "one", 3: "two", 4: "three"}
+
+
+class FakeTrainer:
+    """Adds one, unless told to send something else."""
+
+    num_examples = 4
+
+    def __init__(self, value=1.0, loss=2.0):
+        self.value, self.loss = value, loss
+
+    def train(self, tensors, *, round_number):
+        return {name: tensor + np.float32(self.value) for name, tensor in tensors.items()}, 1.0
+
+    def evaluate(self, tensors):
+        return self.loss, 7
+
+
+class Network(InProcessGrid):
+    """An in-process grid of which some nodes are silent or away; it notes what was sent."""
+
+    def __init__(self, trainers, calls=None):
+        calls = calls or {name: name for name in trainers}
+        nodes = {number: {"client": calls[name]} for number, name in NAMES.items()}
+        by_call = {calls[name]: trainer for name, trainer in trainers.items()}
+        super().__init__(make_client_app(by_call.__getitem__), nodes)
+        self.silent, self.away, self.sent = set(), set(), []
+
+    def get_node_ids(self):
+        return [node for node in super().get_node_ids() if node not in self.away]
+
+    def push_messages(self, messages):
+        messages = list(messages)
+        self.sent += messages
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids):
+        replies = super().pull_messages(message_ids)
+        return [reply for reply in replies if reply.metadata.src_node_id not in self.silent]
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def trainers():
+    """Three honest trainers."""
+    return {name: FakeTrainer() for name in NAMES.values()}
+
+
+@pytest.fixture
+def clock():
+    """A clock of the test's own."""
+    return Clock()
+
+
+def clients_of(grid, clock, *, names=NAMES, check=lambda: None):
+    """Return the clients of a grid, waiting by the test's clock."""
+    return DeployedClients(
+        grid,
+        names,
+        clients=list(NAMES.values()),
+        base_weights_sha256=BASE,
+        patience=Patience(
+            answer_seconds=30, connection_seconds=10, check=check, clock=clock, sleep=clock.sleep
+        ),
+    )
+
+
+def test_updates_come_in_the_jobs_order(trainers, clock):
+    """Sums are the same whoever answers first."""
+    replies = clients_of(Network(trainers), clock).train(START, round_number=1)
+    assert [update.client for update in replies.updates] == ["one", "two", "three"]
+    assert not replies.refusals
+    assert replies.download_bytes > 0
+
+
+def test_a_silent_client_is_refused_after_the_deadline_and_told(trainers, clock):
+    """The others count; the next message names the reason, the one after it none."""
+    grid = Network(trainers)
+    grid.silent = {3}
+    clients = clients_of(grid, clock)
+    replies = clients.train(START, round_number=1)
+    assert [update.client for update in replies.updates] == ["one", "three"]
+    assert [(r.client, r.reason) for r in replies.refusals] == [
+        ("two", "gave no answer within 30 s")
+    ]
+    clients.tell(replies.refusals)
+    assert 130 <= clock.now < 132
+    grid.silent, grid.sent = set(), []
+    clients.train(START, round_number=2)
+    clients.train(START, round_number=3)
+    told = [(m.metadata.dst_node_id, m.content["config"].get(REFUSED_KEY)) for m in grid.sent]
+    assert told[:3] == [(2, None), (3, "gave no answer within 30 s"), (4, None)]
+    assert {reason for _, reason in told[3:]} == {None}
+
+
+def test_messages_live_as_long_as_their_answer_is_waited_for(trainers, clock):
+    """A node that comes back later finds no stale work."""
+    grid = Network(trainers)
+    clients_of(grid, clock).train(START, round_number=1)
+    assert {message.metadata.ttl for message in grid.sent} == {30}
+
+
+def test_a_client_that_is_away_is_refused_without_waiting(trainers, clock):
+    """It gets no message, and the round has its name and the reason."""
+    grid = Network(trainers)
+    grid.away = {4}
+    replies = clients_of(grid, clock).train(START, round_number=1)
+    assert [(r.client, r.reason) for r in replies.refusals] == [("three", "is not connected")]
+    assert len(grid.sent) == 2
+
+
+def test_what_the_round_refuses_is_told_to_its_client(trainers, clock):
+    """NaN is refused by the round's checks, and the reason goes with the node's next message."""
+    trainers["two"].value = math.nan
+    grid = Network(trainers)
+    clients = clients_of(grid, clock)
+    state = FederationState(0, START, ())
+    _, record = run_round(state, clients, clock=clock)
+    assert record.refused == {"two": "a holds NaN or infinity"}
+    clients.evaluate(START)
+    told = {m.metadata.dst_node_id: m.content["config"].get(REFUSED_KEY) for m in grid.sent[3:]}
+    assert told == {2: None, 3: "a holds NaN or infinity", 4: None}
+
+
+def test_a_client_speaks_for_itself_alone(trainers, clock):
+    """Who calls himself by another client's name is refused under the name of his key."""
+    grid = Network(trainers, calls={"one": "one", "two": "one", "three": "three"})
+    clients = clients_of(grid, clock)
+    replies = clients.train(START, round_number=1)
+    assert [update.client for update in replies.updates] == ["one", "three"]
+    assert [(r.client, r.reason) for r in replies.refusals] == [
+        ("two", "calls itself 'one', its key is 'two''s")
+    ]
+    assert [e.client for e in clients.evaluate(START)] == ["one", "three"]
+
+
+def test_without_keys_a_client_must_be_one_of_the_job(trainers, clock):
+    """Any node may take part, under a name the job has."""
+    grid = Network(trainers, calls={"one": "one", "two": "two", "three": "nobody"})
+    replies = clients_of(grid, clock, names=None).train(START, round_number=1)
+    assert [update.client for update in replies.updates] == ["one", "two"]
+    assert "no client of the job" in replies.refusals[0].reason
+
+
+def test_a_judgement_that_is_missing_or_no_number_is_left_out(trainers, clock, caplog):
+    """The rest is enough; with none at all the job ends in one line."""
+    trainers["one"].loss = math.nan
+    grid = Network(trainers)
+    grid.silent = {3}
+    clients = clients_of(grid, clock)
+    assert [e.client for e in clients.evaluate(START)] == ["three"]
+    assert [r.levelname for r in caplog.records if "judgement missing" in r.message] == [
+        "WARNING",
+        "WARNING",
+    ]
+    grid.silent = {3, 4}
+    with pytest.raises(RoundError, match="no client could judge the adapter"):
+        clients.evaluate(START)
+
+
+def test_waiting_for_clients_ends(trainers, clock):
+    """Those that are missing are told as a count; what ends the server ends the wait."""
+    grid = Network(trainers)
+    grid.away = {2, 3}
+    with pytest.raises(RoundError, match="1 of 3 clients connected within 10 s"):
+        clients_of(grid, clock).wait_for(3)
+
+    def ended():
+        raise BaseModelError("the end")
+
+    with pytest.raises(BaseModelError, match="the end"):
+        clients_of(grid, clock, check=ended).wait_for(3)
+
+
+def test_another_base_model_is_refused_by_the_client(trainers, clock):
+    """The client's check names both digests."""
+    grid = Network(trainers)
+    clients_of(grid, clock).train(START, round_number=1)
+    checks(BASE)(grid.sent[0], None)
+    with pytest.raises(BaseModelError, match=r"are 666666666666\.\.\., the server's are 5555"):
+        checks("6" * 64)(grid.sent[0], None)
