@@ -21,6 +21,10 @@ from torch import Tensor
 
 from serving.engine.sampling_params import SamplingParams
 
+_LARGEST_FACTOR = 1e20
+"""Repetition penalties beyond it, or below its inverse, count as it: float32 logits stay finite, at
+the lowest temperature too."""
+
 
 class TokenHistory:
     """What the processors know of a sequence; taking in a token costs the same at any length."""
@@ -102,7 +106,7 @@ def _penalise(logits_NV: Tensor, params: SamplingParams, histories: RowHistories
     if params.repetition_penalty != 1:
         seen_NI = generated_NI.clone()
         seen_NI[:, : history.num_prompt_ids] = True
-        factor = params.repetition_penalty
+        factor = min(max(params.repetition_penalty, 1 / _LARGEST_FACTOR), _LARGEST_FACTOR)
         scaled_NI = torch.where(values_NI > 0, values_NI / factor, values_NI * factor)
         values_NI = torch.where(seen_NI, scaled_NI, values_NI)
     values_NI -= params.frequency_penalty * counts_NI + params.presence_penalty * generated_NI

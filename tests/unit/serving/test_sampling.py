@@ -172,6 +172,18 @@ def test_a_prompt_counts_for_the_repetition_penalty_only():
     assert processed(LOGITS, params(repetition_penalty=2.0), history).tolist() == [[1, 1, 0]]
 
 
+@pytest.mark.parametrize("penalty", [5e-324, 1e-40, 1e40, 1e308])
+@pytest.mark.parametrize("temperature", [0, 1e-5, 1])
+def test_no_repetition_penalty_leaves_the_numbers(penalty, temperature):
+    """A client may send any positive number; the distribution is one all the same."""
+    logits = torch.tensor([[900.0, -900.0, 0.0, 1.0]])
+    history = RowHistories(TokenHistory([0, 1, 2]), [()])
+    settings = params(repetition_penalty=penalty, temperature=temperature)
+    assert distribution(logits, settings, history).sum().item() == pytest.approx(1)
+    favoured = 0 if penalty < 1 else 3
+    assert processed(logits, settings, history).argmax().item() == favoured
+
+
 def test_no_text_ends_before_its_least_tokens():
     """Ends are ruled out while the row's own text is too short, drafted tokens counted."""
     history = TokenHistory([5, 5, 5], end_ids=[0])
