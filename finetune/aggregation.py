@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.factors import (
+    UP_SUFFIX,
     Adapter,
     Factors,
     Scaling,
@@ -84,15 +85,17 @@ class Aggregation:
     def completed(self, update: Update, tensors: Tensors) -> Update:
         """Return an update in the form of the server's `tensors`, for what clients do not send.
 
-        That is A where it is frozen, and the components beyond a client's own rank, which become
-        zeros: at one scale they change no product. An update of another form is left for the checks
-        to refuse.
+        That is A where it is frozen, and the components beyond a client's own rank: they stay the
+        server's, so that nothing a client did not train counts as its change. An update of another
+        form is left for the checks to refuse.
         """
         rank = common_rank(tensors)
         own = resized(tensors, min(rank, self.client_ranks.get(update.client, rank)))
         received = dict(update.tensors)
         if all(name in own and own[name].shape == t.shape for name, t in received.items()):
-            received = resized(received, rank)
+            received = {
+                name: _with_rest(name, tensor, tensors[name]) for name, tensor in received.items()
+            }
         if self.strategy.is_down_frozen:
             received |= {name: tensor for name, tensor in tensors.items() if is_down(name)}
         return replace(update, tensors=received)
@@ -119,6 +122,15 @@ class Aggregation:
         return aggregate(
             contributions, self.strategy, like=paired(like, scaling), most_rank=next_rank
         )
+
+
+def _with_rest(
+    name: str, tensor: NDArray[np.float32], server: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return a client's factor with the server's components behind its own."""
+    if name.endswith(UP_SUFFIX):
+        return np.concatenate([tensor, server[:, tensor.shape[1] :]], axis=1)
+    return np.concatenate([tensor, server[len(tensor) :]]) if is_down(name) else tensor
 
 
 FEDAVG = Aggregation(STRATEGIES["fedavg"], scale=1.0)

@@ -81,6 +81,12 @@ REFUSED = (
         "entries",
     ),
     Refusal(
+        ("sparsity", "trust.robust"),
+        lambda job: job.sparsity is not None and job.trust.averages_entries,
+        "an entry that most clients leave out counts as unchanged and would never move; take krum, "
+        "or send all entries",
+    ),
+    Refusal(
         ("sparsity", "trust.secure_sum"),
         lambda job: job.sparsity is not None and job.trust.secure_sum is not None,
         "a secure sum adds entry by entry; send all entries",

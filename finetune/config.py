@@ -194,6 +194,14 @@ class JobConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _cohort_fits(self) -> Self:
+        wanted = None if self.deployment is None else self.deployment.min_clients
+        least, most = self.trust.least_clients, len(self.clients)
+        if wanted is not None and not least <= wanted <= most:
+            raise ValueError(f"deployment.min_clients: {wanted}; give {least} to {most}")
+        return self
+
+    @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         obstacle = conflict(self.parts())
         if obstacle is not None:

@@ -4,9 +4,12 @@ Aggregation, checks and training know nothing of Flower; every other module does
 the in-process Grid.
 """
 
+import io
+import math
+import tokenize
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -261,9 +264,25 @@ def decode(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     """Return a Flower record as arrays, whatever their shapes and types.
 
     Raises:
-        TypeError, ValueError, EOFError: If an array's bytes are not numpy's.
+        ValueError: If an array's bytes are not numpy's, or not as many as its header says.
     """
-    return {name: array.numpy() for name, array in record.items()}
+    return {name: _values(array) for name, array in record.items()}
+
+
+def _values(array: Array) -> NDArray[Any]:
+    """Return an array's values; numpy's own reader would allocate whatever a header claims."""
+    stream = io.BytesIO(array.data)
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError("an array is not in numpy's format 1.0")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    except (tokenize.TokenError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"an array's header is no header ({type(error).__name__})") from None
+    body = array.data[stream.tell() :]
+    if dtype.hasobject or len(body) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"an array of shape {shape}, type {dtype} comes with {len(body)} bytes")
+    order: Literal["F", "C"] = "F" if is_fortran else "C"
+    return np.frombuffer(body, dtype).reshape(shape, order=order).copy()
 
 
 def serialised_bytes(message: Message) -> int:

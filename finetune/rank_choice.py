@@ -18,11 +18,19 @@ def fixed_rank(rank: int) -> Choice:
     return lambda spectra: dict.fromkeys(spectra, rank)
 
 
-def by_energy(fraction: float) -> Choice:
-    """Return the choice of each module's least rank that keeps this share of its squared norm."""
-    return lambda spectra: {
-        name: rank_of_energy(spectrum.values_K, fraction) for name, spectrum in spectra.items()
-    }
+def by_energy(fraction: float, *, is_uniform: bool = False) -> Choice:
+    """Return the choice of each module's least rank that keeps this share of its squared norm.
+
+    Args:
+        fraction: Above 0 and at most 1.
+        is_uniform: All modules get one rank, the largest that any of them needs.
+    """
+
+    def choose(spectra: Mapping[str, Spectrum]) -> dict[str, int]:
+        ranks = {name: rank_of_energy(s.values_K, fraction) for name, s in spectra.items()}
+        return dict.fromkeys(ranks, max(ranks.values())) if is_uniform else ranks
+
+    return choose
 
 
 def rank_of_energy(values_K: Array, fraction: float) -> int:

@@ -66,7 +66,8 @@ class RoundRecord:
         upload_bytes: Serialised bytes from all clients, refused ones included.
         seconds: Wall time of the round.
         rank: Of the adapter that was trained.
-        aggregation_error: How far the new adapter is from the mean of the clients' products.
+        aggregation_error: How far the new adapter is from the mean of the clients' products, of
+            those that trust left; None where trust itself made one update of them.
         download: `download_bytes` split into values, positions and headers.
         upload: `upload_bytes` split so.
         epsilon: Differential privacy spent so far, None without it.
@@ -190,16 +191,19 @@ def _combined(
     aggregation: Aggregation,
     trust: RoundTrust,
     round_number: int,
-) -> tuple[Tensors, AggregationError]:
+) -> tuple[Tensors, AggregationError | None]:
     # Completed again: what trust adds to entries that clients do not send must not count.
     believed = [
         aggregation.completed(update, start) for update in trust.believed(accepted, start=start)
     ]
     tensors, error = aggregation.combine(believed, like=start, round_number=round_number)
+    if trust.makes_the_mean:
+        logger.info("updates aggregated round=%d updates=%d", round_number, len(accepted))
+        return tensors, None
     logger.info(
         "updates aggregated round=%d updates=%d aggregation_error=%.6g relative=%.6g",
         round_number,
-        len(accepted),
+        len(believed),
         error.absolute,
         error.relative,
     )

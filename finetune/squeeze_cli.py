@@ -53,7 +53,9 @@ def squeeze_command(
     from finetune.squeeze_folder import squeeze_folder
     from finetune.squeeze_report import squeeze_table
 
-    choose = fixed_rank(rank) if rank else by_energy(energy) if energy else size or 0
+    choose = (
+        fixed_rank(rank) if rank else by_energy(energy, is_uniform=flat) if energy else size or 0
+    )
     with progress_bar() as progress:
         task = progress.add_task("squeezing", total=None)
         modules = squeeze_folder(

@@ -29,7 +29,8 @@ class Traffic:
     Attributes:
         values_bytes: Values, by formula.
         index_bytes: Positions of values, by formula.
-        header_bytes: All else of the serialised messages; those that could not be read, whole.
+        header_bytes: All else of the serialised messages; whole those that could not be read, and
+            those of a secure sum.
         num_whole: Messages that need nothing the receiver has. Where downloads are changes, each
             went to a client that the server did not know to hold a base.
         encodings: Messages by encoding.

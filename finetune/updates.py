@@ -49,12 +49,23 @@ class Refusal:
         reason: What is wrong, with the value; the client is told it.
         sent_bytes: Length of its serialised reply.
         node_id: Where it can be told.
+
+    A reason may hold what a client sent: it is cut, and cleared of what no line of a log holds.
     """
 
     client: str
     reason: str
     sent_bytes: int
     node_id: int = 0
+
+    def __post_init__(self) -> None:
+        """Make the reason one short line."""
+        object.__setattr__(self, "reason", one_line(self.reason))
+
+
+def one_line(text: str) -> str:
+    """Return a text from outside as the short line that logs, checkpoints and terminals can hold."""
+    return "".join(c if c.isprintable() else " " for c in text[:MOST_REASON_CHARACTERS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,9 @@ class Evaluation:
     loss: float
     num_tokens: int
 
+
+MOST_REASON_CHARACTERS = 300
+"""Longest reason of a refusal that is kept."""
 
 MOST_ABSOLUTE_VALUE = 1e3
 """Largest entry of a LoRA factor that is believed; healthy ones stay below 10."""

@@ -105,7 +105,11 @@ def run_client(
                         f"client {name!r} is not let in: {error}; the server must have this "
                         f"client's key as clients/{name}.pub, and the client runs only once"
                     ) from None
-                logger.warning("connecting again reason=%r", str(error))
+                logger.warning(
+                    "connecting again reason=%r hint=%r",
+                    str(error),
+                    f"if the server is up, its clients/{name}.pub may not be of this key",
+                )
         time.sleep(_AGAIN_SECONDS)
 
 

@@ -118,7 +118,9 @@ def start_superlink(
     words += ["--isolation", "process", "--disable-runtime-dependency-installation"]
     secret = _write_secret(folder)
     words += [SECRET_OPTION, str(folder / "secret")]
-    daemon = Daemon("SuperLink", [sys.executable, "-c", _SUPERLINK, *words], _variables(folder))
+    daemon = Daemon(
+        "SuperLink", [sys.executable, "-P", "-c", _SUPERLINK, *words], _variables(folder)
+    )
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(deployment.bind_host, deployment.bind_host)
     return daemon, Link(_joined(host, deployment.port), ca, secret)
 
@@ -149,7 +151,9 @@ def start_supernode(
     secret = _write_secret(folder)
     words += ["--isolation", "process", SECRET_OPTION, str(folder / "secret")]
     words += ["--node-config", node_config, "--max-wait-time", str(_SILENCE_SECONDS)]
-    daemon = Daemon("SuperNode", [sys.executable, "-c", _SUPERNODE, *words], _variables(folder))
+    daemon = Daemon(
+        "SuperNode", [sys.executable, "-P", "-c", _SUPERNODE, *words], _variables(folder)
+    )
     return daemon, Link(f"127.0.0.1:{port}", None, secret)
 
 

@@ -72,5 +72,5 @@ class Worker:
             reason = str(error)
         except Exception as error:  # the edge of this process: the server gets the reason
             logger.warning("message failed", exc_info=error)
-            reason = repr(error)
+            reason = f"{type(error).__name__}; see the client's log"  # its text may be the client's
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

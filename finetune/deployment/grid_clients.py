@@ -11,14 +11,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from finetune.declarations import with_reason
 from finetune.errors import FinetuneError, RoundError
-from finetune.flower import decode, encode, read_evaluation, read_update, serialised_bytes
+from finetune.flower import (
+    DenseExchange,
+    encode,
+    read_evaluation,
+    read_update,
+    serialised_bytes,
+)
 from finetune.rounds import Replies
-from finetune.updates import Evaluation, Refusal, Tensors, Update
+from finetune.traffic import Content, Traffic
+from finetune.updates import Evaluation, Refusal, Tensors, Update, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +34,7 @@ BASE_KEY = "base-weights-sha256"
 """Key in a message's configuration: digest of the base model that the adapter is for."""
 
 _POLL_SECONDS = 0.5
+_DENSE = DenseExchange()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class DeployedClients:
         clients: Sequence[str],
         base_weights_sha256: str,
         patience: Patience,
+        least_clients: int = 1,
     ) -> None:
         """Keep the grid.
 
@@ -68,7 +78,9 @@ class DeployedClients:
             clients: The job's clients; what they send is summed in this order.
             base_weights_sha256: Digest of the base model that every client must have.
             patience: How long to wait.
+            least_clients: Fewest whose updates can be aggregated.
         """
+        self._least_clients = least_clients
         self._grid = grid
         self._names = names
         self._order = {client: number for number, client in enumerate(clients)}
@@ -106,18 +118,21 @@ class DeployedClients:
         """Let every connected client train from `tensors`; see `rounds.Clients`.
 
         Raises:
-            RoundError: If no client is connected, and none comes back in time.
+            RoundError: If fewer clients are connected than a round needs, and none comes in time.
         """
-        self.wait_for(1)
+        self.wait_for(self._least_clients)
         updates: list[Update] = []
         refusals: list[Refusal] = []
+        uploads: list[Content] = []
         messages = self._messages("train", tensors, round_number=round_number)
         for node, reply in self._answers(messages):
             outcome = self._judged(node, reply)
-            if isinstance(outcome, Update):
-                updates.append(outcome)
-            else:
+            if isinstance(outcome, Refusal):
                 refusals.append(outcome)
+            else:
+                updates.append(outcome)
+            if isinstance(reply, Message) and isinstance(outcome, Update):
+                uploads.append(_DENSE.content(reply.content))
             logger.info(
                 "answer round=%d client=%s is_update=%s",
                 round_number,
@@ -128,7 +143,16 @@ class DeployedClients:
         refusals += [Refusal(self._name(node), "is not connected", 0) for node in away]
         updates.sort(key=lambda update: self._order[update.client])
         sent_bytes = sum(serialised_bytes(message) for message in messages.values())
-        return Replies(updates, refusals, sent_bytes)
+        received_bytes = sum(update.sent_bytes for update in updates)
+        received_bytes += sum(refusal.sent_bytes for refusal in refusals)
+        downloads = [_DENSE.content(message.content) for message in messages.values()]
+        return Replies(
+            updates,
+            refusals,
+            sent_bytes,
+            download=Traffic.of(sent_bytes, downloads),
+            upload=Traffic.of(received_bytes, uploads),
+        )
 
     def evaluate(self, tensors: Tensors) -> list[Evaluation]:
         """Return the loss of `tensors` on the held-out text of every client that answers.
@@ -144,10 +168,9 @@ class DeployedClients:
             try:
                 evaluations.append(self._evaluation(node, reply))
             except (FinetuneError, KeyError, TypeError, ValueError, OverflowError) as error:
-                reasons.append(f"{self._name(node)}: {error}")
-                logger.warning(
-                    "judgement missing client=%s reason=%r", self._name(node), str(error)
-                )
+                reason = one_line(str(error))
+                reasons.append(f"{self._name(node)}: {reason}")
+                logger.warning("judgement missing client=%s reason=%r", self._name(node), reason)
         if not evaluations:
             raise RoundError(
                 f"no client could judge the adapter ({'; '.join(reasons)}); mend them and run the "
@@ -185,8 +208,12 @@ class DeployedClients:
             )
         return messages
 
-    def _answers(self, messages: Mapping[int, Message]) -> Iterator[tuple[int, Message | None]]:
-        """Send, and give each node's reply as it comes; None for those that give none in time."""
+    def _answers(self, messages: Mapping[int, Message]) -> Iterator[tuple[int, Message | str]]:
+        """Send, and give each node's reply as it comes, or why there is none.
+
+        Replies are asked for one by one, by the ids of our own messages: what a reply says of itself
+        is its sender's claim, and one that Flower cannot read must not cost the others.
+        """
         patience = self._patience
         deadline = patience.clock() + patience.answer_seconds
         ids = self._grid.push_messages(list(messages.values()))
@@ -196,32 +223,43 @@ class DeployedClients:
         silent = [node for node in messages if node not in pending.values()]
         while pending and patience.clock() < deadline:
             patience.check()
-            for reply in self._grid.pull_messages(list(pending)):
-                node = pending.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    if not reply.has_error():  # it got the message, and the reason in it
-                        self._untold.pop(node, None)
-                    yield node, reply
+            for message_id, node in list(pending.items()):
+                reply = self._pull(message_id)
+                if reply is None:
+                    continue
+                del pending[message_id]
+                if not isinstance(reply, str) and not reply.has_error():
+                    self._untold.pop(node, None)  # it got the message, and the reason in it
+                yield node, reply
             patience.sleep(_POLL_SECONDS)
         for node in [*silent, *pending.values()]:
-            yield node, None
+            yield node, f"gave no answer within {patience.answer_seconds:g} s"
 
-    def _judged(self, node: int, reply: Message | None) -> Update | Refusal:
-        if reply is None:
-            reason = f"gave no answer within {self._patience.answer_seconds:g} s"
-            return Refusal(self._name(node), reason, 0, node)
-        outcome: Update | Refusal = read_update(reply, _tensors)
+    def _pull(self, message_id: str) -> Message | str | None:
+        """Return the reply to one message, why it cannot be read, or None if none is there."""
+        try:
+            return next(iter(self._grid.pull_messages([message_id])), None)
+        except httpx.HTTPError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what a client sent makes Flower raise anything
+            logger.warning("reply cannot be read error=%s", type(error).__name__)
+            return f"reply cannot be read ({type(error).__name__})"
+
+    def _judged(self, node: int, reply: Message | str) -> Update | Refusal:
+        if isinstance(reply, str):
+            return Refusal(self._name(node), reply, 0, node)
+        outcome: Update | Refusal = read_update(reply, _DENSE.update)
         if isinstance(outcome, Refusal):
-            return replace(outcome, client=self._name(node))
+            return replace(outcome, client=self._name(node), node_id=node)
         problem = self._false_name(node, outcome.client)
         if problem is None:
-            return outcome
+            return replace(outcome, node_id=node)
         name = outcome.client if self._names is None else self._names[node]
         return Refusal(name, problem, outcome.sent_bytes, node)
 
-    def _evaluation(self, node: int, reply: Message | None) -> Evaluation:
-        if reply is None:
-            raise RoundError(f"no answer within {self._patience.answer_seconds:g} s")
+    def _evaluation(self, node: int, reply: Message | str) -> Evaluation:
+        if isinstance(reply, str):
+            raise RoundError(reply)
         evaluation = read_evaluation(reply)
         false_name = self._false_name(node, evaluation.client)
         if false_name is not None:
@@ -236,7 +274,3 @@ class DeployedClients:
         if self._names is None or self._names[node] == name:
             return None
         return f"calls itself {name!r}, its key is {self._names[node]!r}'s"
-
-
-def _tensors(reply: Message) -> Tensors:
-    return decode(reply.content.array_records["arrays"])

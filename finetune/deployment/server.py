@@ -75,6 +75,7 @@ def run_server(job: JobConfig, *, folder: Path, insecure: bool) -> Manifest:
                     None if insecure else names,
                     clients=[client.name for client in job.clients],
                     base_weights_sha256=start.base_weights_sha256,
+                    least_clients=job.trust.least_clients,
                     patience=Patience(
                         answer_seconds=deployment.answer_seconds,
                         connection_seconds=deployment.wait_seconds,

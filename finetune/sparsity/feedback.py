@@ -1,7 +1,7 @@
 """What a client did not send, kept for its next update (error feedback).
 
 Everything sent plus what is left over is the sum of all changes, to float32 rounding, where no
-decay and no reset dropped some of it.
+decay and no reset dropped some of it. What the server refuses counts as sent: it is not carried over.
 
 Source: Seide et al. 2014, "1-bit stochastic gradient descent"; Stich et al. 2018, "Sparsified SGD
 with memory" (arXiv 1809.07599).

@@ -30,6 +30,6 @@ def apply_changes(
     for name, tensor in tensors.items():
         total = tensor.astype(np.float64)
         for one, weight in zip(changes, weights, strict=True):
-            total += weight * one[name]
+            total += np.multiply(weight, one[name], dtype=np.float64)
         result[name] = total.astype(tensor.dtype)
     return result

@@ -1,7 +1,6 @@
 """FedAvg of the LoRA factors (FedIT): the weighted means of A and of B.
 
-The mean of products is not the product of means, so with clients that differ the result is biased;
-clients of lower rank also pull the components they lack towards zero.
+The mean of products is not the product of means, so with clients that differ the result is biased.
 """
 
 from collections.abc import Sequence

@@ -54,7 +54,7 @@ def mix(
 
     def add(tensors: Tensors, weight: float) -> None:
         for name, tensor in tensors.items():
-            mean[name] += weight * tensor
+            mean[name] += np.multiply(weight, tensor, dtype=np.float64)
 
     for client, stale in remembered.items():
         add(stale, beta * num_examples[client] / total)

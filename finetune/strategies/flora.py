@@ -1,7 +1,8 @@
 """FLoRA: the clients' factors stacked, which is exact; squeezed where that exceeds the rank wanted.
 
 FLoRA itself merges the stack into the base model and lets the clients start anew. Here the base
-stays as it is, so a stack that is too large is cut to the target's rank at once.
+stays as it is, so a stack that is too large is cut to the target's rank at once: in a job, whose
+updates have its rank, two clients or more give what `best-rank` gives.
 """
 
 from collections.abc import Sequence

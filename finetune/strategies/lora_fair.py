@@ -124,6 +124,8 @@ def _descend(objective: _CosineObjective) -> Array:
     """Return where plain gradient steps end; a step is halved until it goes down."""
     up_MR = objective.start_MR
     value, size = objective.value(up_MR), float(np.linalg.norm(up_MR))
+    if not np.isfinite(value):
+        return up_MR  # the product is zero but for rounding: there is no angle
     step = 0.1 * size**2  # gradients have the inverse unit of B
     for _ in range(MOST_STEPS):
         gradient_MR = objective.gradient(up_MR)

@@ -97,7 +97,8 @@ class TrustConfig(StrictModel):
     """An update that changes the scaled products B A of all layers by a longer Frobenius norm is
     refused; null: no limit."""
     clip_norm: float | None = Field(default=None, gt=0)
-    """Longer changes are scaled down to this norm; null: none is."""
+    """Longer changes are scaled down to this norm; null: none is. How many examples a client has
+    stays its own claim, and its weight."""
     robust: RobustConfig | None = None
     """Aggregation that withstands attackers; null: the mean weighted by examples."""
     privacy: PrivacyConfig | None = None
@@ -161,6 +162,10 @@ class TrustConfig(StrictModel):
         return self
 
     def _check_secure_sum(self) -> None:
+        if self.privacy is not None and self.secure_sum is not None and self.secure_sum.bits == 16:
+            raise ValueError(
+                "trust.secure_sum.bits: 16 rounds by more than privacy accounts for; take 32"
+            )
         if self.robust is not None:
             raise ValueError(
                 f"trust.robust: {self.robust.kind} compares single updates, which secure_sum hides; "

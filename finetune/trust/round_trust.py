@@ -32,6 +32,11 @@ class RoundTrust:
     num_expected: int = 1
     generator: np.random.Generator | None = None
 
+    @property
+    def makes_the_mean(self) -> bool:
+        """Whether the strategy gets one update, of which it cannot tell how far from exact it is."""
+        return self.config.averages_entries or self.config.secure_sum is not None
+
     def spend(self, round_number: int) -> float | None:
         """Return epsilon once this round is published, None without differential privacy.
 

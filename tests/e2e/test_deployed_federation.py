@@ -166,7 +166,6 @@ def test_a_deployed_job_survives_clients_that_go_wrong(job_file, tmp_path):
         node = int(killed.wait_for(r"SuperNode started pid=(\d+)", until=until)[1])
         os.kill(node, signal.SIGKILL)
         assert server.wait(until=until) == 0, server.output
-        assert stranger.wait(until=until) == 2
         broken_output = broken.output
         pids = re.findall(
             r"Super(?:Node|Link) started pid=(\d+)",
@@ -185,7 +184,8 @@ def test_a_deployed_job_survives_clients_that_go_wrong(job_file, tmp_path):
     assert re.search(
         r"server refused the last reply client=\S+ reason='.* holds NaN", broken_output
     )
-    assert "'stranger' is not let in" in stranger.output
+    assert "Failed to activate SuperNode" in stranger.output
+    assert "message kind=" not in stranger.output
     assert read_adapter(tmp_path / "run" / "adapter").rounds == 2
     assert len(pids) >= 6
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -62,7 +62,7 @@ def _object_names(job: JobConfig) -> dict[str, str]:
     """Return each client's name in Kubernetes, which knows small letters, digits and dashes."""
     names: dict[str, str] = {}
     for client in job.clients:
-        plain = re.sub(r"[^a-z0-9]+", "-", client.name.lower()).strip("-")[:40]
+        plain = re.sub(r"[^a-z0-9]+", "-", client.name.lower())[:40].strip("-")
         object_name = f"motley-federation-{plain}"
         if object_name in (SERVER, *names.values()):
             raise DeploymentError(

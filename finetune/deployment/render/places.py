@@ -60,8 +60,10 @@ def client_job(job: JobConfig, name: str, *, data_folder: Path | None) -> str:
             "deployment": deployment_of(job).model_copy(update={"certificates": CERTIFICATES}),
         }
     )
-    return _text(changed, comment=f"motley finetune client FILE --name {name}")
+    # What the server believes is no matter of one client, and may not fit one alone.
+    return _text(changed, comment=f"motley finetune client FILE --name {name}", exclude={"trust"})
 
 
-def _text(job: JobConfig, *, comment: str) -> str:
-    return yaml_text(job.model_dump(mode="json", exclude_unset=True), comment=comment)
+def _text(job: JobConfig, *, comment: str, exclude: set[str] | None = None) -> str:
+    content = job.model_dump(mode="json", exclude_unset=True, exclude=exclude)
+    return yaml_text(content, comment=comment)

@@ -24,6 +24,8 @@ After=network-online.target
 User=motley
 ExecStart={command}
 StateDirectory=motley
+StateDirectoryMode=0700
+UMask=0077
 WorkingDirectory={state}
 Environment=HF_HOME={state}/huggingface
 Restart=on-failure

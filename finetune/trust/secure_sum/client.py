@@ -30,11 +30,11 @@ class SecureSumClient:
     """One client in one session. Each step may be taken once; after an error none may.
 
     What it reveals of a peer is a share of that peer's mask key, or of its own mask, never both: it
-    answers one list of survivors. A lying server would need `threshold` clients for each, which the
-    demand for more than half of the roster excludes. Where clients may collude with the server, let
-    the threshold exceed half of (clients + colluders). The paper's extra round, in which clients
-    sign the list of survivors for each other, is left out: without it a server that sends different
-    lists may learn the sum of fewer than `threshold` clients, though never of one alone.
+    answers one list of survivors. That is private against a server that keeps to the protocol. It is
+    not against one that lies: the paper's extra round, in which clients sign the list of survivors
+    for each other, is left out, and a server that tells clients different lists can open one
+    client's values. So can one that weighs the others near 0, or has them train from another
+    adapter, so that the sum is one client's.
     """
 
     def __init__(

@@ -50,6 +50,7 @@ def test_plain_parts_go_with_one_another():
         (parts(sparsity="weights", is_rank_falling=True), "sparsity with final_rank"),
         (parts(sparsity="weights", are_ranks_mixed=True), "sparsity with clients.rank"),
         (parts(sparsity="weights", trust="privacy"), "positions each client sends"),
+        (parts(sparsity="weights", trust="median"), "sparsity with trust.robust"),
         (parts(sparsity="weights", trust="secure"), "sparsity with trust.secure_sum"),
         (parts("lora-fair", trust="privacy"), "average entry by entry"),
         (parts("best-rank", trust="median"), "average entry by entry"),
@@ -72,7 +73,7 @@ def test_what_does_not_go_together_is_refused_with_the_reason(job, words):
         parts("ffa", trust="secure"),
         parts("best-rank", trust="krum"),
         parts("fedsvd", is_rank_falling=True),
-        parts(sparsity="change", trust="median"),
+        parts(sparsity="change", trust="krum"),
     ],
 )
 def test_what_goes_together_is_taken(job):

@@ -1,5 +1,6 @@
 """Clients over a network that answer late, wrongly, under another's name, or not at all."""
 
+import json
 import math
 
 import numpy as np
@@ -41,7 +42,7 @@ class Network(InProcessGrid):
         nodes = {number: {"client": calls[name]} for number, name in NAMES.items()}
         by_call = {calls[name]: trainer for name, trainer in trainers.items()}
         super().__init__(make_client_app(by_call.__getitem__), nodes)
-        self.silent, self.away, self.sent = set(), set(), []
+        self.silent, self.away, self.unreadable, self.sent = set(), set(), set(), []
 
     def get_node_ids(self):
         return [node for node in super().get_node_ids() if node not in self.away]
@@ -53,6 +54,8 @@ class Network(InProcessGrid):
 
     def pull_messages(self, message_ids):
         replies = super().pull_messages(message_ids)
+        if any(reply.metadata.src_node_id in self.unreadable for reply in replies):
+            json.loads("no JSON")
         return [reply for reply in replies if reply.metadata.src_node_id not in self.silent]
 
 
@@ -81,13 +84,14 @@ def clock():
     return Clock()
 
 
-def clients_of(grid, clock, *, names=NAMES, check=lambda: None):
+def clients_of(grid, clock, *, names=NAMES, check=lambda: None, least_clients=1):
     """Return the clients of a grid, waiting by the test's clock."""
     return DeployedClients(
         grid,
         names,
         clients=list(NAMES.values()),
         base_weights_sha256=BASE,
+        least_clients=least_clients,
         patience=Patience(
             answer_seconds=30, connection_seconds=10, check=check, clock=clock, sleep=clock.sleep
         ),
@@ -120,6 +124,26 @@ def test_a_silent_client_is_refused_after_the_deadline_and_told(trainers, clock)
     told = [(m.metadata.dst_node_id, m.content["config"].get(REFUSED_KEY)) for m in grid.sent]
     assert told[:3] == [(2, None), (3, "gave no answer within 30 s"), (4, None)]
     assert {reason for _, reason in told[3:]} == {None}
+
+
+def test_a_reply_that_flower_cannot_read_costs_its_client_alone(trainers, clock):
+    """The others count, and the reason names the error."""
+    grid = Network(trainers)
+    grid.unreadable = {3}
+    replies = clients_of(grid, clock).train(START, round_number=1)
+    assert [update.client for update in replies.updates] == ["one", "three"]
+    assert [(r.client, r.reason, r.node_id) for r in replies.refusals] == [
+        ("two", "reply cannot be read (JSONDecodeError)", 3)
+    ]
+    assert replies.upload.values_bytes > 0
+
+
+def test_a_round_waits_for_as_many_as_its_rule_needs(trainers, clock):
+    """Fewer would end the job, and some may be away for a moment only."""
+    grid = Network(trainers)
+    grid.away = {4}
+    with pytest.raises(RoundError, match="2 of 3 clients connected"):
+        clients_of(grid, clock, least_clients=3).train(START, round_number=1)
 
 
 def test_messages_live_as_long_as_their_answer_is_waited_for(trainers, clock):

@@ -7,7 +7,7 @@ from flwr.clientapp import ClientApp
 
 from finetune import in_process_grid
 from finetune.errors import FinetuneError, FlowerError, RoundError
-from finetune.flower import GridClients, make_client_app, make_server_app
+from finetune.flower import GridClients, decode, encode, make_client_app, make_server_app
 from finetune.in_process_grid import InProcessGrid, check_flower
 from finetune.trust.identity import BaseIdentity
 from finetune.updates import Refusal
@@ -70,6 +70,44 @@ def test_bytes_cover_the_arrays_and_little_else():
     replies = GridClients(grid_of(one=FakeTrainer(1))).train(big, round_number=1)
     for length in (replies.download_bytes, replies.updates[0].sent_bytes):
         assert 40_000 < length < 42_000
+
+
+def npy(header: str) -> bytes:
+    """Return bytes in numpy's format with that header and no values."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999,)}"
+PICKLED = "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK\x03\x04 no archive",
+        npy(HUGE),
+        npy(PICKLED) + b"12345678",
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}"),
+        npy("(" * 300),
+        npy("'open"),
+        npy("{}"),
+        npy(HUGE.replace("9999999999999", "2")) + b"1234",
+    ],
+)
+def test_bytes_that_are_no_array_are_refused_before_memory_is_taken(data):
+    """An archive, a pickle, a header that lies about the length: each is a ValueError."""
+    with pytest.raises(ValueError, match=r"(?i)array|magic|header|EOF"):
+        decode(ArrayRecord({"a": Array("float32", (2,), "numpy.ndarray", data)}))
+
+
+def test_arrays_of_any_order_and_type_survive_the_way():
+    """Fortran order, a scalar and an empty array come back as they were."""
+    tensors = {"f": np.asfortranarray(START["a"]), "s": np.float32(3), "e": np.zeros((0, 2), "<f4")}
+    back = decode(encode(tensors))
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(back[name], tensor)
 
 
 def test_a_failing_client_is_refused_not_fatal():

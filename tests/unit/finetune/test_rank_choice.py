@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.low_rank import Spectrum
-from finetune.rank_choice import rank_of_energy, within_bytes
+from finetune.rank_choice import by_energy, rank_of_energy, within_bytes
 
 
 def spectrum(values, *, outputs, inputs):
@@ -80,3 +80,13 @@ def test_a_budget_below_rank_one_everywhere_says_what_it_takes(is_uniform):
     choose = within_bytes(44, value_bytes=2, other_bytes=5, is_uniform=is_uniform)
     with pytest.raises(ValueError, match=r"44 bytes do not pay for rank 1 in all 3 .* takes 45"):
         choose(SPECTRA)
+
+
+def test_a_flat_adapter_gets_the_largest_rank_that_any_module_needs():
+    """Truncating the others would cost energy and save nothing."""
+    spectra = {
+        "flat": spectrum([1, 1, 1], outputs=4, inputs=5),
+        "steep": spectrum([9, 1, 1], outputs=4, inputs=5),
+    }
+    assert by_energy(0.9)(spectra) == {"flat": 3, "steep": 1}
+    assert by_energy(0.9, is_uniform=True)(spectra) == {"flat": 3, "steep": 3}

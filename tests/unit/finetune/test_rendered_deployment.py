@@ -48,6 +48,17 @@ def rendered():
     }
 
 
+def test_every_rendered_job_is_a_job():
+    """A robust rule needs several clients, and no client's own file has more than one."""
+    trust = {"robust": {"kind": "median", "num_attackers": 1}}
+    texts = [
+        text for name, text in render_systemd(job(trust=trust)).items() if name.endswith("job.yaml")
+    ]
+    assert len(texts) == 4
+    for text in texts:
+        JobConfig.model_validate(yaml.safe_load(text))
+
+
 @pytest.mark.parametrize("target", ["kubernetes", "systemd"])
 def test_golden_files(target):
     """Each target's files are, letter for letter, the reviewed ones.

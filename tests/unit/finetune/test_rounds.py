@@ -8,6 +8,9 @@ import pytest
 from finetune.aggregation import STRATEGIES, Aggregation
 from finetune.errors import RoundError
 from finetune.rounds import FederationState, Replies, judge, run_round, run_rounds
+from finetune.trust.checks import Checks
+from finetune.trust.config import TrustConfig
+from finetune.trust.round_trust import RoundTrust
 from finetune.updates import Evaluation, Refusal, Update
 
 START = {"a": np.zeros((1, 2), np.float32)}
@@ -190,3 +193,35 @@ def test_a_broken_update_of_lower_rank_is_refused(changes, reason):
     """Padding mends no update of another form."""
     _, record = unequal_round(UnequalClients(changes))
     assert record.refused == {"x": reason}
+
+
+class IdleClients(FactorClients):
+    """`x` trains one component of two, `y` both; neither changes what it was sent."""
+
+    def train(self, tensors, *, round_number):
+        mine = {DOWN: tensors[DOWN][:1], UP: tensors[UP][:, :1]}
+        updates = [Update("x", mine, 3, loss=0.5, sent_bytes=10)]
+        updates.append(Update("y", dict(tensors), 1, loss=0.5, sent_bytes=20))
+        return Replies(updates, [], download_bytes=100)
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("trust", [{}, {"most_norm": 1e-3, "clip_norm": 1e-3}])
+def test_what_nobody_trains_stays(name, trust):
+    """Components that a client does not send are the server's, not a change to zero."""
+    aggregation = Aggregation(STRATEGIES[name], scale=2.0, client_ranks={"x": 1, "y": 2})
+    generator = np.random.default_rng(4)
+    start = {
+        DOWN: generator.normal(size=(2, 5)).astype(np.float32),
+        UP: generator.normal(size=(4, 2)).astype(np.float32),
+    }
+    config = TrustConfig.model_validate(trust)
+    after, record = run_round(
+        FederationState(0, start, ()),
+        IdleClients(),
+        aggregation=aggregation,
+        trust=RoundTrust(config, Checks(most_norm=config.most_norm), num_expected=2),
+    )
+    assert record.refused == {}
+    product = after.tensors[UP] @ after.tensors[DOWN]
+    np.testing.assert_allclose(product, start[UP] @ start[DOWN], rtol=1e-4, atol=1e-5)

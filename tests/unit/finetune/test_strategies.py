@@ -254,6 +254,16 @@ def test_the_cosine_objective_never_ends_above_its_start(seed, penalty):
         assert cosine(result) == pytest.approx(np.linalg.norm(onto) / np.linalg.norm(wanted), 1e-4)
 
 
+def test_means_that_cancel_leave_the_cosine_objective_where_it_began():
+    """A product of zero has no angle; the search for one must end."""
+    down_RN, up_MR = np.array([[1.0, 3.0]]), np.array([[0.1], [0.7]])
+    clients = [
+        Factors(np.hstack([up_MR, -up_MR]) * k, np.vstack([down_RN, down_RN]), 1.0) for k in (1, 2)
+    ]
+    result = lora_fair_cosine(clients, np.array([0.5, 0.5]), Target(2, 1.0))
+    assert np.abs(result.up_MR @ result.down_RN).max() < 1e-12
+
+
 def test_a_head_is_averaged():
     """What is no factor is not dropped."""
     head = "base_model.model.score.weight"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.updates import Update, refusal_reason
+from finetune.updates import MOST_REASON_CHARACTERS, Refusal, Update, refusal_reason
 
 LIKE = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((4, 2), np.float32)}
 
@@ -42,3 +42,11 @@ def test_a_missing_tensor_is_named():
     """An update without one of the tensors is refused."""
     partial = Update("c", {"a": LIKE["a"]}, 5, 1.0, sent_bytes=0)
     assert refusal_reason(partial, like=LIKE) == "lacks 1 tensors, first b"
+
+
+def test_a_reason_is_one_short_line():
+    """What a client sent stands in logs, checkpoints and terminals."""
+    reason = Refusal("c", "failed: \x1b[31m\nred" + "x" * 10_000, 0).reason
+    assert len(reason) == MOST_REASON_CHARACTERS
+    assert reason.isprintable()
+    assert reason.startswith("failed:  [31m red")
