@@ -22,7 +22,6 @@ app = typer.Typer(
     help="Train one LoRA adapter over private text in several places.",
     add_completion=False,
 )
-add_commands(app)
 
 
 def run(arguments: list[str]) -> None:
@@ -104,6 +103,7 @@ def publish_command(
 
 
 app.command("squeeze")(squeeze_command)
+add_commands(app)
 
 
 def _key(file: Path | None) -> str | None:
