@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The validators of rendered files disagree with our own packages: they get an environment by themselves.
-VALIDATORS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/motley/validators
+VALIDATOR_PINS := tests/rendered/requirements.txt
+VALIDATORS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/motley/validators-$(firstword $(shell cksum < $(VALIDATOR_PINS)))
 VALIDATORS_READY := $(VALIDATORS)/.ready
 
 .DEFAULT_GOAL := help
@@ -49,10 +50,11 @@ check-rendered: $(READY) $(VALIDATORS_READY) ## files of every render target aga
 	mkdir build/rendered/home
 	HOME=$(CURDIR)/build/rendered/home SKYPILOT_DISABLE_USAGE_COLLECTION=1 $(VALIDATORS)/bin/python tests/rendered/validate.py build/rendered
 
-$(VALIDATORS_READY): tests/rendered/requirements.txt
+# Named by the sum of its pins, so that a fresh clone finds the environment it would make.
+$(VALIDATORS_READY):
 	rm -rf $(VALIDATORS)
 	$(PYTHON) -m venv $(VALIDATORS)
-	$(VALIDATORS)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	$(VALIDATORS)/bin/pip install --quiet --disable-pip-version-check --requirement $(VALIDATOR_PINS)
 	touch $@
 
 bench: $(READY) ## one benchmark: make bench NAME=drafting
