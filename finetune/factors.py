@@ -58,10 +58,6 @@ class Factors:
         up_MR = np.pad(up_MR, ((0, 0), (0, more)))
         return Factors(up_MR, np.pad(self.down_RN, ((0, more), (0, 0))), scale)
 
-    def leading(self, rank: int) -> "Factors":
-        """Return the first components: the best ones where they are in order, as after an SVD."""
-        return Factors(self.up_MR[:, :rank], self.down_RN[:rank], self.scale)
-
 
 @dataclass(frozen=True, slots=True)
 class Scaling:

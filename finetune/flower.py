@@ -23,7 +23,7 @@ from finetune.errors import PayloadError, RoundError
 from finetune.flower_sparse import pack_parcel, read_parcel
 from finetune.rounds import Replies
 from finetune.sparsity.client import SparseClients
-from finetune.traffic import Content, Traffic
+from finetune.traffic import Content
 from finetune.trust.identity import BaseIdentity
 from finetune.updates import Evaluation, Refusal, Tensors, Update
 
@@ -139,7 +139,7 @@ class DenseExchange:
     def content(self, record: RecordDict) -> Content:
         """Return the bytes of the values; equal arrays of one message travel once."""
         arrays = record.array_records["arrays"].values()
-        distinct = {array.data: array.numpy().nbytes for array in arrays}
+        distinct = {array.data: _values(array).nbytes for array in arrays}
         return Content("tensors", sum(distinct.values()), index_bytes=0, is_whole=True)
 
     def end_round(self) -> None:
@@ -178,15 +178,7 @@ class GridClients:
             else:
                 refusals.append(outcome)
         self._exchange.end_round()
-        upload_bytes = sum(update.sent_bytes for update in updates)
-        upload_bytes += sum(refusal.sent_bytes for refusal in refusals)
-        return Replies(
-            updates,
-            refusals,
-            download_bytes,
-            download=Traffic.of(download_bytes, downloads),
-            upload=Traffic.of(upload_bytes, uploads),
-        )
+        return Replies.of(updates, refusals, download_bytes, downloads=downloads, uploads=uploads)
 
     def evaluate(self, tensors: Tensors) -> list[Evaluation]:
         """Return the loss of `tensors` on every node's held-out text.

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from finetune.aggregation import FEDAVG, Aggregation, AggregationError
 from finetune.errors import RoundError
 from finetune.factors import common_rank
 from finetune.sparsity.memory import SparseMemory
-from finetune.traffic import Traffic
+from finetune.traffic import Content, Traffic
 from finetune.trust.checks import FORM_ONLY, Checks
 from finetune.trust.round_trust import CHECKS_ONLY, RoundTrust
 from finetune.updates import Evaluation, Refusal, Tensors, Update
@@ -39,6 +39,27 @@ class Replies:
     download_bytes: int
     download: Traffic = field(default_factory=Traffic)
     upload: Traffic = field(default_factory=Traffic)
+
+    @classmethod
+    def of(
+        cls,
+        updates: Sequence[Update],
+        refusals: Sequence[Refusal],
+        download_bytes: int,
+        *,
+        downloads: Iterable[Content],
+        uploads: Iterable[Content],
+    ) -> "Replies":
+        """Return the replies with their bytes split by what the messages carry."""
+        upload_bytes = sum(update.sent_bytes for update in updates)
+        upload_bytes += sum(refusal.sent_bytes for refusal in refusals)
+        return cls(
+            updates,
+            refusals,
+            download_bytes,
+            download=Traffic.of(download_bytes, downloads),
+            upload=Traffic.of(upload_bytes, uploads),
+        )
 
 
 class Clients(Protocol):

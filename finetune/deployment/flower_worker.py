@@ -4,6 +4,7 @@ Source: flwr 1.41, `supernode/runtime/run_clientapp.py`.
 """
 
 import logging
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 
@@ -70,7 +71,9 @@ class Worker:
         except FinetuneError as error:
             logger.warning("message failed reason=%r", str(error))
             reason = str(error)
-        except Exception as error:  # the edge of this process: the server gets the reason
-            logger.warning("message failed", exc_info=error)
-            reason = f"{type(error).__name__}; see the client's log"  # its text may be the client's
+        except Exception as error:  # noqa: BLE001 - the process edge
+            # The message may quote the client's text: type and place are told, not the words.
+            place = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("message failed unforeseen type=%s\n%s", type(error).__name__, place)
+            reason = f"{type(error).__name__}; see the client's log"
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

@@ -25,7 +25,7 @@ from finetune.flower import (
     serialised_bytes,
 )
 from finetune.rounds import Replies
-from finetune.traffic import Content, Traffic
+from finetune.traffic import Content
 from finetune.updates import Evaluation, Refusal, Tensors, Update, one_line
 
 logger = logging.getLogger(__name__)
@@ -143,16 +143,8 @@ class DeployedClients:
         refusals += [Refusal(self._name(node), "is not connected", 0) for node in away]
         updates.sort(key=lambda update: self._order[update.client])
         sent_bytes = sum(serialised_bytes(message) for message in messages.values())
-        received_bytes = sum(update.sent_bytes for update in updates)
-        received_bytes += sum(refusal.sent_bytes for refusal in refusals)
         downloads = [_DENSE.content(message.content) for message in messages.values()]
-        return Replies(
-            updates,
-            refusals,
-            sent_bytes,
-            download=Traffic.of(sent_bytes, downloads),
-            upload=Traffic.of(received_bytes, uploads),
-        )
+        return Replies.of(updates, refusals, sent_bytes, downloads=downloads, uploads=uploads)
 
     def evaluate(self, tensors: Tensors) -> list[Evaluation]:
         """Return the loss of `tensors` on the held-out text of every client that answers.

@@ -14,7 +14,6 @@ from finetune.errors import SecureSumError
 from finetune.flower import GridClients, read_update, serialised_bytes
 from finetune.rounds import Replies
 from finetune.secure_rounds.member import MESSAGE_KEY, SESSION_KEY, STAGES, WEIGHT_KEY
-from finetune.traffic import Traffic
 from finetune.trust.checks import Checks
 from finetune.trust.combine import moved
 from finetune.trust.secure_sum.fixed_point import FixedPoint
@@ -97,13 +96,8 @@ class SecureClients(GridClients):
                 self._take(state, action, reply)
         protocol.advance()
         update = self._mean(state, start=tensors, version=round_number)
-        return Replies(
-            [update],
-            state.refusals,
-            state.download_bytes,
-            download=Traffic.of(state.download_bytes, []),
-            upload=Traffic.of(state.upload_bytes, []),
-        )
+        # The update's bytes are the round's, refused clients' included.
+        return Replies.of([update], state.refusals, state.download_bytes, downloads=[], uploads=[])
 
     def _sent(self, state: _Round, messages: list[Message]) -> list[Message]:
         state.download_bytes += sum(serialised_bytes(message) for message in messages)

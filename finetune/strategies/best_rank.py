@@ -1,7 +1,7 @@
 """The exact mean of products, cut to the nearest of the server's rank (as FlexLoRA does).
 
-Components come in order, so a client of lower rank takes the first ones (`Factors.leading`), which
-are the best of its rank.
+Components come in order, so a client of lower rank takes the first ones, which are the best of its
+rank.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,9 @@
 import logging
 
 import pytest
-from toy_job import write_texts, write_toy_model
+from toy_job import job_content, write_texts, write_toy_model
+
+from finetune.config import JobConfig
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +18,17 @@ def toy_model(tmp_path_factory):
 def texts(tmp_path_factory):
     """Each client's JSON lines."""
     return write_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture
+def make_job(toy_model, texts, tmp_path):
+    """Make toy jobs with some keys changed."""
+
+    def make(**changes):
+        content = job_content(toy_model, texts, output=tmp_path / "run", **changes)
+        return JobConfig.model_validate(content)
+
+    return make
 
 
 @pytest.fixture(autouse=True)

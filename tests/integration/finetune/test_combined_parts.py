@@ -1,6 +1,5 @@
 """Every pair of a job's parts: refused when the job is read, or run for two rounds."""
 
-import json
 from itertools import combinations
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 from toy_job import job_content
+from watched_job import Watcher, metrics
 
 from finetune.aggregation import STRATEGIES
 from finetune.config import JobConfig
@@ -41,16 +41,6 @@ PAIRS = [
 ]
 
 
-class Unwatched:
-    """Nobody looks."""
-
-    def phase(self, text):
-        pass
-
-    def step(self, round_number, loss):
-        pass
-
-
 def refusal(content):
     """Return why a job is not read, or None."""
     try:
@@ -76,13 +66,8 @@ def test_every_pair_runs_or_is_refused_with_a_reason(toy_model, texts, tmp_path,
         assert " with " in reason
         return
     job = JobConfig.model_validate(content)
-    run_job(job, folder=tmp_path / "run", observer=Unwatched())
+    run_job(job, folder=tmp_path / "run", observer=Watcher())
     tensors = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
     assert all(np.isfinite(tensor).all() for tensor in tensors.values())
     assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
-    rounds = [
-        json.loads(line)
-        for line in (tmp_path / "run/metrics.jsonl").read_text().split("\n")
-        if line
-    ]
-    assert [line["refused"] for line in rounds] == [{}, {}]
+    assert [line["refused"] for line in metrics(tmp_path / "run")] == [{}, {}]

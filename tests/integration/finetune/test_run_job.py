@@ -1,14 +1,12 @@
 """Whole jobs in process on a random model: result, resume, refusal."""
 
-import json
-
 import numpy as np
 import peft
 import pytest
 import torch
 from safetensors.numpy import load_file
-from toy_job import job_content
 from transformers import AutoModelForCausalLM
+from watched_job import Watcher, metrics
 
 from finetune.adapters import read_adapter
 from finetune.aggregation import STRATEGIES
@@ -23,39 +21,6 @@ from finetune.lora import attach_adapter, read_tensors, write_tensors
 from finetune.run_folder import RunFolder
 from planner.documents import read_document
 from planner.model_folder import weights_sha256
-
-
-class Watcher:
-    """Records the steps and, asked to, interrupts the job after so many."""
-
-    def __init__(self, *, interrupt_after=None):
-        self.interrupt_after = interrupt_after
-        self.rounds = []
-
-    def phase(self, text):
-        pass
-
-    def step(self, round_number, loss):
-        self.rounds.append(round_number)
-        if len(self.rounds) == self.interrupt_after:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture
-def make_job(toy_model, texts, tmp_path):
-    """Make toy jobs with some keys changed."""
-
-    def make(**changes):
-        content = job_content(toy_model, texts, output=tmp_path / "run", **changes)
-        return JobConfig.model_validate(content)
-
-    return make
-
-
-def metrics(folder):
-    """Return the metrics lines without their times."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 def test_a_job_leaves_a_complete_run(make_job, tmp_path, toy_model):

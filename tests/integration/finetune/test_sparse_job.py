@@ -1,15 +1,12 @@
 """Whole sparse jobs in process: result, bytes, resume after a stop at each point of a round."""
 
-import json
-
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
-from toy_job import job_content
+from watched_job import Watcher, metrics
 
-from finetune.config import JobConfig
 from finetune.errors import RoundError
 from finetune.flower import GridClients, make_client_app, serialised_bytes
 from finetune.flower_sparse import SparseExchange, read_parcel
@@ -33,39 +30,6 @@ CHANGES = {
     "error_feedback": {"decay_per_missed_round": 0.9},
 }
 START = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones((3, 2), np.float32)}
-
-
-class Watcher:
-    """Interrupts the job after so many steps."""
-
-    def __init__(self, interrupt_after=None):
-        self.interrupt_after = interrupt_after
-        self.num_steps = 0
-
-    def phase(self, text):
-        pass
-
-    def step(self, round_number, loss):
-        self.num_steps += 1
-        if self.num_steps == self.interrupt_after:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture
-def make_job(toy_model, texts, tmp_path):
-    """Make toy jobs with some keys changed."""
-
-    def make(**changes):
-        content = job_content(toy_model, texts, output=tmp_path / "run", **changes)
-        return JobConfig.model_validate(content)
-
-    return make
-
-
-def metrics(folder):
-    """Return the metrics lines without their times."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 def result(folder):

@@ -4,21 +4,12 @@ import json
 
 import pytest
 from toy_job import job_content
+from watched_job import Watcher
 
 from finetune.config import JobConfig
 from finetune.errors import RoundError
 from finetune.job import run_job
 from finetune.trust.accountant import epsilon_spent
-
-
-class Silence:
-    """Watches a job and says nothing."""
-
-    def phase(self, text):
-        pass
-
-    def step(self, round_number, loss):
-        pass
 
 
 @pytest.fixture
@@ -28,7 +19,7 @@ def run(toy_model, texts, tmp_path):
     def run(trust, **changes):
         content = job_content(toy_model, texts, output=tmp_path / "run", trust=trust, **changes)
         manifest = run_job(
-            JobConfig.model_validate(content), folder=tmp_path / "run", observer=Silence()
+            JobConfig.model_validate(content), folder=tmp_path / "run", observer=Watcher()
         )
         lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         return manifest, [json.loads(line) for line in lines]

@@ -187,7 +187,7 @@ def test_the_best_of_its_rank_is_the_truncated_mean(name, shape):
     lost = np.linalg.norm(values[shape[2] :])
     assert error.absolute == pytest.approx(lost, abs=1e-6 * size)
     assert error.relative == pytest.approx(lost / size, abs=1e-6)
-    cut = product(result.leading(1))
+    cut = product(Factors(result.up_MR[:, :1], result.down_RN[:1], result.scale))
     np.testing.assert_allclose(
         cut, values[0] * np.outer(left[:, 0], right[0]), rtol=0, atol=1e-6 * size
     )
