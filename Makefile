@@ -26,8 +26,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## plan, serve, route, fine-tune and publish on the tiny model, under four minutes
 	$(BIN)/motley demo
 
+# Files of tests go to whichever worker is free; each worker keeps to one thread.
+WORKERS ?= 2
 test: $(READY) ## every test but slow, gpu and soak
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-slow: $(READY) ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -47,6 +49,7 @@ check: $(READY) ## ruff, formatting, types, import layers
 check-rendered: $(READY) $(VALIDATORS_READY) ## files of every render target against their real schemas
 	rm -rf build/rendered
 	$(BIN)/python tests/rendered/render.py build/rendered
+	cp -r tests/golden/finetune/kubernetes build/rendered/federation
 	mkdir build/rendered/home
 	HOME=$(CURDIR)/build/rendered/home SKYPILOT_DISABLE_USAGE_COLLECTION=1 $(VALIDATORS)/bin/python tests/rendered/validate.py build/rendered
 

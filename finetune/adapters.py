@@ -37,6 +37,19 @@ class ClientLosses(StrictModel):
     """Of the base model with the adapter, nats a token."""
 
 
+class TrafficBytes(StrictModel):
+    """Serialised bytes over all clients and rounds."""
+
+    download_bytes: int = Field(ge=0)
+    """To the clients, in rounds."""
+    upload_bytes: int = Field(ge=0)
+    """From them, in rounds; refused replies too."""
+    judging_download_bytes: int = Field(ge=0)
+    """To the clients, to judge the base model and the result."""
+    judging_upload_bytes: int = Field(ge=0)
+    """Their answers to that."""
+
+
 class Manifest(StrictModel):
     """What an adapter was made on, and how."""
 
@@ -61,12 +74,13 @@ class Manifest(StrictModel):
     rounds: int = Field(ge=0)
     """Rounds of training in it."""
     squeezed_from: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Digest of the adapter of higher rank that this one was cut from; null: none. The losses below
-    are that one's."""
+    """Digest of the adapter of higher rank that this one was cut from; null: none."""
     num_refused_updates: int = Field(ge=0)
     """Client updates that were refused on the way."""
+    traffic: TrafficBytes | None = None
+    """What the run sent."""
     clients: tuple[ClientLosses, ...]
-    """The participants and their held-out losses."""
+    """The participants and their held-out losses; empty where it was squeezed, and judged by nobody."""
 
 
 def write_adapter(

@@ -7,6 +7,7 @@ from math import hypot
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.bases import turned_towards
 from finetune.factors import (
     UP_SUFFIX,
     Adapter,
@@ -75,12 +76,15 @@ class Aggregation:
         scale: Of every product, the clients' and the server's, in all rounds.
         rank_of_round: Rank that a round trains, by its number; None keeps the adapter's.
         client_ranks: Most components that a client trains, by its name; without one, all.
+        is_turned_back: Turn the result towards the adapter that was sent, for ends that remember
+            entries. Components are then not in order of weight.
     """
 
     strategy: Strategy
     scale: float
     rank_of_round: Callable[[int], int] | None = None
     client_ranks: Mapping[str, int] = field(default_factory=dict)
+    is_turned_back: bool = False
 
     def completed(self, update: Update, tensors: Tensors) -> Update:
         """Return an update in the form of the server's `tensors`, for what clients do not send.
@@ -118,10 +122,17 @@ class Aggregation:
         contributions = [
             Contribution(paired(update.tensors, scaling), update.num_examples) for update in updates
         ]
-        next_rank = self.rank_of_round(round_number + 1) if self.rank_of_round else None
         return aggregate(
-            contributions, self.strategy, like=paired(like, scaling), most_rank=next_rank
+            contributions,
+            self.strategy,
+            like=paired(like, scaling),
+            most_rank=self.next_rank(round_number),
+            is_turned_back=self.is_turned_back,
         )
+
+    def next_rank(self, round_number: int) -> int | None:
+        """Return the most components of what a round, or a version of this number, ends with."""
+        return None if self.rank_of_round is None else self.rank_of_round(round_number + 1)
 
 
 def _with_rest(
@@ -143,6 +154,7 @@ def aggregate(
     *,
     like: Adapter,
     most_rank: int | None = None,
+    is_turned_back: bool = False,
 ) -> tuple[dict[str, NDArray[np.float32]], AggregationError]:
     """Return one adapter's tensors in float32, with the ranks and scales of `like`, and its error.
 
@@ -153,6 +165,7 @@ def aggregate(
         strategy: The mathematics.
         like: What the server sent.
         most_rank: Modules of a higher rank are squeezed to this one, which counts into the error.
+        is_turned_back: Turn each module towards that of `like`, where the rank is still the same.
 
     Raises:
         ValueError: If there is no contribution, or the strategy does not take their ranks.
@@ -161,7 +174,35 @@ def aggregate(
         raise ValueError("no update to average; give at least one")
     weights_K = np.array([contribution.weight for contribution in contributions], np.float64)
     weights_K /= weights_K.sum()
-    adapters = [contribution.adapter for contribution in contributions]
+    return added_up(
+        [contribution.adapter for contribution in contributions],
+        weights_K,
+        strategy,
+        like=like,
+        most_rank=most_rank,
+        is_turned_back=is_turned_back,
+    )
+
+
+def added_up(
+    adapters: Sequence[Adapter],
+    weights_K: NDArray[np.float64],
+    strategy: Strategy,
+    *,
+    like: Adapter,
+    most_rank: int | None = None,
+    is_turned_back: bool = False,
+) -> tuple[dict[str, NDArray[np.float32]], AggregationError]:
+    """Return the sum of adapters by weights as they are, which `aggregate` has made sum to 1.
+
+    Args:
+        adapters: At least one.
+        weights_K: One each, of any sum that the strategy takes.
+        strategy: The mathematics.
+        like: As for `aggregate`, and so are the others.
+        most_rank: See there.
+        is_turned_back: See there.
+    """
     modules, differences, norms = {}, [0.0], [0.0]
     for name, server in like.modules.items():
         clients = [adapter.modules[name] for adapter in adapters]
@@ -174,6 +215,8 @@ def aggregate(
                 # Rows of A that clients do not train must not be small where the update was.
                 is_down_orthonormal=strategy.is_down_frozen,
             )
+        if is_turned_back and result.rank == server.rank:
+            result = turned_towards(result, server)
         modules[name] = _in_float32(result)
         wanted = stacked(clients, weights_K)
         differences.append(difference_norm(wanted, modules[name]))

@@ -29,7 +29,7 @@ class BaseModel:
     Attributes:
         folder: Local folder of its files.
         weights_sha256: Digest of its weights.
-        model: The network, float32, on the CPU.
+        model: The network, float32; on the CPU until it is trained elsewhere.
         tokenizer: Its tokenizer.
     """
 

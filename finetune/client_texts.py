@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,23 @@ def _describe(client: ClientConfig) -> str:
 
 def _package_sources(client: str, data: PackageData) -> list[str]:
     try:
-        spec = importlib.util.find_spec(data.name)
+        return [text for _, text in package_sources(data.name)]
+    except ValueError as error:
+        raise ClientDataError(client, str(error)) from None
+
+
+def package_sources(name: str) -> list[tuple[str, str]]:
+    """Return path below the package and text of each of its source files, in order.
+
+    Raises:
+        ValueError: If it is not installed, or a file cannot be read; the message says what to do.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
     except ValueError:  # a module of this very process that came from no installed package
         spec = None
     if spec is None:
-        raise ClientDataError(client, f"no package {data.name!r} is installed; install it")
+        raise ValueError(f"no package {name!r} is installed; install it")
     files = [
         (path.relative_to(folder).as_posix(), path)
         for folder in map(Path, spec.submodule_search_locations or ())
@@ -99,57 +111,63 @@ def _package_sources(client: str, data: PackageData) -> list[str]:
     ]
     if not files and spec.origin is not None and spec.origin.endswith(".py"):
         files = [("", Path(spec.origin))]
-    return [_source(client, path) for _, path in sorted(files)]
+    return [(inside, _source(path)) for inside, path in sorted(files)]
 
 
-def _source(client: str, path: Path) -> str:
+def _source(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise ClientDataError(
-            client, f"{path} cannot be read ({error.strerror}); check the file"
-        ) from None
+        raise ValueError(f"{path} cannot be read ({error.strerror}); check the file") from None
 
 
 def _json_lines(client: str, data: JsonlData, render_chat: RenderChat) -> list[str]:
     try:
-        text = data.path.read_text(encoding="utf-8")
+        return [
+            _document(data.path, number, row, render_chat)
+            for number, _, row in json_rows(data.path)
+        ]
+    except ValueError as error:
+        raise ClientDataError(client, str(error)) from None
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Give number, text and content of each line that is not blank.
+
+    Raises:
+        ValueError: If the file cannot be read, or a line holds neither a text nor messages; the
+            message says where and what to do.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ClientDataError(client, f"{data.path}: no such file; check the path") from None
+        raise ValueError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ClientDataError(
-            client, f"{data.path} cannot be read ({error}); check the file"
-        ) from None
-    documents = []
+        raise ValueError(f"{path} cannot be read ({error}); check the file") from None
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            where = f"{data.path}:{number}"
-            documents.append(_document(client, where, line, render_chat))
-            _check_encodable(client, where, documents[-1])
-    return documents
+            yield number, line, _row(f"{path}:{number}", line)
 
 
-def _check_encodable(client: str, where: str, document: str) -> None:
-    """Refuse half a surrogate pair, which JSON can spell and no tokenizer takes."""
-    try:
-        document.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ClientDataError(client, f"{where}: is no text ({error.reason}); mend it") from None
-
-
-def _document(client: str, where: str, line: str, render_chat: RenderChat) -> str:
+def _row(where: str, line: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError alone: a number of too many digits
-        raise ClientDataError(client, f"{where}: malformed JSON ({error}); correct it") from None
+        raise ValueError(f"{where}: malformed JSON ({error}); correct it") from None
     match content:
-        case {"text": str(text), **rest} if "messages" not in rest:
-            return text
-        case {"messages": [_, *_] as messages, **rest} if "text" not in rest:
-            try:
-                return render_chat(messages)
-            except ValueError as error:
-                raise ClientDataError(client, f"{where}: {error}") from None
-    raise ClientDataError(
-        client, f'{where}: holds neither {{"text": ...}} nor {{"messages": [...]}}; give one'
-    )
+        case {"text": str(), **rest} if "messages" not in rest:
+            return dict(content)
+        case {"messages": [_, *_], **rest} if "text" not in rest:
+            return dict(content)
+    raise ValueError(f'{where}: holds neither {{"text": ...}} nor {{"messages": [...]}}; give one')
+
+
+def _document(path: Path, number: int, row: dict[str, Any], render_chat: RenderChat) -> str:
+    try:
+        document = str(row["text"]) if "text" in row else render_chat(row["messages"])
+        document.encode("utf-8")  # not so half a surrogate pair, which JSON can spell
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}:{number}: is no text ({error.reason}); mend it") from None
+    except ValueError as error:
+        raise ValueError(f"{path}:{number}: {error}") from None
+    return document

@@ -2,14 +2,18 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from finetune.aggregation import STRATEGIES
 from finetune.annealing import stage_ranks
 from finetune.compatibility import Parts, conflict
-from finetune.sparsity.config import SparsityConfig
+from finetune.local_config import FLOAT32, LocalTrainingConfig
+from finetune.scheduling.config import SchedulingConfig, with_job_defaults
+from finetune.scheduling.synchronous import SynchronousSettings
+from finetune.sparsity.config import SparsityChoice
+from finetune.sparsity.shared_mask import SharedMask
 from finetune.trust.config import NO_MORE_THAN_CHECKS, TrustConfig
 from planner.config import StrictModel
 from planner.loopback import is_loopback
@@ -58,6 +62,15 @@ class ClientConfig(StrictModel):
     They are in order of weight where the aggregation is `best-rank`, `flora` or `fedsvd`."""
 
 
+class AdapterConfig(StrictModel):
+    """One of several adapters that one pool of clients trains."""
+
+    name: Name
+    """Unique in the job; the adapter is written to `adapters/NAME` of the run folder."""
+    data: dict[str, ClientData] = Field(default_factory=dict)
+    """Where a client's text for this adapter is, by client; by default in the client's own `data`."""
+
+
 class DeploymentConfig(StrictModel):
     """Where a job's server and clients meet, for `motley finetune server` and `client`."""
 
@@ -99,7 +112,9 @@ class DeploymentConfig(StrictModel):
     @model_validator(mode="after")
     def _port_exists(self) -> Self:
         if not 1 <= self.port <= 65535:
-            raise ValueError(f"address: port {self.port} does not exist; give 1 to 65535")
+            raise ValueError(
+                f"deployment.address: port {self.port} does not exist; give 1 to 65535"
+            )
         return self
 
 
@@ -144,8 +159,14 @@ class JobConfig(StrictModel):
     text; at least one document each way."""
     held_out_tokens: int = Field(default=16384, gt=1)
     """Most held-out tokens of one client that are scored, spread evenly over its held-out text."""
-    sparsity: SparsityConfig | None = None
-    """Send the largest entries only; by default the whole adapter crosses, both ways."""
+    judge_every: int = Field(default=1, ge=0)
+    """Rounds between two judgements on held-out text, by each client before it trains: it costs
+    time, and no bytes but two numbers. 0: the base model and the result only."""
+    local_training: LocalTrainingConfig = FLOAT32
+    """How clients compute their steps: precision, memory, device."""
+    sparsity: SparsityChoice | None = None
+    """Send the largest entries only, `default` as the benchmark found it cheapest; by default the
+    whole adapter crosses, both ways."""
     output: Path
     """Run folder: checkpoint, metrics, and at the end the adapter. A relative path starts at the
     working directory."""
@@ -155,6 +176,17 @@ class JobConfig(StrictModel):
     """Where they meet, if they are on several machines."""
     trust: TrustConfig = NO_MORE_THAN_CHECKS
     """What updates must be to count, and what is done against attackers and for privacy."""
+    scheduling: SchedulingConfig | None = None
+    """Who trains when, and for how many steps; `rounds` are then versions of each adapter, and what
+    waits when the last is made makes one more. Null: all clients in every round. Steps, seed and
+    buffers come from the job where the block has none."""
+    adapters: tuple[AdapterConfig, ...] = ()
+    """Several adapters at once, with `scheduling: {kind: fedast}`; by default one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scheduling_of_job(cls, content: Any) -> Any:
+        return with_job_defaults(content)
 
     @model_validator(mode="after")
     def _ranks_fall(self) -> Self:
@@ -176,19 +208,77 @@ class JobConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        num_parts = self.local_training.gradient_accumulation_steps
+        if self.batch_size % num_parts:
+            raise ValueError(
+                f"local_training.gradient_accumulation_steps: {num_parts} does not divide "
+                f"batch_size {self.batch_size}; give a divisor of it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Self:
         for where, names in (
             ("clients", [client.name for client in self.clients]),
             ("target_modules", self.target_modules),
+            ("adapters", [adapter.name for adapter in self.adapters]),
         ):
-            name, count = Counter(names).most_common(1)[0]
+            name, count = max(Counter(names).items(), key=lambda item: item[1], default=("", 0))
             if count > 1:
                 raise ValueError(f"{where}: {name!r} stands {count} times; give it once")
         return self
 
     @model_validator(mode="after")
+    def _scheduling_fits(self) -> Self:
+        names, scheduling = {client.name for client in self.clients}, self.scheduling
+        wanted = () if scheduling is None or scheduling.kind != "fedast" else scheduling.adapters
+        given = tuple(adapter.name for adapter in self.adapters)
+        if given != wanted:
+            raise ValueError(
+                f"adapters: {list(given)}, scheduling trains {list(wanted)}; several adapters want "
+                "scheduling of kind fedast, without `adapters` of its own"
+            )
+        for adapter in self.adapters:
+            unknown = sorted(adapter.data.keys() - names)
+            if unknown:
+                raise ValueError(
+                    f"adapters: {adapter.name!r} has data of {unknown[0]!r}, which is no client; "
+                    f"clients are {', '.join(sorted(names))}"
+                )
+        clock = None if scheduling is None else scheduling.virtual_clock
+        if clock is not None and clock.machines.keys() != names:
+            odd = sorted(clock.machines.keys() ^ names)
+            raise ValueError(
+                f"scheduling.virtual_clock.machines: {odd[0]!r} is in one of machines and clients; "
+                "give one machine for each client"
+            )
+        return self
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _output_is_named(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("is empty; name the run's folder")
+        return value
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        scheduling, most = self.scheduling, len(self.clients)
+        selection = getattr(scheduling, "selection", None)
+        for where, wanted in (
+            ("selection.num_clients", getattr(selection, "num_clients", 0)),
+            ("buffer_size", getattr(scheduling, "buffer_size", 0)),
+        ):
+            if wanted > most:
+                raise ValueError(
+                    f"scheduling.{where}: {wanted} is more than the {most} clients; lower it"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _trust_fits(self) -> Self:
-        obstacle = self.trust.obstacle(num_clients=len(self.clients), num_rounds=self.rounds)
+        obstacle = self.trust.obstacle(num_clients=self.num_asked, num_rounds=self.rounds)
         if obstacle is not None:
             raise ValueError(obstacle)
         return self
@@ -208,7 +298,7 @@ class JobConfig(StrictModel):
             raise ValueError(obstacle)
         return self
 
-    def parts(self, *, is_deployed: bool = False) -> Parts:
+    def parts(self, *, is_deployed: bool = False, is_keyless: bool = False) -> Parts:
         """Return what the job combines, in one process or with clients on other machines."""
         return Parts(
             strategy=STRATEGIES[self.aggregation],
@@ -217,7 +307,42 @@ class JobConfig(StrictModel):
             is_rank_falling=self.last_rank != self.rank,
             are_ranks_mixed=any(rank < self.rank for rank in self.client_ranks.values()),
             is_deployed=is_deployed,
+            is_keyless=is_keyless,
+            scheduling=self.scheduling,
         )
+
+    def texts_of(self, client: ClientConfig) -> dict[str, ClientConfig]:
+        """Return a client with its text for each adapter, by the adapter's name."""
+        texts = {adapter.name: adapter.data.get(client.name) for adapter in self.adapters}
+        return {
+            name: client if data is None else client.model_copy(update={"data": data})
+            for name, data in texts.items()
+        } or {"": client}
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names of the adapters that are trained; that of a single one is ""."""
+        return tuple(adapter.name for adapter in self.adapters) or ("",)
+
+    @property
+    def num_versions(self) -> int:
+        """Versions of all adapters together, that is lines of metrics; a last one may come more."""
+        return self.rounds * len(self.adapter_names)
+
+    @property
+    def num_asked(self) -> int:
+        """Most clients whose updates make one version together."""
+        num_clients, scheduling = len(self.clients), self.scheduling
+        if isinstance(scheduling, SynchronousSettings) and scheduling.selection.kind != "all":
+            return min(num_clients, scheduling.selection.num_clients)
+        return num_clients
+
+    @property
+    def shared_mask(self) -> SharedMask | None:
+        """Entries that all clients send in a round, where the job wants that."""
+        if self.sparsity is None or self.sparsity.mask == "own":
+            return None
+        return SharedMask(self.sparsity, STRATEGIES[self.aggregation].is_down_frozen)
 
     @property
     def client_ranks(self) -> dict[str, int]:

@@ -3,6 +3,9 @@
 FinetuneError
 ├── BaseModelError      the base model cannot be found, loaded, or take the adapter asked for
 ├── ClientDataError     a client's text cannot be read, or there is too little of it
+├── SplitError          text cannot be divided among clients as asked
+├── DeviceError         this machine cannot train on the device, or in the precision, asked for
+├── ClientStateError    a client's folder cannot hold what it must remember
 ├── DeploymentError     certificates, keys or a Flower process of a deployment do not serve
 ├── FlowerError         the installed Flower lacks something the in-process federation stands on
 ├── PayloadError        a sparse vector's bytes are malformed, or its values cannot be sent
@@ -39,8 +42,25 @@ class ClientDataError(FinetuneError):
         self.problem = problem
 
 
+class SplitError(FinetuneError):
+    """Text that is to be divided among clients cannot be read, or does not suffice for them."""
+
+
+class DeviceError(FinetuneError):
+    """Local training wants a GPU where there is none, or arithmetic that the device lacks."""
+
+
 class DeploymentError(FinetuneError):
     """Certificates or keys are missing, or a Flower process of a deployment ended by itself."""
+
+
+class ClientStateError(FinetuneError):
+    """What a client of a deployed job must remember cannot be written."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        """Name the folder and the problem in one line."""
+        super().__init__(f"{folder}: {problem}; choose another folder with --state")
+        self.folder = folder
 
 
 class FlowerError(FinetuneError):

@@ -4,31 +4,49 @@ Aggregation, checks and training know nothing of Flower; every other module does
 the in-process Grid.
 """
 
-import io
 import math
-import tokenize
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from numpy.typing import NDArray
 
 from finetune.declarations import declared_identity, declared_version, declaring, with_reason
 from finetune.errors import PayloadError, RoundError
+from finetune.flower_records import (
+    DenseExchange,
+    Exchange,
+    encode,
+    judge_record,
+    received,
+    serialised_bytes,
+)
 from finetune.flower_sparse import pack_parcel, read_parcel
+from finetune.held_out import Judgement
+from finetune.judged_training import HELD_OUT_LOSS, HELD_OUT_TOKENS, JudgedTraining
 from finetune.rounds import Replies
-from finetune.sparsity.client import SparseClients
+from finetune.seeded import EVERYTHING_CROSSES, Seeded
+from finetune.sparsity.parcel import Parcel
 from finetune.traffic import Content
 from finetune.trust.identity import BaseIdentity
 from finetune.updates import Evaluation, Refusal, Tensors, Update
 
 CLIENT_KEY = "client"
 """Key of the client's name in a node's configuration and in replies."""
+
+EXAMPLES_KEY = "num-examples"
+"""Key of the training sequences a client holds, in its replies."""
+
+STEPS_KEY = "steps"
+"""Key of the local steps to take, in a message of a scheduled job; else they are the job's."""
+
+ADAPTER_KEY = "adapter"
+"""Key of the adapter to train or judge, in a message of a job with several."""
+
+ADAPTERS_KEY = "adapters"
+"""Key of all of them, in the message that asks a client who it is."""
 
 
 class Trainer(Protocol):
@@ -37,42 +55,64 @@ class Trainer(Protocol):
     num_examples: int
     """Training sequences it holds."""
 
-    def train(self, tensors: Tensors, *, round_number: int) -> tuple[Tensors, float]:
-        """Return the adapter after local training from `tensors`, and the mean training loss."""
+    def train(
+        self, tensors: Tensors, *, round_number: int, num_steps: int | None = None
+    ) -> tuple[Tensors, float]:
+        """Return the adapter after local training from `tensors`, and the mean training loss.
 
-    def evaluate(self, tensors: Tensors) -> tuple[float, int]:
-        """Return the held-out loss in nats a token, and the number of tokens scored."""
+        A number of steps is given only where it is not the job's.
+        """
+
+    def evaluate(self, tensors: Tensors | None) -> tuple[float, int]:
+        """Return the held-out loss in nats a token, and the number of tokens scored.
+
+        None judges the base model.
+        """
+
+
+class SparseEnd(Protocol):
+    """The clients' end of a sparse job."""
+
+    def answer(
+        self, client: str, download: Parcel, train: Callable[[Tensors], tuple[Tensors, float]]
+    ) -> tuple[Parcel, float]:
+        """Return the update that training on a download gives, and the mean training loss."""
 
 
 def make_client_app(
     trainer_of: Callable[[str], Trainer],
     *,
-    sparse: SparseClients | None = None,
+    sparse: SparseEnd | None = None,
     identity_of: Callable[[str], BaseIdentity] | None = None,
     gives_updates: bool = True,
+    judge_every: int = 0,
+    seeded: Seeded = EVERYTHING_CROSSES,
 ) -> ClientApp:
     """Return the app that answers `train` and `evaluate` messages.
 
     Args:
-        trainer_of: Finds the trainer by the client's name, which the node's configuration holds.
-            It is asked on every message, so it should keep what is slow to make.
+        trainer_of: Finds the trainer by the client's name, which the node's configuration holds,
+            with a slash and the adapter's where there are several. It is asked on every message, so
+            it should keep what is slow to make.
         sparse: Reads downloads and makes uploads, in a sparse job.
         identity_of: Tells which base model the client loaded, for it to declare; None declares
             nothing, which a server that asks for a base model refuses.
         gives_updates: Whether the server may have single updates; it may not where it shall see
             their sum only.
+        judge_every: Rounds between two judgements of what is sent; 0 judges when asked only.
+        seeded: What the client made of the adapter itself, and messages leave out.
     """
     app = ClientApp(mods=[declaring(_client_of, identity_of)])
 
     def train(message: Message, context: Context) -> Message:
-        client = _client_of(context)
-        trainer = trainer_of(client)
-        run = partial(trainer.train, round_number=int(message.content["config"]["round"]))
+        client, config = _client_of(context), message.content["config"]
+        trainer = trainer_of(trainer_name(client, config))
+        run = _judged_training(trainer, config, every=judge_every)
         if sparse is None:
-            tensors, loss = run(decode(message.content["arrays"]))
+            tensors, loss = run(received(message.content, seeded))
         else:
             parcel, loss = sparse.answer(client, read_parcel(message.content), run)
-        content = train_reply(client, trainer, loss)
+        content = train_reply(client, trainer, loss, run.metrics)
         if sparse is None:
             content["arrays"] = encode(tensors)
         else:
@@ -81,13 +121,32 @@ def make_client_app(
 
     def evaluate(message: Message, context: Context) -> Message:
         client = _client_of(context)
-        loss, num_tokens = trainer_of(client).evaluate(decode(message.content["arrays"]))
+        arrays = message.content.array_records.get("arrays")
+        tensors = None if arrays is None else received(message.content, seeded)
+        trainer = trainer_of(trainer_name(client, message.content["config"]))
+        loss, num_tokens = trainer.evaluate(tensors)
         return Message(_reply(client, {"num-examples": num_tokens, "loss": loss}), reply_to=message)
+
+    def hello(message: Message, context: Context) -> Message:
+        client, adapters = _client_of(context), message.content["config"].get(ADAPTERS_KEY, [""])
+        names = [trainer_name(client, {ADAPTER_KEY: adapter}) for adapter in adapters]
+        num_examples = [trainer_of(name).num_examples for name in names]
+        return Message(_reply(client, {EXAMPLES_KEY: num_examples}), reply_to=message)
 
     if gives_updates:
         app.train()(train)
+        app.query()(hello)
     app.evaluate()(evaluate)
     return app
+
+
+def _judged_training(trainer: Trainer, config: ConfigRecord, *, every: int) -> JudgedTraining:
+    return JudgedTraining(
+        trainer,
+        round_number=int(config["round"]),
+        every=every,
+        num_steps=int(config[STEPS_KEY]) if STEPS_KEY in config else None,
+    )
 
 
 def make_server_app(
@@ -105,54 +164,20 @@ def make_server_app(
     return app
 
 
-class Exchange(Protocol):
-    """How an adapter travels: whole, or its largest entries."""
-
-    def downloads(
-        self, tensors: Tensors, nodes: Iterable[int], *, round_number: int
-    ) -> Mapping[int, RecordDict]:
-        """Begin a round: return what each node is sent, the round's number in its `config`."""
-
-    def update(self, reply: Message) -> Tensors:
-        """Return a reply as a whole adapter; raise what `read_update` catches if it is none."""
-
-    def content(self, record: RecordDict) -> Content:
-        """Return what a message of `downloads`, or one that `update` has read, is made of."""
-
-    def end_round(self) -> None:
-        """Take note that no further reply counts."""
-
-
-class DenseExchange:
-    """All tensors, both ways."""
-
-    def downloads(
-        self, tensors: Tensors, nodes: Iterable[int], *, round_number: int
-    ) -> dict[int, RecordDict]:
-        """Return the same content for each node."""
-        return dict.fromkeys(nodes, _dense_record(tensors, round_number=round_number))
-
-    def update(self, reply: Message) -> Tensors:
-        """Return the reply's tensors."""
-        return decode(reply.content.array_records["arrays"])
-
-    def content(self, record: RecordDict) -> Content:
-        """Return the bytes of the values; equal arrays of one message travel once."""
-        arrays = record.array_records["arrays"].values()
-        distinct = {array.data: _values(array).nbytes for array in arrays}
-        return Content("tensors", sum(distinct.values()), index_bytes=0, is_whole=True)
-
-    def end_round(self) -> None:
-        """Nothing is remembered."""
-
-
 class GridClients:
     """The clients behind a Flower Grid, as the round loop wants them."""
 
-    def __init__(self, grid: Grid, exchange: Exchange | None = None) -> None:
-        """Keep the grid, and how adapters travel: by default as they are."""
+    def __init__(
+        self,
+        grid: Grid,
+        exchange: Exchange | None = None,
+        *,
+        seeded: Seeded = EVERYTHING_CROSSES,
+    ) -> None:
+        """Keep the grid, how adapters travel, by default as they are, and what all nodes have."""
         self._grid = grid
-        self._exchange = exchange or DenseExchange()
+        self._seeded = seeded
+        self._exchange = exchange or DenseExchange(seeded)
         self._untold: dict[int, str] = {}
 
     def tell(self, refusals: Sequence[Refusal]) -> None:
@@ -171,23 +196,30 @@ class GridClients:
         refusals: list[Refusal] = []
         uploads: list[Content] = []
         for reply in self._replies(messages):
-            outcome = read_update(reply, self._exchange.update)
+            node = reply.metadata.src_node_id
+            outcome = read_update(reply, partial(self._exchange.update, node))
             if isinstance(outcome, Update):
                 updates.append(outcome)
-                uploads.append(self._exchange.content(reply.content))
+                uploads.append(self._exchange.content(reply.content, is_upload=True))
             else:
                 refusals.append(outcome)
         self._exchange.end_round()
         return Replies.of(updates, refusals, download_bytes, downloads=downloads, uploads=uploads)
 
-    def evaluate(self, tensors: Tensors) -> list[Evaluation]:
-        """Return the loss of `tensors` on every node's held-out text.
+    def evaluate(self, tensors: Tensors | None) -> Judgement:
+        """Return the loss of `tensors` on every node's held-out text; see `rounds.Clients`.
 
         Raises:
             RoundError: If a node fails.
         """
-        messages = self._messages("evaluate", self._whole(tensors, round_number=0), round_number=0)
-        return [read_evaluation(reply) for reply in self._replies(messages)]
+        contents = dict.fromkeys(self._grid.get_node_ids(), judge_record(tensors, self._seeded))
+        messages = self._messages("evaluate", contents, round_number=0)
+        replies = self._replies(messages)
+        return Judgement(
+            tuple(read_evaluation(reply) for reply in replies),
+            download_bytes=sum(serialised_bytes(message) for message in messages),
+            upload_bytes=sum(serialised_bytes(reply) for reply in replies),
+        )
 
     def _replies(self, messages: list[Message]) -> list[Message]:
         replies: list[Message] = list(self._grid.send_and_receive(messages))
@@ -195,11 +227,6 @@ class GridClients:
             if not reply.has_error():  # the node got the message, and the reason in it
                 self._untold.pop(reply.metadata.src_node_id, None)
         return replies
-
-    def _whole(self, tensors: Tensors, *, round_number: int) -> dict[int, RecordDict]:
-        return dict.fromkeys(
-            self._grid.get_node_ids(), _dense_record(tensors, round_number=round_number)
-        )
 
     def _messages(
         self, kind: str, contents: Mapping[int, RecordDict], *, round_number: int
@@ -240,6 +267,7 @@ def read_update(reply: Message, tensors_of: Callable[[Message], Tensors]) -> Upd
             identity=declared_identity(config),
             version=declared_version(config),
             node_id=node_id,
+            held_out=_held_out(client, metrics),
         )
     except PayloadError as error:
         return Refusal(node, f"reply cannot be decoded ({error})", sent_bytes, node_id)
@@ -247,58 +275,35 @@ def read_update(reply: Message, tensors_of: Callable[[Message], Tensors]) -> Upd
         return Refusal(node, f"reply cannot be decoded ({error!r})", sent_bytes, node_id)
 
 
-def encode(tensors: Tensors) -> ArrayRecord:
-    """Return the tensors as a Flower record."""
-    return ArrayRecord({name: Array(np.asarray(tensor)) for name, tensor in tensors.items()})
-
-
-def decode(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
-    """Return a Flower record as arrays, whatever their shapes and types.
-
-    Raises:
-        ValueError: If an array's bytes are not numpy's, or not as many as its header says.
-    """
-    return {name: _values(array) for name, array in record.items()}
-
-
-def _values(array: Array) -> NDArray[Any]:
-    """Return an array's values; numpy's own reader would allocate whatever a header claims."""
-    stream = io.BytesIO(array.data)
+def _held_out(client: str, metrics: MetricRecord) -> tuple[Evaluation, ...]:
+    """Return what a train reply says of the adapter that was sent, whatever that is worth."""
+    if HELD_OUT_LOSS not in metrics:
+        return ()
     try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("an array is not in numpy's format 1.0")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    except (tokenize.TokenError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f"an array's header is no header ({type(error).__name__})") from None
-    body = array.data[stream.tell() :]
-    if dtype.hasobject or len(body) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"an array of shape {shape}, type {dtype} comes with {len(body)} bytes")
-    order: Literal["F", "C"] = "F" if is_fortran else "C"
-    return np.frombuffer(body, dtype).reshape(shape, order=order).copy()
+        loss, num_tokens = float(metrics[HELD_OUT_LOSS]), int(metrics[HELD_OUT_TOKENS])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return (Evaluation(client, math.nan, 0),)  # refused as a number, and the update is not
+    return (Evaluation(client, loss, num_tokens),)
 
 
-def serialised_bytes(message: Message) -> int:
-    """Return the length of the distinct objects Flower sends for this message.
-
-    Flower stores objects by their hash, so equal arrays in one message travel once.
-    """
-    return sum(len(item.deflate()) for item in get_all_nested_objects(message).values())
-
-
-def _dense_record(tensors: Tensors, *, round_number: int) -> RecordDict:
-    return RecordDict({"arrays": encode(tensors), "config": ConfigRecord({"round": round_number})})
+def trainer_name(client: str, config: Mapping[str, Any]) -> str:
+    """Return the name of the trainer that a message is for; names hold no slash."""
+    adapter = config.get(ADAPTER_KEY, "")
+    return f"{client}/{adapter}" if adapter else client
 
 
 def _client_of(context: Context) -> str:
     return str(context.node_config[CLIENT_KEY])
 
 
-def train_reply(client: str, trainer: Trainer, loss: float) -> RecordDict:
+def train_reply(
+    client: str, trainer: Trainer, loss: float, judged: Mapping[str, float]
+) -> RecordDict:
     """Return what every train reply says beside the adapter."""
-    return _reply(client, {"num-examples": trainer.num_examples, "loss": loss})
+    return _reply(client, {"num-examples": trainer.num_examples, "loss": loss, **judged})
 
 
-def _reply(client: str, metrics: dict[str, float]) -> RecordDict:
+def _reply(client: str, metrics: dict[str, Any]) -> RecordDict:
     return RecordDict(
         {"metrics": MetricRecord(metrics), "config": ConfigRecord({CLIENT_KEY: client})}
     )

@@ -33,17 +33,21 @@ class SparseExchange:
         parcels = self._server.send(tensors, nodes, round_number=round_number)
         return {node: _record(parcel) for node, parcel in parcels.items()}
 
-    def update(self, reply: Message) -> Tensors:
-        """Return a reply as a whole adapter.
+    def update(self, node: int, reply: Message) -> Tensors:
+        """Return a node's reply as a whole adapter.
 
         Raises:
             KeyError, PayloadError: If it holds none.
         """
-        return self._server.receive(reply.metadata.src_node_id, read_parcel(reply.content))
+        return self._server.receive(node, read_parcel(reply.content))
 
-    def content(self, record: RecordDict) -> Content:
+    def answered(self, node: int) -> None:
+        """Note that a node has read its download, though its update does not come by `update`."""
+        self._server.answered(node)
+
+    def content(self, record: RecordDict, *, is_upload: bool = False) -> Content:
         """Return what a message that was made or read here is made of."""
-        return self._server.content_of(read_parcel(record))
+        return self._server.content_of(read_parcel(record), is_upload=is_upload)
 
     def end_round(self) -> None:
         """Remember what the nodes hold now."""

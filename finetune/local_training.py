@@ -1,8 +1,9 @@
 """One client's work: train the adapter on its text, judge an adapter on its held-out text.
 
-Shape suffixes: S sequences, L tokens of a sequence and the one after it, V vocabulary entries.
+Shape suffixes: S sequences, L tokens of a sequence and the one after it.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,9 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
-from torch import Tensor, nn
-from torch.nn import functional
 
+from finetune.acceleration import make_accelerator
 from finetune.aggregation import STRATEGIES
 from finetune.base_model import BaseModel
 from finetune.client_texts import ClientTexts
@@ -20,7 +20,7 @@ from finetune.config import JobConfig
 from finetune.errors import ClientDataError
 from finetune.factors import common_rank, is_down, resized
 from finetune.lora import read_tensors, write_tensors
-from finetune.proximal import add_proximal_gradients
+from finetune.optimisation import AdapterOptimisation, token_loss
 from finetune.token_windows import (
     Tokens,
     held_out_windows,
@@ -31,8 +31,7 @@ from finetune.token_windows import (
 )
 from finetune.updates import Tensors
 
-MOST_GRADIENT_NORM = 1.0
-"""Longer gradients are scaled down to this norm, over all adapter tensors together."""
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, float], None]
 """Told after each local step the round, from 1, and the step's loss."""
@@ -52,7 +51,13 @@ class LocalTrainer:
 
         Raises:
             ClientDataError: If the text does not fill one training sequence.
+            DeviceError: If this machine cannot train as the job says.
         """
+        device = make_accelerator(job.local_training).device
+        precision = job.local_training.precision
+        logger.info(
+            "local training client=%s device=%s precision=%s", texts.client, device, precision
+        )
         self._model = model
         self._client = texts.client
         self._job = job
@@ -93,22 +98,38 @@ class LocalTrainer:
             generator=generator,
         )
         self._model.train()
-        optimiser = self._optimiser()
-        weights = optimiser.param_groups[0]["params"]
-        starts = [weight.detach().clone() for weight in weights] if self._job.proximal_mu else []
-        with _own_random_state(int(generator.integers(1 << 63))):
-            losses = [self._step(optimiser, starts, batch_SL, round_number) for batch_SL in batches]
+        optimisation = AdapterOptimisation(self._model, self._job)
+        losses = []
+        with _own_random_state(int(generator.integers(1 << 63)), optimisation.device):
+            for batch_SL in batches:
+                losses.append(optimisation.step(batch_SL))
+                self._on_step(round_number, losses[-1])
+        if optimisation.num_overflows:
+            logger.info(
+                "float16 steps repeated client=%s round=%d overflows=%d",
+                self._client,
+                round_number,
+                optimisation.num_overflows,
+            )
         return self._trained_tensors(rank), float(np.mean(losses))
 
-    def evaluate(self, tensors: Tensors) -> tuple[float, int]:
-        """Return the loss on the held-out sequences, nats a token, and the tokens scored."""
+    def evaluate(self, tensors: Tensors | None) -> tuple[float, int]:
+        """Return the loss on the held-out sequences, nats a token, and the tokens scored.
+
+        None judges the base model, as an adapter of zeros.
+        """
+        if tensors is None:
+            tensors = {name: np.zeros_like(t) for name, t in read_tensors(self._model).items()}
         write_tensors(self._model, resized(tensors, self._job.rank))
         self._model.eval()
+        accelerator = make_accelerator(self._job.local_training)
+        model = accelerator.prepare(self._model)
         total, num_tokens = 0.0, self._held_out_SL[:, 1:].size
         for start in range(0, len(self._held_out_SL), self._job.batch_size):
             batch_SL = self._held_out_SL[start : start + self._job.batch_size]
             with torch.inference_mode():
-                total += self._loss(batch_SL, reduction="sum").item()
+                loss = token_loss(model, batch_SL, reduction="sum", device=accelerator.device)
+                total += loss.item()
         return total / num_tokens, num_tokens
 
     def _trained_tensors(self, rank: int) -> dict[str, NDArray[np.float32]]:
@@ -116,36 +137,6 @@ class LocalTrainer:
         if not self._is_down_frozen:
             return tensors
         return {name: tensor for name, tensor in tensors.items() if not is_down(name)}
-
-    def _optimiser(self) -> torch.optim.Optimizer:
-        parameters = [p for p in self._model.parameters() if p.requires_grad]
-        return torch.optim.AdamW(parameters, lr=self._job.learning_rate, weight_decay=0.0)
-
-    def _step(
-        self,
-        optimiser: torch.optim.Optimizer,
-        starts: list[Tensor],
-        batch_SL: Tokens,
-        round_number: int,
-    ) -> float:
-        loss = self._loss(batch_SL, reduction="mean")
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        weights = optimiser.param_groups[0]["params"]
-        if starts:
-            add_proximal_gradients(weights, starts, mu=self._job.proximal_mu)
-        nn.utils.clip_grad_norm_(weights, MOST_GRADIENT_NORM)
-        optimiser.step()
-        value = loss.item()
-        self._on_step(round_number, value)
-        return value
-
-    def _loss(self, batch_SL: Tokens, *, reduction: str) -> Tensor:
-        ids_SL = torch.from_numpy(batch_SL)
-        logits_SLV = self._model(input_ids=ids_SL[:, :-1], use_cache=False).logits
-        return functional.cross_entropy(
-            logits_SLV.float().flatten(0, 1), ids_SL[:, 1:].flatten(), reduction=reduction
-        )
 
 
 def _held_out(texts: ClientTexts, base: BaseModel, job: JobConfig) -> Tokens:
@@ -160,8 +151,8 @@ def _held_out(texts: ClientTexts, base: BaseModel, job: JobConfig) -> Tokens:
 
 
 @contextmanager
-def _own_random_state(seed: int) -> Iterator[None]:
-    """Give dropout in the base model, where there is any, a generator of this round's own."""
-    with torch.random.fork_rng(devices=[]):
+def _own_random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Give dropout in the base model, where there is any, generators of this round's own."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

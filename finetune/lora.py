@@ -23,7 +23,8 @@ def attach_adapter(model: PreTrainedModel, job: JobConfig) -> PeftModel:
     frozen too where the job's aggregation wants it.
 
     Raises:
-        BaseModelError: If a target names no module, or one that is no linear layer.
+        BaseModelError: If a target names no module, or one that is no linear layer, or the model
+            knows no gradient checkpointing and the job wants it.
     """
     check_targets(model, job.target_modules)
     config = LoraConfig(
@@ -44,11 +45,26 @@ def attach_adapter(model: PreTrainedModel, job: JobConfig) -> PeftModel:
                 f"target_modules {list(job.target_modules)} do not fit the model ({error}); "
                 "name linear layers"
             ) from None
+    if job.local_training.gradient_checkpointing:
+        _checkpoint_gradients(adapted, job)
     if STRATEGIES[job.aggregation].is_down_frozen:
         for name, parameter in adapted.named_parameters():
             if ".lora_A." in name:
                 parameter.requires_grad_(False)
     return adapted
+
+
+def _checkpoint_gradients(model: PeftModel, job: JobConfig) -> None:
+    # transformers 5 renamed it on the way.
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    try:
+        # The reentrant kind gives no gradients behind an input that has none: frozen embeddings.
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    except ValueError as error:
+        raise BaseModelError(
+            f"local_training.gradient_checkpointing: {job.model!r} cannot ({error}); leave it out, "
+            "or raise gradient_accumulation_steps"
+        ) from None
 
 
 def check_targets(model: nn.Module, targets: tuple[str, ...]) -> None:

@@ -26,30 +26,33 @@ class Spectrum:
         left_MK: Orthonormal columns.
         values_K: Singular values, falling.
         right_KN: Orthonormal rows, those of zero values among them.
+        rounding: How far the rounding of the factors to their own type may have moved a value.
     """
 
     left_MK: Array
     values_K: Array
     right_KN: Array
+    rounding: float = 0.0
 
     @property
     def num_nonzero(self) -> int:
         """Singular values that rounding does not explain."""
         size = max(len(self.left_MK), self.right_KN.shape[1])
-        least = self.values_K[0] * size * np.finfo(np.float64).eps
-        return int(np.count_nonzero(self.values_K > least))
+        ours = self.values_K[0] * size * np.finfo(np.float64).eps
+        return int(np.count_nonzero(self.values_K > max(ours, self.rounding)))
 
 
 def stacked(clients: Sequence[Factors], weights: Sequence[float] | Array) -> Factors:
     """Return one pair of factors, of scale 1, whose product is the weighted sum of products.
 
-    Weight and scale go into B alone: in both factors they would count squared.
+    Weight and scale go into B alone: in both factors they would count squared. A keeps its type,
+    which tells how far its values are rounded.
     """
     ups = [
         np.asarray(factors.up_MR, np.float64) * (weight * factors.scale)
         for factors, weight in zip(clients, weights, strict=True)
     ]
-    downs = [np.asarray(factors.down_RN, np.float64) for factors in clients]
+    downs = [factors.down_RN for factors in clients]
     return Factors(np.concatenate(ups, axis=1), np.concatenate(downs, axis=0), 1.0)
 
 
@@ -74,7 +77,17 @@ def decompose(factors: Factors) -> Spectrum:
     right_NR, down_triangle = np.linalg.qr(np.asarray(factors.down_RN, np.float64).T)
     core = factors.scale * (up_triangle @ down_triangle.T)
     left, values_K, right = np.linalg.svd(core, full_matrices=False)
-    return Spectrum(left_MR @ left, values_K, right @ right_NR.T)
+    return Spectrum(left_MR @ left, values_K, right @ right_NR.T, _rounding(factors))
+
+
+def _rounding(factors: Factors) -> float:
+    """Return a bound on what half a unit in the last place of every entry does to the product.
+
+    By Weyl's inequality no singular value moves further.
+    """
+    coarsest = max(float(np.finfo(f.dtype).eps) for f in (factors.up_MR, factors.down_RN))
+    norms = [float(np.linalg.norm(f.astype(np.float64))) for f in (factors.up_MR, factors.down_RN)]
+    return factors.scale * coarsest * norms[0] * norms[1]
 
 
 def best_rank(

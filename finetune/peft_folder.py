@@ -17,8 +17,7 @@ from safetensors.torch import load_file, save
 
 from finetune.adapters import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, Manifest, read_adapter
 from finetune.errors import AdapterFolderError
-from finetune.factors import Adapter, Scaling, paired, pattern_name
-from finetune.updates import Tensors
+from finetune.factors import Adapter, Scaling, paired, pattern_name, unpaired
 from planner.documents import read_content, validated
 
 logger = logging.getLogger(__name__)
@@ -66,8 +65,9 @@ class PeftFolder:
     Attributes:
         folder: Where it is.
         config: Content of `adapter_config.json`.
-        adapter: The tensors, float32, paired.
+        adapter: The factors, float32, paired; without what is no factor.
         dtypes: The type of each tensor in the file.
+        others: What is no factor, such as the weights of a head, as the file has it.
         manifest: Content of `motley.json`, None where there is none.
     """
 
@@ -75,7 +75,16 @@ class PeftFolder:
     config: dict[str, Any]
     adapter: Adapter
     dtypes: Mapping[str, torch.dtype]
+    others: Mapping[str, torch.Tensor]
     manifest: Manifest | None
+
+    def as_saved(self, adapter: Adapter) -> dict[str, torch.Tensor]:
+        """Return an adapter made of this one's in the types the file had, the others untouched."""
+        rounded = {
+            name: torch.from_numpy(np.ascontiguousarray(tensor)).to(self.dtypes[name])
+            for name, tensor in unpaired(adapter).items()
+        }
+        return rounded | dict(self.others)
 
 
 def read_peft_folder(folder: Path) -> PeftFolder:
@@ -113,15 +122,9 @@ def read_peft_folder(folder: Path) -> PeftFolder:
         raise AdapterFolderError(folder, f"{WEIGHTS_FILE}: {error}") from None
     if not adapter.modules:
         raise AdapterFolderError(folder, f"{WEIGHTS_FILE} holds no LoRA factors")
-    return PeftFolder(folder, content, adapter, {n: t.dtype for n, t in loaded.items()}, manifest)
-
-
-def rounded(tensors: Tensors, dtypes: Mapping[str, torch.dtype]) -> dict[str, torch.Tensor]:
-    """Return the tensors in the types the file had."""
-    return {
-        name: torch.from_numpy(np.ascontiguousarray(tensor)).to(dtypes[name])
-        for name, tensor in tensors.items()
-    }
+    dtypes = {name: tensor.dtype for name, tensor in loaded.items()}
+    others = {name: loaded[name] for name in adapter.others}
+    return PeftFolder(folder, content, Adapter(adapter.modules, {}), dtypes, others, manifest)
 
 
 def file_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:

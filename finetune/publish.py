@@ -57,7 +57,7 @@ def publish(
     """
     read_adapter(folder)
     _check_name(name)
-    address = _address(endpoint)
+    address = address_of(endpoint)
     if is_sent is None:
         is_sent = not is_loopback(httpx.URL(address).host)
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
@@ -126,7 +126,12 @@ def _check_name(name: str) -> None:
         ) from None
 
 
-def _address(endpoint: str) -> str:
+def address_of(endpoint: str) -> str:
+    """Return an endpoint's address as requests to it begin.
+
+    Raises:
+        FinetuneError: If it is no HTTP address.
+    """
     try:
         url = httpx.URL(endpoint)
     except httpx.InvalidURL:

@@ -1,10 +1,19 @@
 """The table at the end of a run."""
 
-from collections.abc import Sequence
+from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from finetune.adapters import ClientLosses, Manifest
+from finetune.held_out import mean_losses, worst_domain
+
+
+def print_result(manifest: Manifest, console: Console, *, adapter: Path) -> None:
+    """Print what a run gave, its losses where clients could be compared, and where it is."""
+    if manifest.clients:
+        console.print(loss_table(manifest))
+    console.print(f"adapter: {adapter}", soft_wrap=True)
 
 
 def loss_table(manifest: Manifest) -> Table:
@@ -20,21 +29,6 @@ def loss_table(manifest: Manifest) -> Table:
     worst = worst_domain(manifest.clients)
     table.add_row(*_row(f"worst: {worst.name}", worst))
     return table
-
-
-def mean_losses(clients: Sequence[ClientLosses]) -> ClientLosses:
-    """Return the plain mean over clients: every domain counts the same."""
-    return ClientLosses(
-        name="mean",
-        held_out_tokens=sum(client.held_out_tokens for client in clients),
-        base_loss=sum(client.base_loss for client in clients) / len(clients),
-        adapter_loss=sum(client.adapter_loss for client in clients) / len(clients),
-    )
-
-
-def worst_domain(clients: Sequence[ClientLosses]) -> ClientLosses:
-    """Return the client that the adapter helps least, or harms most."""
-    return max(clients, key=lambda client: client.adapter_loss - client.base_loss)
 
 
 def _row(name: str, losses: ClientLosses) -> list[str]:

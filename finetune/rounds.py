@@ -1,7 +1,6 @@
 """The server's side of a job: rounds of training, aggregation, checkpoint. Knows no Flower."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,8 +9,10 @@ from typing import Protocol
 from finetune.aggregation import FEDAVG, Aggregation, AggregationError
 from finetune.errors import RoundError
 from finetune.factors import common_rank
+from finetune.held_out import HeldOut, Judgement, sifted
+from finetune.scheduled_rounds.memory import ScheduleMemory
 from finetune.sparsity.memory import SparseMemory
-from finetune.traffic import Content, Traffic
+from finetune.traffic import Content, Totals, Traffic
 from finetune.trust.checks import FORM_ONLY, Checks
 from finetune.trust.round_trust import CHECKS_ONLY, RoundTrust
 from finetune.updates import Evaluation, Refusal, Tensors, Update
@@ -62,17 +63,46 @@ class Replies:
         )
 
 
+class Judges(Protocol):
+    """Who can tell how good an adapter is."""
+
+    def evaluate(self, tensors: Tensors | None) -> Judgement:
+        """Return the loss of `tensors` on every client's held-out text; None is the base model."""
+
+
 class Clients(Protocol):
     """The participants, wherever they run."""
 
     def train(self, tensors: Tensors, *, round_number: int) -> Replies:
         """Let every client train from `tensors` and return what came back."""
 
-    def evaluate(self, tensors: Tensors) -> list[Evaluation]:
-        """Return the loss of `tensors` on every client's held-out text."""
+    def evaluate(self, tensors: Tensors | None) -> Judgement:
+        """Return the loss of `tensors` on every client's held-out text.
+
+        None judges the base model, for which no client needs to be sent anything.
+        """
 
     def tell(self, refusals: Sequence[Refusal]) -> None:
         """Have each refused client learn the reason with the next message it gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFacts:
+    """What a scheduled job's line of metrics says beside the others.
+
+    Attributes:
+        adapter: Whose version it is; "" where there is one.
+        version: Counts from 1.
+        at_seconds: The scheduler's time: virtual, or of the run's processes together.
+        ages: Versions made since each merged client was sent its own; the last of several.
+        discards: Updates that were left out since the line before, by the reason.
+    """
+
+    adapter: str
+    version: int
+    at_seconds: float
+    ages: dict[str, int]
+    discards: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +118,14 @@ class RoundRecord:
         seconds: Wall time of the round.
         rank: Of the adapter that was trained.
         aggregation_error: How far the new adapter is from the mean of the clients' products, of
-            those that trust left; None where trust itself made one update of them.
+            those that trust left, or from the sum of products where older updates count by them;
+            None where trust itself made one update of them, or changes of factors were added.
         download: `download_bytes` split into values, positions and headers.
         upload: `upload_bytes` split so.
         epsilon: Differential privacy spent so far, None without it.
+        held_out: How clients judged the adapter that the round began with, where that was due; of
+            those whose update counts.
+        schedule: What there is to say where a scheduler decides who trains.
     """
 
     round: int
@@ -105,6 +139,8 @@ class RoundRecord:
     download: Traffic = field(default_factory=Traffic)
     upload: Traffic = field(default_factory=Traffic)
     epsilon: float | None = None
+    held_out: HeldOut = field(default_factory=HeldOut)
+    schedule: VersionFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +154,9 @@ class FederationState:
         num_refused: Updates refused so far.
         memory: What both ends of a sparse job remember beside it, as of the last checkpoint.
         refusals: Those of the last round, whose clients must be told.
+        totals: Bytes so far.
+        schedule: What a scheduled job remembers beside it. Of several adapters the names of the
+            tensors begin with the adapter's and a slash.
     """
 
     completed_rounds: int
@@ -126,6 +165,8 @@ class FederationState:
     num_refused: int = 0
     memory: SparseMemory | None = None
     refusals: tuple[Refusal, ...] = ()
+    totals: Totals = field(default_factory=Totals)
+    schedule: ScheduleMemory | None = None
 
 
 def run_rounds(
@@ -134,11 +175,14 @@ def run_rounds(
     *,
     aggregation: Aggregation = FEDAVG,
     num_rounds: int,
-    save: Callable[[FederationState, RoundRecord], None],
+    save: Callable[[FederationState, RoundRecord], object],
     trust: RoundTrust = CHECKS_ONLY,
     clock: Callable[[], float] = time.monotonic,
+    is_stop_asked: Callable[[], bool] = lambda: False,
 ) -> FederationState:
     """Run the rounds that `state` has not completed and return the last state.
+
+    Asked to stop, it goes no further than the end of a round; one at least is run.
 
     Raises:
         RoundError: If a round gives no usable update.
@@ -148,6 +192,9 @@ def run_rounds(
     while state.completed_rounds < num_rounds:
         state, record = run_round(state, clients, aggregation=aggregation, trust=trust, clock=clock)
         save(state, record)
+        if is_stop_asked():
+            logger.info("run stops early completed_rounds=%d", state.completed_rounds)
+            break
     return state
 
 
@@ -181,20 +228,23 @@ def run_round(
     clients.tell(refused)
     if not accepted:
         raise RoundError(_nothing_usable(round_number, refused))
-    tensors, error = _combined(accepted, state.tensors, aggregation, trust, round_number)
+    tensors, error = combined(accepted, state.tensors, aggregation, trust, round_number)
+    held_out = _held_out_before(round_number, accepted, state.base_losses)
+    report_held_out(held_out, completed_rounds=state.completed_rounds)
+    upload_bytes = _upload_bytes(accepted, refused)
     record = RoundRecord(
         round=round_number,
         loss={update.client: update.loss for update in accepted},
         refused={refusal.client: refusal.reason for refusal in refused},
         download_bytes=replies.download_bytes,
-        upload_bytes=sum(update.sent_bytes for update in accepted)
-        + sum(refusal.sent_bytes for refusal in refused),
+        upload_bytes=upload_bytes,
         rank=common_rank(state.tensors),
         aggregation_error=error,
         seconds=round(clock() - started, 3),
         download=replies.download,
         upload=replies.upload,
         epsilon=epsilon,
+        held_out=held_out,
     )
     state = replace(
         state,
@@ -202,21 +252,55 @@ def run_round(
         tensors=tensors,
         num_refused=state.num_refused + len(refused),
         refusals=tuple(refused),
+        totals=state.totals.with_round(
+            download_bytes=replies.download_bytes, upload_bytes=upload_bytes
+        ),
     )
     return state, record
 
 
-def _combined(
+def _upload_bytes(accepted: Sequence[Update], refused: Sequence[Refusal]) -> int:
+    return sum(one.sent_bytes for one in accepted) + sum(one.sent_bytes for one in refused)
+
+
+def _held_out_before(
+    round_number: int, accepted: Sequence[Update], base: Sequence[Evaluation]
+) -> HeldOut:
+    """Return how the adapter that a round began with was judged."""
+    if round_number == 1:  # it was the base model, against which nothing has changed
+        return HeldOut.of(base, base=())
+    return HeldOut.of((one for update in accepted for one in update.held_out), base=base)
+
+
+def combined(
     accepted: Sequence[Update],
     start: Tensors,
     aggregation: Aggregation,
     trust: RoundTrust,
     round_number: int,
+    *,
+    mixed: Callable[[Sequence[Update]], Sequence[Update]] = list,
 ) -> tuple[Tensors, AggregationError | None]:
+    """Return the next adapter, and its distance from exact where trust left single updates.
+
+    Args:
+        accepted: Updates that passed the checks, in the form of `start`; at least one.
+        start: What all of them began from.
+        aggregation: The job's.
+        trust: The job's.
+        round_number: The round that ends.
+        mixed: What is averaged in place of the updates that trust leaves.
+
+    Raises:
+        CohortError: If there are fewer updates than a robust rule needs.
+    """
     # Completed again: what trust adds to entries that clients do not send must not count.
-    believed = [
-        aggregation.completed(update, start) for update in trust.believed(accepted, start=start)
-    ]
+    believed = mixed(
+        [
+            aggregation.completed(update, start)
+            for update in trust.believed(accepted, start=start, round_number=round_number)
+        ]
+    )
     tensors, error = aggregation.combine(believed, like=start, round_number=round_number)
     if trust.makes_the_mean:
         logger.info("updates aggregated round=%d updates=%d", round_number, len(accepted))
@@ -261,20 +345,47 @@ def report_refusals(refused: Sequence[Refusal], *, round_number: int) -> None:
         )
 
 
-def judge(clients: Clients, tensors: Tensors) -> tuple[Evaluation, ...]:
-    """Return every client's held-out loss.
+def report_held_out(held_out: HeldOut, *, completed_rounds: int) -> None:
+    """Log how the adapter of so many rounds was judged, and each number that is not believed."""
+    for client, reason in held_out.refused.items():
+        logger.warning(
+            "held-out loss refused completed_rounds=%d client=%s reason=%r",
+            completed_rounds,
+            client,
+            reason,
+        )
+    if held_out.mean is not None:
+        logger.info(
+            "adapter judged completed_rounds=%d clients=%d held_out_mean=%.4f worst=%s "
+            "worst_change=%+.4f",
+            completed_rounds,
+            len(held_out.loss),
+            held_out.mean,
+            held_out.worst,
+            0.0 if held_out.worst_change is None else held_out.worst_change,
+        )
+
+
+def judge(clients: Judges, tensors: Tensors | None) -> Judgement:
+    """Return every client's held-out loss, without those that are not believed.
+
+    Args:
+        clients: Who judges.
+        tensors: The adapter; None judges the base model.
 
     Raises:
-        RoundError: If a loss is not finite.
+        RoundError: If none is believed.
     """
-    evaluations = tuple(clients.evaluate(tensors))
-    for evaluation in evaluations:
-        if not math.isfinite(evaluation.loss):
-            raise RoundError(
-                f"held-out loss of client {evaluation.client!r} is {evaluation.loss}; "
-                f"check the base model, or {_ANEW}"
-            )
-    return evaluations
+    judgement = clients.evaluate(tensors)
+    believed, refused = sifted(judgement.evaluations)
+    if not believed:
+        reasons = "; ".join(f"client {client!r} {reason}" for client, reason in refused.items())
+        raise RoundError(
+            f"no held-out loss is believed ({reasons}); check the base model, or {_ANEW}"
+        )
+    for client, reason in refused.items():
+        logger.warning("judgement refused client=%s reason=%r", client, reason)
+    return replace(judgement, evaluations=believed)
 
 
 def _nothing_usable(round_number: int, refused: Sequence[Refusal]) -> str:

@@ -1,28 +1,43 @@
 """A run on disk: the resolved job, the checkpoint, one metrics line a round, the adapter."""
 
-import fcntl
 import json
+import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from finetune.adapters import read_adapter
 from finetune.config import JobConfig
 from finetune.errors import RunFolderError
+from finetune.history import METRICS_FILE, RoundLine, read_history
+from finetune.private_file import write_privately
 from finetune.rounds import FederationState, RoundRecord
+from finetune.run_lock import LOCK_FILE, asked_token, begin_requests, lock_alone
+from finetune.scheduled_rounds import memory as schedule_memory
+from finetune.scheduled_rounds.memory import ScheduleHeader
 from finetune.sparsity.memory import MemoryHeader, from_parts, to_parts
+from finetune.traffic import Totals
 from finetune.updates import Evaluation, Refusal, Tensors
 from planner.config import StrictModel
 from planner.documents import read_document, write_atomically
 
+logger = logging.getLogger(__name__)
+
+_DECIDE_NOTHING = ("output", "deployment", "judge_every")
+"""Keys of a job that may change within a run: it may be moved, met elsewhere, and watched."""
+
 _MEMORY = "memory/"
-"""Begins the names of arrays that are no tensors of the adapter."""
+_SCHEDULE = "schedule/"
+"""Begin the names of arrays that are no tensors of the adapter."""
 
 
 class CheckpointHeader(StrictModel):
@@ -42,6 +57,10 @@ class CheckpointHeader(StrictModel):
     """What the ends of a sparse job remember; its arrays stand beside the adapter's."""
     refusals: tuple[tuple[str, str, int, int], ...] = ()
     """Client, reason, bytes and node of the updates that the last round refused."""
+    totals: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Bytes so far: `traffic.Totals`."""
+    schedule: ScheduleHeader | None = None
+    """What a scheduled job remembers; its arrays stand beside the adapter's."""
 
 
 class RunFolder:
@@ -51,10 +70,20 @@ class RunFolder:
         """Name the folder; nothing is touched yet."""
         self.folder = folder
         self.adapter = folder / "adapter"
-        self._lock = folder / ".lock"
+        self._adapters = folder / "adapters"
+        self._lock = folder / LOCK_FILE
         self._job = folder / "job.json"
         self._checkpoint = folder / "checkpoint.safetensors"
-        self._metrics = folder / "metrics.jsonl"
+        self._metrics = folder / METRICS_FILE
+        self._token: str | None = None
+
+    def adapter_of(self, name: str) -> Path:
+        """Return the folder of an adapter by its name; that of a job's only one is ""."""
+        return self._adapters / name if name else self.adapter
+
+    def is_finished(self, job: JobConfig) -> bool:
+        """Return whether all of the job's adapters are written."""
+        return all(self.adapter_of(name).exists() for name in job.adapter_names)
 
     def check(self, job: JobConfig) -> None:
         """Check that the folder is free, or holds a run of this same job.
@@ -104,11 +133,55 @@ class RunFolder:
         lock = self._take_lock()
         try:
             self._check_content(job)
+            self._token = begin_requests(self.folder, lock)
+            self._remove_leftovers(job)
             if not self._job.exists():
                 write_atomically(self._job, job.model_dump_json(indent=2) + "\n")
+            if job.adapters:
+                self._adapters.mkdir(exist_ok=True)
             yield
         finally:
+            self._token = None
             os.close(lock)
+
+    def history(self) -> list[RoundLine]:
+        """Return the rounds in `metrics.jsonl`; after `load`, those of the state that it returned.
+
+        Raises:
+            RunFolderError: If a line is malformed.
+        """
+        return read_history(self.folder)
+
+    def set_adapters_aside(self, job: JobConfig) -> None:
+        """Rename the adapters of a run that was stopped and now goes on, if there are any.
+
+        Raises:
+            FinetuneError: If it is damaged, or its new name is taken.
+        """
+        for adapter in map(self.adapter_of, job.adapter_names):
+            if not adapter.exists() or (rounds := read_adapter(adapter).rounds) >= job.rounds:
+                continue
+            aside = adapter.with_name(f"{adapter.name}-after-{rounds}-rounds")
+            if aside.exists():
+                if read_adapter(aside).adapter_sha256 != read_adapter(adapter).adapter_sha256:
+                    raise RunFolderError(
+                        aside, "is in the way of the adapter so far; move it elsewhere"
+                    )
+                shutil.rmtree(aside)  # an adapter that has gained no version since
+            adapter.rename(aside)
+            logger.info("adapter set aside folder=%s", aside)
+
+    def is_stop_asked(self) -> bool:
+        """Return whether the run of this process has been asked to stop after its round."""
+        return self._token is not None and asked_token(self.folder) == self._token
+
+    def _remove_leftovers(self, job: JobConfig) -> None:
+        """Remove what killed processes had not renamed yet; nobody else has the lock."""
+        adapters = [self.adapter_of(name) for name in job.adapter_names]
+        for written in (self._job, self._checkpoint, self._metrics, *adapters):
+            for path in written.parent.glob(f".{written.name}.*"):
+                logger.info("leftover removed path=%s", path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _take_lock(self) -> int:
         """Return the descriptor that holds the lock; it ends with the process at the latest."""
@@ -119,7 +192,7 @@ class RunFolder:
                 self.folder, f"cannot be written ({error.strerror}); choose another with --output"
             ) from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_alone(lock)
         except OSError as error:
             os.close(lock)
             if not isinstance(error, BlockingIOError):
@@ -142,9 +215,13 @@ class RunFolder:
             with safe_open(self._checkpoint, framework="numpy") as file:
                 header = CheckpointHeader.model_validate_json((file.metadata() or {})["header"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            tensors, remembered = _split(arrays)
+            rest, remembered = _split(arrays, _MEMORY)
+            tensors, scheduled = _split(rest, _SCHEDULE)
             memory = None if header.memory is None else from_parts(header.memory, remembered)
-        except (SafetensorError, KeyError, ValidationError, OSError) as error:
+            schedule = None
+            if header.schedule is not None:
+                schedule = schedule_memory.from_parts(header.schedule, scheduled)
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise RunFolderError(
                 self.folder, f"the checkpoint is damaged ({type(error).__name__}); start a new run"
             ) from None
@@ -160,11 +237,16 @@ class RunFolder:
             num_refused=header.num_refused,
             memory=memory,
             refusals=tuple(Refusal(*values) for values in header.refusals),
+            totals=Totals(*header.totals),
+            schedule=schedule,
         )
 
     def save(self, state: FederationState, *, base_weights_sha256: str) -> None:
         """Replace the checkpoint by `state`."""
         memory, remembered = (None, {}) if state.memory is None else to_parts(state.memory)
+        schedule, scheduled = None, dict[str, NDArray[np.float32]]()
+        if state.schedule is not None:
+            schedule, scheduled = schedule_memory.to_parts(state.schedule)
         header = CheckpointHeader(
             completed_rounds=state.completed_rounds,
             num_refused=state.num_refused,
@@ -174,10 +256,14 @@ class RunFolder:
             ),
             memory=memory,
             refusals=tuple(astuple(refusal) for refusal in state.refusals),
+            totals=astuple(state.totals),
+            schedule=schedule,
         )
         arrays = dict(state.tensors) | {_MEMORY + name: a for name, a in remembered.items()}
+        arrays |= {_SCHEDULE + name: a for name, a in scheduled.items()}
         data = save(arrays, metadata={"header": header.model_dump_json()})
-        write_atomically(self._checkpoint, data)
+        # What clients did not send yet is made of their text: nobody else reads it.
+        write_privately(self._checkpoint, data)
 
     def append_metrics(self, record: RoundRecord) -> None:
         """Add one line; to be called before the round is saved, see `load`.
@@ -200,19 +286,16 @@ class RunFolder:
             write_atomically(self._metrics, "".join(f"{line}\n" for line in lines))
 
 
-def _split(arrays: Tensors) -> tuple[Tensors, Tensors]:
-    """Return the adapter's tensors, and the arrays of a sparse job's memory."""
-    tensors = {name: a for name, a in arrays.items() if not name.startswith(_MEMORY)}
-    remembered = {
-        name.removeprefix(_MEMORY): a for name, a in arrays.items() if name.startswith(_MEMORY)
-    }
-    return tensors, remembered
+def _split(arrays: Tensors, prefix: str) -> tuple[Tensors, Tensors]:
+    """Return the arrays whose names do not begin with a prefix, and the others without it."""
+    own = {name: a for name, a in arrays.items() if not name.startswith(prefix)}
+    others = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+    return own, others
 
 
 def _differences(earlier: JobConfig, job: JobConfig) -> list[str]:
     return [
         name
         for name in JobConfig.model_fields
-        # A run may be moved, and its clients met elsewhere; neither decides anything.
-        if name not in ("output", "deployment") and getattr(earlier, name) != getattr(job, name)
+        if name not in _DECIDE_NOTHING and getattr(earlier, name) != getattr(job, name)
     ]

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from finetune.adapters import digest, write_adapter
 from finetune.errors import AdapterFolderError
-from finetune.factors import Factors, Scaling, paired, unpaired
+from finetune.factors import Factors, Scaling, paired
 from finetune.low_rank import difference_norm, frobenius_norm
-from finetune.peft_folder import PeftFolder, config_of, file_bytes, read_peft_folder, rounded
+from finetune.peft_folder import PeftFolder, config_of, file_bytes, read_peft_folder
 from finetune.rank_choice import Choice, within_bytes
 from finetune.squeeze import flattened, squeeze
 
@@ -77,7 +77,7 @@ def squeeze_folder(
         config, scaling = config_of(result, source.config)
     except ValueError as error:
         raise AdapterFolderError(folder, str(error)) from None
-    tensors = rounded(unpaired(result), source.dtypes)
+    tensors = source.as_saved(result)
     weights = file_bytes(tensors)
     manifest = source.manifest and source.manifest.model_copy(
         update={
@@ -85,6 +85,7 @@ def squeeze_folder(
             "rank": scaling.rank,
             "alpha": scaling.alpha,
             "squeezed_from": source.manifest.adapter_sha256,
+            "clients": (),  # nobody judged this one
         }
     )
     write_adapter(output, config=config, weights=weights, manifest=manifest)
@@ -93,8 +94,7 @@ def squeeze_folder(
 
 def _file_within(source: PeftFolder, most_bytes: int, *, is_uniform: bool) -> Choice:
     """Return the choice that keeps the weights' file within `most_bytes`, header included."""
-    tensors = rounded(unpaired(source.adapter), source.dtypes)
-    others = source.adapter.others
+    tensors, others = source.as_saved(source.adapter), source.others
     factors_bytes = sum(_length(t) for name, t in tensors.items() if name not in others)
     return within_bytes(
         most_bytes,

@@ -27,6 +27,7 @@ class Update:
         version: Number of the adapter it declares to have started from, if it does.
         node_id: Where it can be told of a refusal.
         is_sum: Whether it is the mean of clients that the server saw no single update of.
+        held_out: How it judged the adapter it was sent, if it did; of a sum, each of its clients.
     """
 
     client: str
@@ -38,6 +39,7 @@ class Update:
     version: int | None = None
     node_id: int = 0
     is_sum: bool = False
+    held_out: tuple["Evaluation", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from finetune.scheduling.carry_out import carry_out
 from finetune.scheduling.decisions import (
     Aggregation,
     Arm,
     Assignment,
     Client,
     Decision,
+    Disarm,
     Discard,
 )
 from finetune.scheduling.scheduler import Scheduler
@@ -88,6 +90,42 @@ class Presence:
     leaves_at_seconds: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ClockState:
+    """A clock between two events, as a value.
+
+    Attributes:
+        now_seconds: Virtual time.
+        queue: A heap of time, kind, number and client.
+        results: Of assignments that were not merged or discarded yet, by number.
+        joining: Names of clients to come, by time.
+        num_events: Told so far.
+        num_aggregations: Versions made so far.
+        discards: How often each reason was given.
+        download_bytes: So far.
+        upload_bytes: So far.
+    """
+
+    now_seconds: float
+    queue: tuple[tuple[float, int, int, str], ...]
+    results: Mapping[int, LocalResult]
+    joining: Mapping[float, tuple[str, ...]]
+    num_events: int
+    num_aggregations: int
+    discards: Mapping[str, int]
+    download_bytes: int
+    upload_bytes: int
+
+
+Merge = Callable[[Tensors, Aggregation, Sequence[Tensors]], Tensors]
+"""Makes the next version of the current tensors and the contributions' changes, in their order."""
+
+
+def weighted_sum(tensors: Tensors, aggregation: Aggregation, changes: Sequence[Tensors]) -> Tensors:
+    """Return the tensors plus the changes by the scheduler's weights."""
+    return apply_changes(tensors, changes, [one.weight for one in aggregation.contributions])
+
+
 class VirtualClock:
     """Feeds a scheduler with events and carries its decisions out.
 
@@ -95,6 +133,7 @@ class VirtualClock:
         now_seconds: Virtual time.
         scheduler: May be replaced by its equal between events, as a resumed run does.
         adapters: Current tensors by adapter.
+        results: Of assignments that were not merged or discarded yet, by number.
         num_events: Events told so far.
         num_aggregations: Versions made so far, of all adapters.
         discards: How often each reason was given.
@@ -110,6 +149,7 @@ class VirtualClock:
         adapters: Mapping[str, Tensors],
         *,
         presences: Sequence[Presence] = (),
+        merge: Merge = weighted_sum,
     ) -> None:
         """Set the clock to 0, before any event.
 
@@ -119,6 +159,10 @@ class VirtualClock:
             clients: All that ever take part.
             adapters: First tensors by adapter; a single one's name is "".
             presences: Of clients that are not there from 0 to the end.
+            merge: Makes the next version.
+
+        Raises:
+            ValueError: If a presence names no client.
         """
         self.now_seconds = 0.0
         self.scheduler = scheduler
@@ -129,11 +173,15 @@ class VirtualClock:
         self.download_bytes = 0
         self.upload_bytes = 0
         self._work = work
+        self._merge = merge
         self._clients = {machine.client.name: machine for machine in clients}
-        self._results: dict[int, LocalResult] = {}
+        self.results: dict[int, LocalResult] = {}
         self._joining: dict[float, list[Client]] = {}
         self._queue: list[tuple[float, int, int, str]] = []
         special = {presence.client: presence for presence in presences}
+        if unknown := sorted(special.keys() - self._clients.keys()):
+            known = ", ".join(sorted(self._clients))
+            raise ValueError(f"presences: no client is named {unknown[0]!r}; there are {known}")
         for name, machine in self._clients.items():
             presence = special.get(name, Presence(name))
             self._joining.setdefault(presence.joins_at_seconds, []).append(machine.client)
@@ -165,36 +213,81 @@ class VirtualClock:
 
     def carry_out(self, decisions: Sequence[Decision]) -> None:
         """Do what the scheduler decided, in order; assignments in a row train together."""
-        together: list[Assignment] = []
-        for decision in decisions:
-            if isinstance(decision, Assignment):
-                together.append(decision)
-            elif isinstance(decision, Aggregation):
-                self._assign(together)
-                together = []
-                self._aggregate(decision)
-            elif isinstance(decision, Arm):
-                heapq.heappush(self._queue, (decision.at_seconds, DEADLINE, decision.number, ""))
-            elif isinstance(decision, Discard):
-                self._results.pop(decision.number, None)
-                self.discards[decision.reason] += 1
-                logger.debug("discarded number=%d reason=%r", decision.number, decision.reason)
-        self._assign(together)
+        carry_out(decisions, self)
+
+    def arm(self, arm: Arm) -> None:
+        """Put a deadline among the events."""
+        heapq.heappush(self._queue, (arm.at_seconds, DEADLINE, arm.number, ""))
+
+    def disarm(self, disarm: Disarm) -> None:
+        """Leave the event: the scheduler passes over a deadline that was called off."""
+
+    def discard(self, discard: Discard) -> None:
+        """Forget a result, and count it by the reason."""
+        self.results.pop(discard.number, None)
+        self.discards[discard.reason] += 1
+        logger.debug("discarded number=%d reason=%r", discard.number, discard.reason)
+
+    @property
+    def state(self) -> ClockState:
+        """What is to come, and the counts so far."""
+        return ClockState(
+            now_seconds=self.now_seconds,
+            queue=tuple(self._queue),
+            results=dict(self.results),
+            joining={at: tuple(one.name for one in them) for at, them in self._joining.items()},
+            num_events=self.num_events,
+            num_aggregations=self.num_aggregations,
+            discards=dict(self.discards),
+            download_bytes=self.download_bytes,
+            upload_bytes=self.upload_bytes,
+        )
+
+    def restore(self, state: ClockState) -> None:
+        """Go on from a state; scheduler and adapters are restored beside it."""
+        self.now_seconds = state.now_seconds
+        self._queue = list(state.queue)
+        self.results = dict(state.results)
+        self._joining = {
+            at: [self._clients[name].client for name in names]
+            for at, names in state.joining.items()
+        }
+        self.num_events = state.num_events
+        self.num_aggregations = state.num_aggregations
+        self.discards = Counter(state.discards)
+        self.download_bytes, self.upload_bytes = state.download_bytes, state.upload_bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing will happen any more."""
+        return not self._queue
+
+    def answered(self, number: int) -> list[Decision]:
+        """Tell the scheduler that a result is here now, and return what it decides."""
+        result = self.results[number]
+        self.upload_bytes += result.upload_bytes
+        loss = result.loss if result.is_usable else None
+        assignment = self.scheduler.ledger.outstanding.get(number)
+        return self.scheduler.arrive(
+            number,
+            now=self.now_seconds,
+            usable=result.is_usable,
+            loss=loss,
+            trained_seconds=None if assignment is None else self._trained_seconds(assignment),
+        )
 
     def _tell(self, kind: int, number: int, name: str) -> list[Decision]:
         now = self.now_seconds
         if kind == ANSWER:
-            result = self._results[number]
-            self.upload_bytes += result.upload_bytes
-            loss = result.loss if result.is_usable else None
-            return self.scheduler.arrive(number, now=now, usable=result.is_usable, loss=loss)
+            return self.answered(number)
         if kind == LEAVE:
             return self.scheduler.leave(name, now=now)
         if kind == JOIN:
             return self.scheduler.join(self._joining.pop(now), now=now)
         return self.scheduler.deadline(number, now=now)
 
-    def _assign(self, assignments: Sequence[Assignment]) -> None:
+    def assign(self, assignments: Sequence[Assignment]) -> None:
+        """Let clients train from the current versions; each answer comes at its time."""
         by_adapter: dict[str, list[Assignment]] = {}
         for assignment in assignments:
             by_adapter.setdefault(assignment.adapter, []).append(assignment)
@@ -206,18 +299,21 @@ class VirtualClock:
     def _send(self, assignment: Assignment, result: LocalResult) -> None:
         machine = self._clients[assignment.client]
         self.download_bytes += result.download_bytes
-        self._results[assignment.number] = result
+        self.results[assignment.number] = result
         arrives = (
             self.now_seconds
             + result.download_bytes / machine.download_bytes_per_second
-            + assignment.steps * machine.seconds_per_step
+            + self._trained_seconds(assignment)
             + result.upload_bytes / machine.upload_bytes_per_second
         )
         heapq.heappush(self._queue, (arrives, ANSWER, assignment.number, ""))
 
-    def _aggregate(self, aggregation: Aggregation) -> None:
-        changes = [self._results.pop(one.number).change for one in aggregation.contributions]
-        weights = [one.weight for one in aggregation.contributions]
+    def _trained_seconds(self, assignment: Assignment) -> float:
+        return assignment.steps * self._clients[assignment.client].seconds_per_step
+
+    def aggregate(self, aggregation: Aggregation) -> None:
+        """Make the next version of the adapter of the contributions' changes."""
+        changes = [self.results.pop(one.number).change for one in aggregation.contributions]
         tensors = self.adapters[aggregation.adapter]
-        self.adapters[aggregation.adapter] = apply_changes(tensors, changes, weights)
+        self.adapters[aggregation.adapter] = self._merge(tensors, aggregation, changes)
         self.num_aggregations += 1

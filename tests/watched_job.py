@@ -1,6 +1,7 @@
 """What tests of whole fine-tuning jobs look at: who watches, and what a run leaves."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ class Watcher:
         self.rounds.append(round_number)
         if len(self.rounds) == self.interrupt_after:
             raise KeyboardInterrupt
+
+    def round_done(self, history: Sequence[Any], *, num_rounds: int) -> None:
+        self.history = list(history)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

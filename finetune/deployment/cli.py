@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from finetune.config import JobConfig, Name
+from finetune.config import Name
 from finetune.errors import DeploymentError, FlowerError
+from finetune.job_file import read_job
+from finetune.run_plots import RunPlots
 from planner.console import configure_logging, output
-from planner.documents import read_document
 
 _JobFile = Annotated[
     Path, typer.Argument(metavar="JOB.yaml", help="The job, with a `deployment` block.")
@@ -83,11 +84,14 @@ def server_command(
     output_folder: Annotated[
         Path | None, typer.Option("--output", help="Run folder, in place of the job's `output`.")
     ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Train the other rounds of a run that was stopped.")
+    ] = False,
     insecure: _Insecure = False,
     verbose: _Verbose = False,
 ) -> None:
     """Serve the job in JOB.yaml to its clients; run it again to go on after an interruption."""
-    job = read_document(job_file, JobConfig)
+    job = read_job(job_file)
     folder = output_folder or job.output
     configure_logging(verbose=verbose)
     _quiet_flower(verbose)
@@ -96,24 +100,29 @@ def server_command(
         from finetune.deployment.server import run_server
     except ImportError as error:
         raise _other_flower(error) from None
-    from finetune.report import loss_table
+    from finetune.report import print_result
 
     _quiet_flower(verbose)
-    manifest = run_server(job, folder=folder, insecure=insecure)
-    console = output()
-    if manifest.clients:
-        console.print(loss_table(manifest))
-    console.print(f"adapter: {folder / 'adapter'}", soft_wrap=True)
+    manifest = run_server(job, folder=folder, insecure=insecure, goes_on=go_on)
+    RunPlots(folder).draw(manifest)
+    print_result(manifest, output(), adapter=folder / "adapter")
 
 
 def client_command(
     job_file: _JobFile,
     name: Annotated[str, typer.Option(help="Which of the job's clients this is.")],
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of what this client keeps between rounds of a sparse job; default: "
+            "motley/finetune/JOB in the user's state folder, ~/.local/state."
+        ),
+    ] = None,
     insecure: _Insecure = False,
     verbose: _Verbose = False,
 ) -> None:
-    """Take part in the job in JOB.yaml until stopped; only this client's text is read."""
-    job = read_document(job_file, JobConfig)
+    """Take part in the job in JOB.yaml until it is done; only this client's text is read."""
+    job = read_job(job_file)
     configure_logging(verbose=verbose)
     _quiet_flower(verbose)
     _end_in_order_on_sigterm()
@@ -122,7 +131,7 @@ def client_command(
     except ImportError as error:
         raise _other_flower(error) from None
     _quiet_flower(verbose)
-    run_client(job, name=name, insecure=insecure)
+    run_client(job, name=name, insecure=insecure, state=state)
 
 
 def render_command(
@@ -145,7 +154,7 @@ def render_command(
 
     folder = output_folder or Path("rendered", target.value)
     check_folder(folder, force=force)
-    job = read_document(job_file, JobConfig)
+    job = read_job(job_file)
     files = (
         render_systemd(job)
         if target is RenderTarget.SYSTEMD

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -40,18 +40,27 @@ class Daemon(AbstractContextManager["Daemon"]):
     main thread: the child ends with the thread that started it.
     """
 
-    def __init__(self, name: str, words: Sequence[str], variables: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        words: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        watch: Callable[[str], None] | None = None,
+    ) -> None:
         """Start the words.
 
         Args:
             name: What log lines call it, such as `SuperLink`.
             words: Program and arguments.
             variables: Its whole environment.
+            watch: Called with each line that it logs, in another thread.
 
         Raises:
             DeploymentError: If the program cannot be run.
         """
         self._name = name
+        self._watch = watch
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
         try:
             self._process = subprocess.Popen(
@@ -135,4 +144,6 @@ class Daemon(AbstractContextManager["Daemon"]):
             text = _ESCAPES.sub("", line).strip()
             self._lines.append(_LEVEL.sub("", text))
             logger.debug("%s: %s", self._name, text)
+            if self._watch is not None:
+                self._watch(text)
         self._process.stdout.close()

@@ -23,6 +23,7 @@ from finetune.deployment.certificates import (
     private_key_file,
 )
 from finetune.deployment.daemon import Daemon
+from finetune.deployment.refused_keys import RefusedKeys
 from finetune.errors import DeploymentError
 from planner.loopback import is_loopback
 
@@ -73,7 +74,7 @@ def check_deployment(
             "the job has no `deployment`; add one with address and certificates, see "
             "configs/finetune/deployed.yaml"
         )
-    obstacle = conflict(job.parts(is_deployed=True))
+    obstacle = conflict(job.parts(is_deployed=True, is_keyless=insecure))
     if obstacle is not None:
         raise DeploymentError(obstacle)
     for key, host in (("address", deployment.host), ("listen", deployment.bind_host)):
@@ -119,7 +120,10 @@ def start_superlink(
     secret = _write_secret(folder)
     words += [SECRET_OPTION, str(folder / "secret")]
     daemon = Daemon(
-        "SuperLink", [sys.executable, "-P", "-c", _SUPERLINK, *words], _variables(folder)
+        "SuperLink",
+        [sys.executable, "-P", "-c", _SUPERLINK, *words],
+        _variables(folder),
+        watch=RefusedKeys(),
     )
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(deployment.bind_host, deployment.bind_host)
     return daemon, Link(_joined(host, deployment.port), ca, secret)

@@ -6,10 +6,9 @@ with the next message.
 """
 
 import logging
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -17,14 +16,12 @@ from flwr.serverapp import Grid
 
 from finetune.declarations import with_reason
 from finetune.errors import FinetuneError, RoundError
-from finetune.flower import (
-    DenseExchange,
-    encode,
-    read_evaluation,
-    read_update,
-    serialised_bytes,
-)
+from finetune.flower import read_evaluation, read_update
+from finetune.flower_records import DenseExchange, Exchange, judge_record, serialised_bytes
+from finetune.held_out import Judgement, problem
+from finetune.patience import Patience
 from finetune.rounds import Replies
+from finetune.seeded import EVERYTHING_CROSSES, Seeded
 from finetune.traffic import Content
 from finetune.updates import Evaluation, Refusal, Tensors, Update, one_line
 
@@ -33,27 +30,15 @@ logger = logging.getLogger(__name__)
 BASE_KEY = "base-weights-sha256"
 """Key in a message's configuration: digest of the base model that the adapter is for."""
 
+END_KIND = "query.end"
+"""Type of the message that tells a client that the job is done."""
+
+NO_NODE = 0
+"""In a refusal of a client that cannot be told it, since it was not there."""
+
 _POLL_SECONDS = 0.5
-_DENSE = DenseExchange()
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long the server waits.
-
-    Attributes:
-        answer_seconds: For an answer; also how long a message lives.
-        connection_seconds: For clients that are not connected.
-        check: Called while it waits; raises what ends the job.
-        clock: Seconds that only grow.
-        sleep: Waits so many seconds.
-    """
-
-    answer_seconds: float
-    connection_seconds: float
-    check: Callable[[], None]
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
+_END_SECONDS = 15.0
+"""How long the server waits for clients to learn that the job is done."""
 
 
 class DeployedClients:
@@ -68,6 +53,8 @@ class DeployedClients:
         base_weights_sha256: str,
         patience: Patience,
         least_clients: int = 1,
+        exchange: Exchange | None = None,
+        seeded: Seeded = EVERYTHING_CROSSES,
     ) -> None:
         """Keep the grid.
 
@@ -79,7 +66,12 @@ class DeployedClients:
             base_weights_sha256: Digest of the base model that every client must have.
             patience: How long to wait.
             least_clients: Fewest whose updates can be aggregated.
+            exchange: How adapters travel to train, by default whole. It knows each client by a
+                number that a server started anew gives it again; without keys by its node.
+            seeded: What every client made of the adapter itself, and no message carries.
         """
+        self._exchange = exchange or DenseExchange(seeded)
+        self._seeded = seeded
         self._least_clients = least_clients
         self._grid = grid
         self._names = names
@@ -90,8 +82,15 @@ class DeployedClients:
         self._known: set[int] = set()
 
     def tell(self, refusals: Sequence[Refusal]) -> None:
-        """Put each reason into messages to its node until it answers; see `rounds.Clients`."""
-        self._untold.update({refusal.node_id: refusal.reason for refusal in refusals})
+        """Put each reason into messages to its client until it answers; see `rounds.Clients`.
+
+        A client is known by its name: its node has another number where the server started anew.
+        """
+        nodes = {name: node for node, name in (self._names or {}).items()}
+        for refusal in refusals:
+            if refusal.node_id != NO_NODE:
+                node = nodes.get(refusal.client, refusal.node_id)
+                self._untold[node] = refusal.reason
 
     def wait_for(self, num_clients: int) -> None:
         """Wait until so many clients are connected.
@@ -102,7 +101,7 @@ class DeployedClients:
         patience = self._patience
         deadline = patience.clock() + patience.connection_seconds
         while True:
-            connected = self._connected()
+            connected = self.connected()
             if len(connected) >= num_clients:
                 return
             if patience.clock() >= deadline:
@@ -124,29 +123,37 @@ class DeployedClients:
         updates: list[Update] = []
         refusals: list[Refusal] = []
         uploads: list[Content] = []
-        messages = self._messages("train", tensors, round_number=round_number)
+        exchange = self._exchange
+        numbers = {node: self._number(node) for node in self.connected()}
+        contents = exchange.downloads(tensors, numbers.values(), round_number=round_number)
+        messages = self._messages(
+            "train",
+            {node: contents[number] for node, number in numbers.items()},
+            round_number=round_number,
+        )
         for node, reply in self._answers(messages):
-            outcome = self._judged(node, reply)
+            outcome = self.judged(node, reply)
             if isinstance(outcome, Refusal):
                 refusals.append(outcome)
             else:
                 updates.append(outcome)
             if isinstance(reply, Message) and isinstance(outcome, Update):
-                uploads.append(_DENSE.content(reply.content))
+                uploads.append(exchange.content(reply.content, is_upload=True))
             logger.info(
                 "answer round=%d client=%s is_update=%s",
                 round_number,
                 outcome.client,
                 isinstance(outcome, Update),
             )
+        exchange.end_round()
         away = sorted(set(self._names or ()) - set(messages))
-        refusals += [Refusal(self._name(node), "is not connected", 0) for node in away]
+        refusals += [Refusal(self._name(node), "is not connected", 0, NO_NODE) for node in away]
         updates.sort(key=lambda update: self._order[update.client])
         sent_bytes = sum(serialised_bytes(message) for message in messages.values())
-        downloads = [_DENSE.content(message.content) for message in messages.values()]
+        downloads = [exchange.content(message.content) for message in messages.values()]
         return Replies.of(updates, refusals, sent_bytes, downloads=downloads, uploads=uploads)
 
-    def evaluate(self, tensors: Tensors) -> list[Evaluation]:
+    def evaluate(self, tensors: Tensors | None) -> Judgement:
         """Return the loss of `tensors` on the held-out text of every client that answers.
 
         Raises:
@@ -155,8 +162,11 @@ class DeployedClients:
         self.wait_for(1)
         evaluations: list[Evaluation] = []
         reasons: list[str] = []
-        messages = self._messages("evaluate", tensors, round_number=0)
+        record = judge_record(tensors, self._seeded)
+        messages = self._messages("evaluate", self._to_all(record), round_number=0)
+        upload_bytes = 0
         for node, reply in self._answers(messages):
+            upload_bytes += 0 if isinstance(reply, str) else serialised_bytes(reply)
             try:
                 evaluations.append(self._evaluation(node, reply))
             except (FinetuneError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -168,9 +178,29 @@ class DeployedClients:
                 f"no client could judge the adapter ({'; '.join(reasons)}); mend them and run the "
                 "job again"
             )
-        return sorted(evaluations, key=lambda evaluation: self._order[evaluation.client])
+        evaluations.sort(key=lambda evaluation: self._order[evaluation.client])
+        return Judgement(
+            tuple(evaluations),
+            download_bytes=sum(serialised_bytes(message) for message in messages.values()),
+            upload_bytes=upload_bytes,
+        )
 
-    def _connected(self) -> list[int]:
+    def end(self) -> None:
+        """Tell every connected client that the job is done, and wait a little until it knows.
+
+        What fails here is logged: the job is done.
+        """
+        content = RecordDict({"config": ConfigRecord()})
+        try:
+            messages = self._messages(END_KIND, self._to_all(content), round_number=0)
+            for node, reply in self._answers(messages, answer_seconds=_END_SECONDS):
+                if isinstance(reply, str) or reply.has_error():
+                    name = self._name(node)
+                    logger.warning("client may not know that the job is done client=%s", name)
+        except (httpx.HTTPError, FinetuneError) as error:
+            logger.warning("clients may not know that the job is done reason=%r", str(error))
+
+    def connected(self) -> list[int]:
         """Return the nodes that are there and may take part; log who came and who left."""
         nodes = self._grid.get_node_ids()
         connected = {node for node in nodes if self._names is None or node in self._names}
@@ -184,15 +214,23 @@ class DeployedClients:
     def _name(self, node: int) -> str:
         return f"node {node}" if self._names is None else self._names[node]
 
-    def _messages(self, kind: str, tensors: Tensors, *, round_number: int) -> dict[int, Message]:
-        """Return a message to each connected node, with what it has not been told yet."""
-        arrays = encode(tensors)
+    def _number(self, node: int) -> int:
+        return node if self._names is None else self._order[self._names[node]]
+
+    def _to_all(self, content: RecordDict) -> dict[int, RecordDict]:
+        return dict.fromkeys(self.connected(), content)
+
+    def _messages(
+        self, kind: str, contents: Mapping[int, RecordDict], *, round_number: int
+    ) -> dict[int, Message]:
+        """Return a message to each node, with what it has not been told yet."""
         messages = {}
-        for node in self._connected():
-            config = ConfigRecord({"round": round_number, BASE_KEY: self._base})
-            content = RecordDict({"arrays": arrays, "config": config})
+        for node, content in contents.items():
+            config = ConfigRecord(
+                {**content["config"], "round": round_number, BASE_KEY: self._base}
+            )
             messages[node] = Message(
-                with_reason(content, self._untold.get(node)),
+                with_reason(RecordDict({**content, "config": config}), self._untold.get(node)),
                 node,
                 kind,
                 ttl=self._patience.answer_seconds,
@@ -200,14 +238,17 @@ class DeployedClients:
             )
         return messages
 
-    def _answers(self, messages: Mapping[int, Message]) -> Iterator[tuple[int, Message | str]]:
+    def _answers(
+        self, messages: Mapping[int, Message], *, answer_seconds: float | None = None
+    ) -> Iterator[tuple[int, Message | str]]:
         """Send, and give each node's reply as it comes, or why there is none.
 
         Replies are asked for one by one, by the ids of our own messages: what a reply says of itself
         is its sender's claim, and one that Flower cannot read must not cost the others.
         """
         patience = self._patience
-        deadline = patience.clock() + patience.answer_seconds
+        answer_seconds = answer_seconds or patience.answer_seconds
+        deadline = patience.clock() + answer_seconds
         ids = self._grid.push_messages(list(messages.values()))
         # Flower gives no id for a message that the SuperLink did not take, and none at all for a
         # batch that is too large.
@@ -216,7 +257,7 @@ class DeployedClients:
         while pending and patience.clock() < deadline:
             patience.check()
             for message_id, node in list(pending.items()):
-                reply = self._pull(message_id)
+                reply = self.pull(message_id)
                 if reply is None:
                     continue
                 del pending[message_id]
@@ -225,9 +266,9 @@ class DeployedClients:
                 yield node, reply
             patience.sleep(_POLL_SECONDS)
         for node in [*silent, *pending.values()]:
-            yield node, f"gave no answer within {patience.answer_seconds:g} s"
+            yield node, f"gave no answer within {answer_seconds:g} s"
 
-    def _pull(self, message_id: str) -> Message | str | None:
+    def pull(self, message_id: str) -> Message | str | None:
         """Return the reply to one message, why it cannot be read, or None if none is there."""
         try:
             return next(iter(self._grid.pull_messages([message_id])), None)
@@ -237,13 +278,16 @@ class DeployedClients:
             logger.warning("reply cannot be read error=%s", type(error).__name__)
             return f"reply cannot be read ({type(error).__name__})"
 
-    def _judged(self, node: int, reply: Message | str) -> Update | Refusal:
+    def judged(self, node: int, reply: Message | str) -> Update | Refusal:
+        """Return a train reply as an update under its node's own name, or why it is none."""
         if isinstance(reply, str):
             return Refusal(self._name(node), reply, 0, node)
-        outcome: Update | Refusal = read_update(reply, _DENSE.update)
+        outcome: Update | Refusal = read_update(
+            reply, partial(self._exchange.update, self._number(node))
+        )
         if isinstance(outcome, Refusal):
             return replace(outcome, client=self._name(node), node_id=node)
-        problem = self._false_name(node, outcome.client)
+        problem = self.false_name(node, outcome.client)
         if problem is None:
             return replace(outcome, node_id=node)
         name = outcome.client if self._names is None else self._names[node]
@@ -253,14 +297,16 @@ class DeployedClients:
         if isinstance(reply, str):
             raise RoundError(reply)
         evaluation = read_evaluation(reply)
-        false_name = self._false_name(node, evaluation.client)
+        false_name = self.false_name(node, evaluation.client)
         if false_name is not None:
             raise RoundError(false_name)
-        if not math.isfinite(evaluation.loss) or evaluation.num_tokens < 1:
-            raise RoundError(f"loss {evaluation.loss} over {evaluation.num_tokens} tokens")
+        reason = problem(evaluation)
+        if reason is not None:
+            raise RoundError(reason)
         return evaluation
 
-    def _false_name(self, node: int, name: str) -> str | None:
+    def false_name(self, node: int, name: str) -> str | None:
+        """Return why a node may not bear a name, or None if it may."""
         if name not in self._order:
             return f"calls itself {name!r}, which is no client of the job"
         if self._names is None or self._names[node] == name:

@@ -13,17 +13,25 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from finetune.adapters import Manifest, read_adapter
-from finetune.config import JobConfig
+from finetune.config import DeploymentConfig, JobConfig
 from finetune.deployment.certificates import public_key_file
 from finetune.deployment.daemon import Daemon
 from finetune.deployment.flower_processes import Link, check_deployment, start_superlink
 from finetune.deployment.flower_run import register_node, started_run
 from finetune.deployment.flower_runtime import is_up
-from finetune.deployment.grid_clients import DeployedClients, Patience
+from finetune.deployment.grid_clients import DeployedClients
+from finetune.deployment.grid_workers import reach_of
 from finetune.deployment.observer import LogObserver
 from finetune.errors import DeploymentError
-from finetune.job import load, serve
+from finetune.federation import load, seeded_of
+from finetune.flower_records import DenseExchange, Exchange
+from finetune.flower_sparse import SparseExchange
+from finetune.job import ended_run, serve
+from finetune.patience import Patience
 from finetune.run_folder import RunFolder
+from finetune.run_plots import RunPlots
+from finetune.seeded import Seeded
+from finetune.sparsity.ends import ServerEnd
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +39,14 @@ _START_SECONDS = 120.0
 _POLL_SECONDS = 0.2
 
 
-def run_server(job: JobConfig, *, folder: Path, insecure: bool) -> Manifest:
+def run_server(job: JobConfig, *, folder: Path, insecure: bool, goes_on: bool = False) -> Manifest:
     """Run a job with clients on other machines, going on where an interrupted run of it stopped.
 
     Args:
         job: What to do, with a `deployment`; its `output` and its clients' data are not looked at.
         folder: The run folder.
         insecure: Without TLS and keys; on loopback only.
+        goes_on: Train the other rounds of a run that was asked to stop.
 
     Returns:
         The manifest of the adapter in `folder / "adapter"`.
@@ -48,9 +57,8 @@ def run_server(job: JobConfig, *, folder: Path, insecure: bool) -> Manifest:
     deployment = check_deployment(job, insecure=insecure)
     run = RunFolder(folder)
     run.check(job)
-    if run.adapter.exists():
-        logger.info("run is finished folder=%s", folder)
-        return read_adapter(run.adapter)
+    if (ended := ended_run(run, job, goes_on=goes_on)) is not None:
+        return ended
     keys = (
         {}
         if insecure
@@ -59,9 +67,12 @@ def run_server(job: JobConfig, *, folder: Path, insecure: bool) -> Manifest:
             for client in job.clients
         }
     )
-    observer = LogObserver()
+    observer = LogObserver(RunPlots(folder))
     _, _, start = load(job, observer)
+    seeded = seeded_of(job, start.first_tensors)
+    end = None if job.sparsity is None else ServerEnd(start.first_tensors, job.sparsity, seeded)
     with run.started(job), tempfile.TemporaryDirectory(prefix="motley-") as scratch:
+        run.set_adapters_aside(job)
         daemon, link = start_superlink(deployment, folder=Path(scratch), insecure=insecure)
         with daemon, _superlink_errors(daemon):
             _wait_until_up(daemon, link)
@@ -70,22 +81,43 @@ def run_server(job: JobConfig, *, folder: Path, insecure: bool) -> Manifest:
                 register_node(link, name=name, public_key=key): name for name, key in keys.items()
             }
             with started_run(link) as grid:
+                patience = _patience(deployment, daemon)
                 clients = DeployedClients(
                     grid,
                     None if insecure else names,
                     clients=[client.name for client in job.clients],
                     base_weights_sha256=start.base_weights_sha256,
                     least_clients=job.trust.least_clients,
-                    patience=Patience(
-                        answer_seconds=deployment.answer_seconds,
-                        connection_seconds=deployment.wait_seconds,
-                        check=daemon.check,
-                    ),
+                    exchange=exchange_of(job, end, seeded, insecure=insecure),
+                    seeded=seeded,
+                    patience=patience,
                 )
+                ranks = {node: job.client_ranks[name] for node, name in names.items()}
+                reach = reach_of(grid, clients, start.base_weights_sha256, patience, seeded, ranks)
                 observer.phase("waiting for clients")
                 clients.wait_for(deployment.min_clients or len(job.clients))
-                serve(clients, start, job, run, observer)
-    return read_adapter(run.adapter)
+                serve(clients, start, job, run, observer, end, reach)
+                clients.end()
+    return read_adapter(run.adapter_of(job.adapter_names[0]))
+
+
+def exchange_of(
+    job: JobConfig, end: ServerEnd | None, seeded: Seeded, *, insecure: bool
+) -> Exchange:
+    """Return how adapters travel; without keys nobody knows which client trains fewer components."""
+    if end is not None:
+        return SparseExchange(end.server)
+    ranks = enumerate(job.client_ranks[client.name] for client in job.clients)
+    return DenseExchange(seeded, None if insecure else dict(ranks))
+
+
+def _patience(deployment: DeploymentConfig, daemon: Daemon) -> Patience:
+    """Return how long a job waits for its clients, as long as the SuperLink lives."""
+    return Patience(
+        answer_seconds=deployment.answer_seconds,
+        connection_seconds=deployment.wait_seconds,
+        check=daemon.check,
+    )
 
 
 def read_public_key(path: Path) -> bytes:

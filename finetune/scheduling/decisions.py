@@ -1,6 +1,7 @@
 """What a scheduler is told about clients, and what it answers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,10 +11,17 @@ class Client:
     Attributes:
         name: Unique among those present.
         num_examples: Training sequences it holds, at least 1; its weight among the others.
+        adapter_examples: The same for each adapter, where several are trained; one that is not named
+            has `num_examples`.
     """
 
     name: str
     num_examples: int
+    adapter_examples: Mapping[str, int] = field(default_factory=dict)
+
+    def examples_of(self, adapter: str) -> int:
+        """Return the training sequences it holds for an adapter."""
+        return self.adapter_examples.get(adapter, self.num_examples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class Assignment:
         version: Version of the adapter to start from; 0 is the untrained one.
         steps: Local optimiser steps.
         issued_at_seconds: Time of the decision.
-        num_examples: The client's examples.
+        num_examples: The client's examples for the adapter.
     """
 
     number: int

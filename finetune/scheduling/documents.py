@@ -12,7 +12,7 @@ from finetune.scheduling.fedcompass import FedCompass, FedCompassSettings
 from finetune.scheduling.scheduler import Scheduler
 from finetune.scheduling.synchronous import Synchronous, SynchronousSettings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the document's form."""
 
 AnySettings = SynchronousSettings | FedCompassSettings | FedBuffSettings | FedAstSettings

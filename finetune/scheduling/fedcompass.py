@@ -35,21 +35,25 @@ class FedCompassSettings(StrictModel):
     least_steps: int = Field(gt=0)
     """Fewest local steps of an assignment."""
     most_steps: int = Field(gt=0)
-    """Most local steps, and those of the first assignment."""
+    """Most local steps."""
+    first_steps: int | None = Field(default=None, gt=0)
+    """Steps of a client's first assignment, which tells its speed; null: `least_steps`. The paper
+    takes `most_steps`, and slow clients have no say until they have taken them."""
     speed_momentum: float = Field(default=0.9, gt=0, le=1)
     """Weight of the newest answer in a client's speed."""
     fastest_seconds_per_step: float = Field(default=FASTEST_SECONDS_PER_STEP, gt=0)
     """No client is believed to be faster."""
     latest_factor: float = Field(default=1.5, ge=1)
     """A group's latest time over its expected time, both from its opening."""
-    server_rate: float = Field(default=0.9, gt=0)
-    """Factor of every change."""
+    server_rate: float = Field(default=1.0, gt=0)
+    """Factor of every change; 0.9 in the paper's example."""
     staleness: Staleness = Polynomial()
     """How much less an old update counts; must fall with every version."""
-    is_step_normalised: bool = False
-    """Whether each change is scaled to the mean steps of those merged with it. Without, clients that
-    are fast and so take more steps also pull harder; the paper leaves it so. Scaling by steps is
-    FedNova's (Wang et al. 2020, arXiv 2007.07481)."""
+    step_exponent: float = Field(default=0.5, ge=0, le=1)
+    """How far each change is scaled to the mean steps of those merged with it: by the ratio to this
+    power. At 0, as in the paper, clients that are fast and so take more steps also pull harder; 1 is
+    FedNova's scaling (Wang et al. 2020, arXiv 2007.07481), which also scales the noise of few steps
+    up."""
     idle_limit_seconds: float = Field(default=3600.0, gt=0)
     """Longest time a late update waits for a group to be merged with."""
 
@@ -87,7 +91,8 @@ class FedCompass(Scheduler):
     idle_deadline: int | None = None
 
     def _joined(self, clients: Sequence[str]) -> list[Decision]:
-        return [self.ledger.issue(client, steps=self.settings.most_steps) for client in clients]
+        steps = self.settings.first_steps or self.settings.least_steps
+        return [self.ledger.issue(client, steps=steps) for client in clients]
 
     def _arrived(
         self, assignment: Assignment, *, usable: bool, loss: float | None
@@ -140,12 +145,17 @@ class FedCompass(Scheduler):
         return self._merge_with_late(received)
 
     def _place(self, client: str) -> list[Decision]:
-        """Assign a client of known speed to a group, opening one if none fits."""
+        """Assign a client of known speed to a group, opening one if none fits.
+
+        Steps begin and end within what its links leave of the time. A new group's steps are chosen
+        as if links took all clients equally long.
+        """
         now, speed = self.ledger.now_seconds, self.ledger.seconds_per_step[client]
         least, most = self.settings.least_steps, self.settings.most_steps
         live = self.groups.values()
+        overhead = self.ledger.overhead_seconds.get(client, 0.0)
         joined = group_to_join(
-            live, now=now, seconds_per_step=speed, least_steps=least, most_steps=most
+            live, now=now + overhead, seconds_per_step=speed, least_steps=least, most_steps=most
         )
         armed: list[Decision] = []
         if joined is not None:
@@ -155,10 +165,11 @@ class FedCompass(Scheduler):
             steps = steps_of_new_group(
                 live, now=now, seconds_per_step=speed, least_steps=least, most_steps=most
             )
-            arm = self.ledger.arm(now + steps * speed * self.settings.latest_factor)
+            seconds = overhead + steps * speed
+            arm = self.ledger.arm(now + seconds * self.settings.latest_factor)
             group = Group(
                 number=arm.number,
-                expected_at_seconds=now + steps * speed,
+                expected_at_seconds=now + seconds,
                 latest_at_seconds=arm.at_seconds,
                 fastest_seconds_per_step=speed,
             )
@@ -214,8 +225,7 @@ class FedCompass(Scheduler):
         return [self.ledger.merge(updates, weights)]
 
     def _step_factors(self, updates: Sequence[Assignment]) -> list[float]:
-        if not self.settings.is_step_normalised:
-            return [1.0] * len(updates)
+        exponent = self.settings.step_exponent
         examples = sum(update.num_examples for update in updates)
         mean = sum(update.steps * update.num_examples for update in updates) / examples
-        return [mean / update.steps for update in updates]
+        return [(mean / update.steps) ** exponent for update in updates]

@@ -30,7 +30,9 @@ class Ledger:
         outstanding: Assignments without an answer; a client has at most one.
         busy: Number of the outstanding assignment by client.
         armed: Time of each deadline to come.
-        seconds_per_step: Measured speed, links included; small is fast.
+        seconds_per_step: Measured speed; small is fast. Links are included where a client does not
+            say how long it trained.
+        overhead_seconds: What the latest answer took besides training, of clients that say so.
         num_discarded: Updates that counted in no aggregation.
         is_finished: Nothing is assigned or merged any more.
     """
@@ -44,6 +46,7 @@ class Ledger:
     busy: dict[str, int] = field(default_factory=dict)
     armed: dict[int, float] = field(default_factory=dict)
     seconds_per_step: dict[str, float] = field(default_factory=dict)
+    overhead_seconds: dict[str, float] = field(default_factory=dict)
     num_discarded: int = 0
     is_finished: bool = False
 
@@ -84,6 +87,7 @@ class Ledger:
             raise ValueError(f"client {client!r} is not present; only those that joined can leave")
         self.total_examples -= self.clients.pop(client).num_examples
         self.seconds_per_step.pop(client, None)
+        self.overhead_seconds.pop(client, None)
         number = self.busy.get(client)
         return None if number is None else self.collect(number)
 
@@ -101,7 +105,7 @@ class Ledger:
             version=self.version(adapter),
             steps=steps,
             issued_at_seconds=self.now_seconds,
-            num_examples=self.clients[client].num_examples,
+            num_examples=self.clients[client].examples_of(adapter),
         )
         self.outstanding[assignment.number] = assignment
         self.busy[client] = assignment.number
@@ -113,6 +117,14 @@ class Ledger:
         if assignment is not None:
             del self.busy[assignment.client]
         return assignment
+
+    def learn_overhead(self, assignment: Assignment, trained_seconds: float) -> None:
+        """Take note of what an answer that comes now took besides training: the links, above all.
+
+        A client that claims more time than passed is believed that it trained all the time.
+        """
+        elapsed = self.now_seconds - assignment.issued_at_seconds
+        self.overhead_seconds[assignment.client] = max(elapsed - max(trained_seconds, 0.0), 0.0)
 
     def measure(
         self,
@@ -129,7 +141,8 @@ class Ledger:
             floor: Seconds per step, above 0, below which no client is believed.
         """
         elapsed = self.now_seconds - assignment.issued_at_seconds
-        latest = max(elapsed / assignment.steps, floor)
+        trained = elapsed - self.overhead_seconds.get(assignment.client, 0.0)
+        latest = max(trained / assignment.steps, floor)
         earlier = self.seconds_per_step.get(assignment.client, latest)
         speed = (1 - momentum) * earlier + momentum * latest
         self.seconds_per_step[assignment.client] = speed

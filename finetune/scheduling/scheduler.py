@@ -38,7 +38,13 @@ class Scheduler(ABC):
         return self._joined([client.name for client in clients])
 
     def arrive(
-        self, number: int, *, now: float, usable: bool = True, loss: float | None = None
+        self,
+        number: int,
+        *,
+        now: float,
+        usable: bool = True,
+        loss: float | None = None,
+        trained_seconds: float | None = None,
     ) -> list[Decision]:
         """Take note that an assignment's answer is here.
 
@@ -47,6 +53,8 @@ class Scheduler(ABC):
             now: Seconds.
             usable: Whether the update passed the checks; if not, the client is free again.
             loss: Mean training loss it reports.
+            trained_seconds: Time the client says its steps took, so that links are not taken for a slow
+                machine; None takes all of the time since it was assigned.
 
         Raises:
             ValueError: If time runs backwards, or the loss of a usable update is not finite.
@@ -57,6 +65,8 @@ class Scheduler(ABC):
         assignment = self.ledger.collect(number)
         if assignment is None:
             return [self._discard(number, "no such assignment is out: answered, left or ended")]
+        if trained_seconds is not None:
+            self.ledger.learn_overhead(assignment, trained_seconds)
         refused = [] if usable else [self._discard(number, "refused by the checks")]
         return [*refused, *self._arrived(assignment, usable=usable, loss=loss)]
 

@@ -11,11 +11,16 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from finetune.errors import SecureSumError
-from finetune.flower import GridClients, read_update, serialised_bytes
+from finetune.factors import is_down
+from finetune.flower import GridClients, read_update
+from finetune.flower_records import serialised_bytes
+from finetune.flower_sparse import SparseExchange
 from finetune.rounds import Replies
 from finetune.secure_rounds.member import MESSAGE_KEY, SESSION_KEY, STAGES, WEIGHT_KEY
+from finetune.seeded import EVERYTHING_CROSSES, Seeded
+from finetune.sparsity.shared_mask import SharedMask
 from finetune.trust.checks import Checks
-from finetune.trust.combine import moved
+from finetune.trust.combine import capped, flatten, moved
 from finetune.trust.secure_sum.fixed_point import FixedPoint
 from finetune.trust.secure_sum.messages import SESSION_BYTES
 from finetune.trust.secure_sum.server import SecureSumServer
@@ -37,6 +42,9 @@ class SecureJob:
         checks: What each client must declare.
         noise: Makes the noise of so many entries that is added to a sum of unweighted changes;
             None without privacy, where changes are weighted by examples.
+        most_examples: Most that a client is believed to have; None for no limit.
+        mask: The entries that all clients send; None is all that they train.
+        is_down_frozen: Whether they train no A.
     """
 
     numbers: Mapping[str, int]
@@ -44,6 +52,25 @@ class SecureJob:
     grid: FixedPoint
     checks: Checks
     noise: Callable[[int], Vector] | None = None
+    most_examples: int | None = None
+    mask: SharedMask | None = None
+    is_down_frozen: bool = False
+
+    def num_entries(self, start: Tensors, *, round_number: int) -> int:
+        """Return how many entries each client's vector has."""
+        if self.mask is not None:
+            return self.mask.num_entries(start, round_number=round_number)
+        return sum(tensor.size for tensor in self._trained(start).values())
+
+    def moved(self, start: Tensors, step_N: Vector, *, round_number: int) -> Tensors:
+        """Return the adapter after a step of those entries."""
+        if self.mask is not None:
+            step_N = flatten(self.mask.spread(step_N, start, round_number=round_number))
+            return moved(start, step_N)
+        return {**start, **moved(self._trained(start), step_N)}
+
+    def _trained(self, start: Tensors) -> Tensors:
+        return {n: t for n, t in start.items() if not (self.is_down_frozen and is_down(n))}
 
 
 @dataclass(slots=True)
@@ -64,10 +91,18 @@ class _Round:
 class SecureClients(GridClients):
     """Clients whose updates come as a sum; see `rounds.Clients`."""
 
-    def __init__(self, grid: Grid, job: SecureJob) -> None:
-        """Keep the grid and what the job says."""
-        super().__init__(grid)
+    def __init__(
+        self,
+        grid: Grid,
+        job: SecureJob,
+        exchange: SparseExchange | None = None,
+        *,
+        seeded: Seeded = EVERYTHING_CROSSES,
+    ) -> None:
+        """Keep the grid, what the job says, and how adapters go down; see `GridClients`."""
+        super().__init__(grid, exchange, seeded=seeded)
         self._job = job
+        self._sparse = exchange
 
     def train(self, tensors: Tensors, *, round_number: int) -> Replies:
         """Let every client train from `tensors`; the one update is their weighted mean.
@@ -81,10 +116,13 @@ class SecureClients(GridClients):
             session=session,
             threshold=job.threshold,
             grid=job.grid,
-            num_entries=sum(tensor.size for tensor in tensors.values()),
+            num_entries=job.num_entries(tensors, round_number=round_number),
         )
         state = _Round(protocol)
-        contents = self._whole(tensors, round_number=round_number)
+        contents = self._exchange.downloads(
+            tensors, self._grid.get_node_ids(), round_number=round_number
+        )
+        downloads = [self._exchange.content(content) for content in contents.values()]
         messages = self._messages("train.keys", contents, round_number=round_number)
         for message in messages:
             message.content["config"][SESSION_KEY] = session
@@ -95,9 +133,12 @@ class SecureClients(GridClients):
             for reply in replies:
                 self._take(state, action, reply)
         protocol.advance()
+        self._exchange.end_round()
         update = self._mean(state, start=tensors, version=round_number)
         # The update's bytes are the round's, refused clients' included.
-        return Replies.of([update], state.refusals, state.download_bytes, downloads=[], uploads=[])
+        return Replies.of(
+            [update], state.refusals, state.download_bytes, downloads=downloads, uploads=[]
+        )
 
     def _sent(self, state: _Round, messages: list[Message]) -> list[Message]:
         state.download_bytes += sum(serialised_bytes(message) for message in messages)
@@ -112,6 +153,8 @@ class SecureClients(GridClients):
             # Its bytes are in the round's.
             state.refusals.append(Refusal(outcome.client, outcome.reason, 0, outcome.node_id))
             return
+        if self._sparse is not None:
+            self._sparse.answered(outcome.node_id)
         number = self._job.numbers.get(outcome.client)
         if number is None:
             state.refuse(outcome, "is no client of the job; give the name the job knows")
@@ -121,7 +164,7 @@ class SecureClients(GridClients):
         if reason is not None:
             state.refuse(outcome, reason)
         else:
-            state.members[number] = outcome
+            (state.members[number],) = capped([outcome], most_examples=self._job.most_examples)
 
     def _take(self, state: _Round, action: str, reply: Message) -> None:
         """Take a later reply; a client that fails is lost, to the sum if its values did not come."""
@@ -172,13 +215,14 @@ class SecureClients(GridClients):
         logger.info("secure sum round=%d clients=%s num=%d", version, names, len(names))
         return Update(
             client=f"secure sum of {len(members)}",
-            tensors=moved(start, step_N),
+            tensors=self._job.moved(start, step_N, round_number=version),
             num_examples=int(min(examples.sum(), MOST_EXAMPLES)),
             loss=float(np.average([member.loss for member in members], weights=examples)),
             sent_bytes=state.upload_bytes,
             identity=self._job.checks.identity,
             version=version,
             is_sum=True,
+            held_out=tuple(one for member in members for one in member.held_out),
         )
 
 

@@ -14,11 +14,17 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from finetune.errors import SecureSumError
-from finetune.flower import CLIENT_KEY, Trainer, decode, train_reply
+from finetune.flower import CLIENT_KEY, Trainer, train_reply
+from finetune.flower_records import received
+from finetune.flower_sparse import read_parcel
+from finetune.judged_training import JudgedTraining
+from finetune.seeded import EVERYTHING_CROSSES, Seeded
+from finetune.sparsity.client import SparseClients, Train
 from finetune.trust.clip import clip
 from finetune.trust.combine import flatten
 from finetune.trust.secure_sum.client import SecureSumClient
 from finetune.trust.secure_sum.fixed_point import FixedPoint
+from finetune.updates import Tensors
 
 SESSION_KEY, MESSAGE_KEY, WEIGHT_KEY = "session", "message", "weight"
 """Keys of a message's configuration: the session, the protocol's bytes, the client's weight."""
@@ -47,6 +53,17 @@ class Membership:
     signing: Ed25519PrivateKey
     directory: Mapping[int, bytes]
 
+    def begun(self, session: bytes) -> SecureSumClient:
+        """Return this client's side of a session."""
+        return SecureSumClient(
+            self.number,
+            session=session,
+            threshold=self.threshold,
+            grid=self.grid,
+            signing=self.signing,
+            directory=self.directory,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class _Session:
@@ -60,6 +77,10 @@ def add_secure_sum(
     app: ClientApp,
     trainer_of: Callable[[str], Trainer],
     membership_of: Callable[[str], Membership],
+    *,
+    judge_every: int = 0,
+    sparse: SparseClients | None = None,
+    seeded: Seeded = EVERYTHING_CROSSES,
 ) -> None:
     """Have `app` answer the messages of rounds with secure sums.
 
@@ -67,6 +88,9 @@ def add_secure_sum(
         app: Gets four actions of `train`.
         trainer_of: Finds the trainer by the client's name.
         membership_of: Finds what a client knows of the job's secure sums by its name.
+        judge_every: As of `make_client_app`; losses are told to the server in the clear.
+        sparse: Reads downloads and chooses the entries that all clients send, in a sparse job.
+        seeded: What the client made of the adapter itself, and messages leave out.
     """
     sessions: dict[str, _Session] = {}
 
@@ -74,24 +98,17 @@ def add_secure_sum(
         client = str(context.node_config[CLIENT_KEY])
         trainer, member = trainer_of(client), membership_of(client)
         config = message.content["config"]
-        start = decode(message.content["arrays"])
-        tensors, loss = trainer.train(start, round_number=int(config["round"]))
-        # What is frozen is not returned.
-        trained_N = flatten({name: tensors.get(name, start[name]) for name in start})
-        change_N = trained_N - flatten(start)
+        run = JudgedTraining(trainer, round_number=int(config["round"]), every=judge_every)
+        if sparse is None:
+            change_N, loss = _whole_change(received(message.content, seeded), run)
+        else:
+            change_N, loss = sparse.shared_change(client, read_parcel(message.content), run)
         if not np.isfinite(change_N).all():
             raise SecureSumError("training gave NaN or infinity; lower learning_rate")
         clipped_KN, _ = clip(change_N[None], most_norm=member.clip_norm)
-        protocol = SecureSumClient(
-            member.number,
-            session=bytes(config[SESSION_KEY]),
-            threshold=member.threshold,
-            grid=member.grid,
-            signing=member.signing,
-            directory=member.directory,
-        )
+        protocol = member.begun(bytes(config[SESSION_KEY]))
         sessions[client] = _Session(protocol, clipped_KN[0])
-        content = train_reply(client, trainer, loss)
+        content = train_reply(client, trainer, loss, run.metrics)
         content["config"][MESSAGE_KEY] = protocol.advertise()
         return Message(content, reply_to=message)
 
@@ -111,6 +128,14 @@ def add_secure_sum(
     app.train("keys")(keys)
     for action in STAGES:
         app.train(action)(stage(action))
+
+
+def _whole_change(start: Tensors, train: Train) -> tuple[NDArray[np.float64], float]:
+    """Return how training changes each entry that is trained, tensors as in `start`, and the loss."""
+    tensors, loss = train(start)
+    trained = [name for name in start if name in tensors]  # what is frozen is not returned
+    after_N, before_N = (flatten({n: side[n] for n in trained}) for side in (tensors, start))
+    return after_N - before_N, loss
 
 
 def _answer(session: _Session, action: str, config: ConfigRecord) -> bytes:

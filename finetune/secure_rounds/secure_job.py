@@ -5,10 +5,14 @@ from functools import partial
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.serverapp import Grid
 
+from finetune.aggregation import STRATEGIES
 from finetune.config import JobConfig
-from finetune.flower import Exchange, GridClients
+from finetune.flower import GridClients
+from finetune.flower_records import Exchange
+from finetune.flower_sparse import SparseExchange
 from finetune.secure_rounds.collector import SecureClients, SecureJob
 from finetune.secure_rounds.member import Membership
+from finetune.seeded import EVERYTHING_CROSSES, Seeded
 from finetune.trust.checks import Checks
 from finetune.trust.config import SecureSumConfig
 from finetune.trust.privacy import noise
@@ -16,7 +20,12 @@ from finetune.trust.secure_sum.fixed_point import FixedPoint
 
 
 def clients_of(
-    grid: Grid, job: JobConfig, checks: Checks, exchange: Exchange | None = None
+    grid: Grid,
+    job: JobConfig,
+    checks: Checks,
+    exchange: Exchange | None = None,
+    *,
+    seeded: Seeded = EVERYTHING_CROSSES,
 ) -> GridClients:
     """Return the clients behind a grid, as the job's trust lets the server see them.
 
@@ -24,18 +33,27 @@ def clients_of(
         grid: Flower's.
         job: Says whether the server may see single updates.
         checks: What each client must declare.
-        exchange: How single updates travel; None sends them whole.
+        exchange: How adapters travel; None sends them whole.
+        seeded: What every client made of the adapter itself.
     """
     secure, privacy = job.trust.secure_sum, job.trust.privacy
     if secure is None:
-        return GridClients(grid, exchange)
+        return GridClients(grid, exchange, seeded=seeded)
     source = None
     if privacy is not None:
         source = partial(noise, deviation=privacy.clip_norm * privacy.noise_multiplier)
-    numbers = numbers_of(job)
-    return SecureClients(
-        grid, SecureJob(numbers, secure.threshold, grid_of(job, secure), checks, source)
+    secure_job = SecureJob(
+        numbers_of(job),
+        secure.threshold,
+        grid_of(job, secure),
+        checks,
+        source,
+        most_examples=job.trust.most_examples,
+        mask=job.shared_mask,
+        is_down_frozen=STRATEGIES[job.aggregation].is_down_frozen,
     )
+    sparse = exchange if isinstance(exchange, SparseExchange) else None
+    return SecureClients(grid, secure_job, sparse, seeded=seeded)
 
 
 def members_of(job: JobConfig) -> dict[str, Membership]:

@@ -1,8 +1,8 @@
 """The `sparsity` block of a job: how much of the adapter is sent, and how."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from finetune.wire.message import Encoding
 from finetune.wire.values import ValueType
@@ -35,6 +35,10 @@ class SparsityConfig(StrictModel):
     is_first_adapter_sent: bool = False
     """With `change`: send the first adapter whole. By default each client makes it from the job's
     seed, as the server does; one whose own differs is refused once and then sent all."""
+    mask: Literal["own", "shared"] = "own"
+    """Whose changes come up: each client's largest (`own`), or in a round the same entries of all
+    clients, each in its turn (`shared`), whose positions cost nothing and tell nothing. What is not sent is lost
+    without `error_feedback`, either way."""
     kept_copies: int = Field(default=8, gt=0)
     """With `change`: adapters of clients that the server remembers, a float32 adapter each. A
     client whose copy was dropped is sent the whole adapter."""
@@ -46,3 +50,41 @@ class SparsityConfig(StrictModel):
     """How positions travel; by default as makes each message shortest."""
     error_feedback: ErrorFeedback | None = None
     """Keep what was not sent for the next round; by default it is dropped."""
+
+    @model_validator(mode="after")
+    def _is_heeded(self) -> Self:
+        fields = type(self).model_fields
+        for name in ("is_first_adapter_sent", "kept_copies"):
+            value = getattr(self, name)
+            if self.download == "weights" and value != fields[name].default:
+                raise ValueError(
+                    f"sparsity.{name}: {value} has no effect with `download: weights`, which "
+                    "remembers no copies; leave it out, or give `download: change`"
+                )
+        return self
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a client must keep something from one round to the next."""
+        return self.download == "change" or self.error_feedback is not None
+
+
+DEFAULT_SPARSITY = SparsityConfig(
+    download_density=0.03,
+    upload_density=1 / 64,
+    download="change",
+    error_feedback=ErrorFeedback(),
+)
+"""What `sparsity: default` in a job means: of densities from 1/64 to 6 % down and 1/128 to 1/32 up,
+those that took the fewest bytes to the dense job's loss in `make bench NAME=federated`."""
+
+
+def _named(content: object) -> object:
+    """Return the settings that a word stands for."""
+    if isinstance(content, str) and content != "default":
+        raise ValueError("give a block of its keys, or the word default")
+    return DEFAULT_SPARSITY if content == "default" else content
+
+
+SparsityChoice = Annotated[SparsityConfig, BeforeValidator(_named)]
+"""A `sparsity` block, or the word `default` for `DEFAULT_SPARSITY`."""

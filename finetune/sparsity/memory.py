@@ -39,6 +39,8 @@ class MemoryHeader(StrictModel):
     """Client, number of its copy; an array `copy/CLIENT`."""
     residuals: tuple[tuple[str, int, int], ...]
     """Client, round and basis of its residual; an array `residual/CLIENT`."""
+    receipts: tuple[tuple[int, int], ...] = ()
+    """Node, number of the last upload of it that was taken."""
 
 
 def to_parts(memory: SparseMemory) -> tuple[MemoryHeader, dict[str, Vector]]:
@@ -51,6 +53,7 @@ def to_parts(memory: SparseMemory) -> tuple[MemoryHeader, dict[str, Vector]]:
         basis=server.basis,
         copies=tuple(server.copies),
         held=tuple(server.held.items()),
+        receipts=tuple(server.receipts.items()),
         clients=tuple(name for name, _ in clients),
         client_copies=tuple((name, copy.number) for name, copy in copies),
         residuals=tuple((name, r.round_number, r.basis) for name, r in residuals),
@@ -78,6 +81,7 @@ def from_parts(header: MemoryHeader, arrays: Mapping[str, Vector]) -> SparseMemo
             held=dict(header.held),
             last_copy=header.last_copy,
             basis=header.basis,
+            receipts=dict(header.receipts),
         ),
         {name: ClientState(copies.get(name), residuals.get(name)) for name in header.clients},
     )

@@ -16,11 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import PayloadError
+from finetune.factors import common_rank
+from finetune.seeded import EVERYTHING_CROSSES, Seeded
 from finetune.sparsity.client import Copy
 from finetune.sparsity.config import SparsityConfig
 from finetune.sparsity.density import density, num_kept
 from finetune.sparsity.layout import Layout
 from finetune.sparsity.parcel import Parcel, changed, difference, largest_sent
+from finetune.sparsity.settlement import NO_RECEIPT, RECEIPT_FACT, upload_number
+from finetune.sparsity.shared_mask import shared_positions
 from finetune.traffic import Content
 from finetune.updates import Tensors
 from finetune.wire.message import decode, sizes_of
@@ -43,12 +47,14 @@ class ServerState:
             hold copy 0, if there is one: the adapter that each makes from the job's seed.
         last_copy: The highest number given so far.
         basis: Counts the changes of the adapter's basis; see `rebased`.
+        receipts: The number of the last upload that was taken of each node; see `settlement`.
     """
 
     copies: Mapping[int, Vector] = field(default_factory=dict)
     held: Mapping[int, int] = field(default_factory=dict)
     last_copy: int = FIRST_COPY
     basis: int = 0
+    receipts: Mapping[int, int] = field(default_factory=dict)
 
     def base_of(self, node: int) -> int | None:
         """Return the number of the copy that a node holds, or None if none is known."""
@@ -58,9 +64,10 @@ class ServerState:
     def rebased(self) -> "ServerState":
         """Return the state after a squeeze or a change of basis: nobody holds anything of it.
 
-        Each client drops its residual when it sees the new basis.
+        Receipts stay. A client that holds its old copy carries its residual over (`rebasing.py`),
+        another drops it.
         """
-        return ServerState(last_copy=self.last_copy, basis=self.basis + 1)
+        return ServerState(last_copy=self.last_copy, basis=self.basis + 1, receipts=self.receipts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,7 @@ def make_downloads(
     config: SparsityConfig,
     *,
     round_number: int,
+    facts: Mapping[str, int] | None = None,
 ) -> dict[int, Download]:
     """Return what each node is sent; nodes that hold the same copy are sent the same bytes.
 
@@ -92,6 +100,7 @@ def make_downloads(
         nodes: Who takes part.
         config: Density, value type, encoding.
         round_number: Counts from 1.
+        facts: What else each download says.
 
     Raises:
         PayloadError: If an entry does not fit the value type.
@@ -113,25 +122,37 @@ def make_downloads(
                 None if base is None else Copy(base, state.copies[base]),
                 config,
                 share=1.0 if base is None and config.download == "change" else share,
-                facts={"round": round_number, "basis": state.basis},
+                facts={"round": round_number, "basis": state.basis, **(facts or {})},
                 number=state.last_copy + 1 + len(made),
             )
         downloads[node] = made[base]
     return downloads
 
 
-def read_upload(upload: Parcel, start: Vector, adapter: Vector) -> Vector:
+def read_upload(
+    upload: Parcel,
+    start: Vector,
+    adapter: Vector,
+    positions: NDArray[np.int64] | None = None,
+) -> Vector:
     """Return the server's adapter with a client's change, shape (length,).
 
     Args:
         upload: The client's reply.
         start: What the client trained from, shape (length,).
         adapter: The server's, shape (length,).
+        positions: The entries it is of, where all clients send the same; None where it says.
 
     Raises:
         PayloadError: If the reply is malformed.
     """
-    vector = decode(upload.data, length=len(adapter))
+    if positions is None:
+        vector = decode(upload.data, length=len(adapter))
+    elif upload.is_whole and len(positions) < len(adapter):
+        raise PayloadError("holds weights, where changes of a shared mask are asked for")
+    else:
+        vector = np.zeros(len(adapter), np.float32)
+        vector[positions] = decode(upload.data, length=len(positions))
     if not upload.is_whole:
         return changed(adapter, vector)
     # Where client and server began alike there is nothing to subtract, and nothing is rounded.
@@ -176,30 +197,68 @@ class SparseServer:
     """The functions above around a state, a round at a time."""
 
     def __init__(
-        self, layout: Layout, config: SparsityConfig, state: ServerState | None = None
+        self,
+        layout: Layout,
+        config: SparsityConfig,
+        state: ServerState | None = None,
+        *,
+        seeded: Seeded = EVERYTHING_CROSSES,
+        gives_receipts: bool = False,
     ) -> None:
-        """Begin where `state` stands."""
-        self._layout = layout
+        """Begin where `state` stands.
+
+        Args:
+            layout: Of the job's first adapter, without what is seeded.
+            config: The job's.
+            state: What it remembers of its clients.
+            seeded: Tensors that every client made from the seed, and no message carries.
+            gives_receipts: Whether each node is told which of its uploads was taken last; clients
+                in the server's own process know it.
+        """
+        self._first_layout = self._layout = layout
         self._config = config
+        self._seeded = seeded
         self.state = state or ServerState()
         self._adapter = np.zeros(0, np.float32)
         self._downloads: dict[int, Download] = {}
         self._answered: set[int] = set()
+        self._positions: NDArray[np.int64] | None = None
+        self._gives_receipts = gives_receipts
+        self._receipts: dict[int, int] = {}
+        self._round = 0
 
     def send(
         self, tensors: Tensors, nodes: Iterable[int], *, round_number: int
     ) -> dict[int, Parcel]:
         """Begin a round: return what each node is sent.
 
+        Where the adapter's rank fell, nobody holds anything of the new one.
+
         Raises:
             PayloadError: If an entry does not fit the value type.
         """
+        self._layout = self._first_layout.at_rank(common_rank(tensors))
         self._adapter = self._layout.flat(tensors)
-        self._answered = set()
+        length = self._layout.length
+        if any(len(copy) != length for copy in self.state.copies.values()):
+            self.state = self.state.rebased()
+            logger.info("basis changed round=%d basis=%d", round_number, self.state.basis)
+        self._positions = None
+        if self._config.mask == "shared":
+            self._positions = shared_positions(length, self._config, round_number=round_number)
+        self._answered, self._receipts, self._round = set(), {}, round_number
         self._downloads = make_downloads(
-            self.state, self._adapter, nodes, self._config, round_number=round_number
+            self.state,
+            self._adapter,
+            nodes,
+            self._config,
+            round_number=round_number,
+            facts=self._facts(tensors),
         )
-        return {node: download.parcel for node, download in self._downloads.items()}
+        parcels = {node: download.parcel for node, download in self._downloads.items()}
+        if not self._gives_receipts:
+            return parcels
+        return {node: self._with_receipt(parcel, node) for node, parcel in parcels.items()}
 
     def receive(self, node: int, upload: Parcel) -> Tensors:
         """Return a node's update as a whole adapter.
@@ -210,18 +269,41 @@ class SparseServer:
         if node not in self._downloads:
             raise PayloadError(f"comes from node {node}, which was sent nothing")
         start = self._downloads[node].copy.vector
-        vector = read_upload(upload, start, self._adapter)
-        self._answered.add(node)
+        vector = read_upload(upload, start, self._adapter, self._positions)
+        self.answered(node)
+        if self._gives_receipts:
+            self._receipts[node] = upload_number(upload.data, round_number=self._round)
+            logger.info("upload taken node=%d upload=%014x", node, self._receipts[node])
         return self._layout.tensors(vector)
 
-    def content_of(self, parcel: Parcel) -> Content:
+    def answered(self, node: int) -> None:
+        """Note that a node has read what it was sent."""
+        if node in self._downloads:
+            self._answered.add(node)
+
+    def content_of(self, parcel: Parcel, *, is_upload: bool = False) -> Content:
         """Return what a parcel that was made or read here is made of."""
-        sizes = sizes_of(parcel.data, length=self._layout.length)
+        length = self._layout.length
+        if is_upload and self._positions is not None:
+            length = len(self._positions)
+        sizes = sizes_of(parcel.data, length=length)
         return Content(sizes.encoding, sizes.values_bytes, sizes.index_bytes, parcel.is_whole)
 
     def end_round(self) -> None:
         """Remember what the nodes hold now."""
-        self.state = settled(self.state, self._downloads, self._answered, self._config)
+        state = settled(self.state, self._downloads, self._answered, self._config)
+        self.state = replace(state, receipts={**self.state.receipts, **self._receipts})
+
+    def _with_receipt(self, parcel: Parcel, node: int) -> Parcel:
+        receipt = self.state.receipts.get(node, NO_RECEIPT)
+        return replace(parcel, facts={**parcel.facts, RECEIPT_FACT: receipt})
+
+    def _facts(self, tensors: Tensors) -> dict[str, int]:
+        """Return what a download says beside round and basis: only what clients cannot know."""
+        _, facts = self._seeded.without(tensors)
+        if self._layout != self._first_layout:
+            facts = facts | {"rank": common_rank(tensors)}
+        return facts
 
 
 def _download(

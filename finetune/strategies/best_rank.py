@@ -1,7 +1,7 @@
 """The exact mean of products, cut to the nearest of the server's rank (as FlexLoRA does).
 
 Components come in order, so a client of lower rank takes the first ones, which are the best of its
-rank.
+rank. Jobs whose ends remember entries turn the result back (`finetune/bases.py`), and then they do not.
 """
 
 from collections.abc import Sequence

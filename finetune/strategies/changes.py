@@ -1,6 +1,6 @@
 """The next version of an adapter: the current one plus weighted changes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ def change(trained: Tensors, start: Tensors) -> dict[str, NDArray[np.float32]]:
 
 
 def apply_changes(
-    tensors: Tensors, changes: Sequence[Tensors], weights: Sequence[float]
+    tensors: Tensors,
+    changes: Sequence[Mapping[str, NDArray[np.floating]]],
+    weights: Sequence[float],
 ) -> dict[str, NDArray[np.float32]]:
     """Return `tensors` plus the weighted sum of `changes`, summed in float64.
 

@@ -56,8 +56,8 @@ def mix(
         for name, tensor in tensors.items():
             mean[name] += np.multiply(weight, tensor, dtype=np.float64)
 
-    for client, stale in remembered.items():
-        add(stale, beta * num_examples[client] / total)
+    for client in sorted(remembered):  # an order that a checkpoint keeps
+        add(remembered[client], beta * num_examples[client] / total)
     for client, change in fresh.items():
         weight = num_examples[client] / total / (presence[client] if presence else share)
         add(change, weight)

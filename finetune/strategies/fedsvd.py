@@ -1,4 +1,8 @@
-"""FedSVD: clients train B alone; the server turns the exact mean so that A's rows are orthonormal."""
+"""FedSVD: clients train B alone; the server turns the exact mean so that A's rows are orthonormal.
+
+B goes both ways. A goes down in every round but the first, whose A is the seed's: it is another one
+each time, in the same row space.
+"""
 
 from collections.abc import Sequence
 

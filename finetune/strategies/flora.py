@@ -1,8 +1,11 @@
 """FLoRA: the clients' factors stacked, which is exact; squeezed where that exceeds the rank wanted.
 
-FLoRA itself merges the stack into the base model and lets the clients start anew. Here the base
-stays as it is, so a stack that is too large is cut to the target's rank at once: in a job, whose
-updates have its rank, two clients or more give what `best-rank` gives.
+FLoRA itself sends every client the stack, of the sum of all ranks, to merge into its base model, and
+lets it start anew from a fresh adapter. Here the base stays as it is and the result is one adapter on
+it, so the server cuts a stack that is too large to the target's rank at once, and clients are sent
+that: `rank` components down in place of the sum of the ranks. In a job, whose updates have its rank,
+two clients or more therefore give what `best-rank` gives. Where the target has room for the stack, it
+is kept as it is, which is exact.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ Shape suffixes: K clients, N entries of the whole adapter.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,10 +31,12 @@ def combine(
     num_expected: int,
     scale: float = 1.0,
     generator: np.random.Generator | None = None,
+    is_sent_N: NDArray[np.bool_] | None = None,
 ) -> list[Update]:
     """Return what a strategy shall average in place of `updates`.
 
-    Clipping gives the same clients with shorter changes, Krum the chosen ones with one vote each.
+    Clipping gives the same clients with shorter changes, a cap with fewer examples, Krum the chosen
+    ones with one vote each.
     The median, the trimmed mean and privacy are means of their own: they give one update, which
     every strategy returns as it is.
 
@@ -45,6 +47,7 @@ def combine(
         num_expected: Clients that were asked.
         scale: LoRA's alpha / rank, for distances of products.
         generator: Source of privacy's noise; None seeds one from the system's entropy.
+        is_sent_N: The entries that clients send, where all send the same; None is all.
 
     Raises:
         CohortError: If a robust rule gets too few updates.
@@ -56,9 +59,11 @@ def combine(
             noise_multiplier=trust.privacy.noise_multiplier,
             num_expected=num_expected,
             generator=generator,
+            is_sent_N=is_sent_N,
         )
         _log_clipped(updates, is_clipped_K, trust.privacy.clip_norm)
         return [_one("private mean", updates, moved(start, step_N))]
+    updates = capped(updates, most_examples=trust.most_examples)
     if trust.clip_norm is not None:
         updates = _clipped(updates, start=start, most_norm=trust.clip_norm)
     match trust.robust:
@@ -77,13 +82,27 @@ RULES = {"median": robust.coordinate_median, "trimmed-mean": robust.trimmed_mean
 """Rules over the entries of the changes, by their name in a job."""
 
 
+def capped(updates: Sequence[Update], *, most_examples: int | None) -> list[Update]:
+    """Return the updates with no larger claim of examples than `most_examples`, if that is given."""
+    if most_examples is None:
+        return list(updates)
+    names = [update.client for update in updates if update.num_examples > most_examples]
+    if names:
+        logger.info(
+            "examples capped clients=%s num=%d most_examples=%d", names, len(names), most_examples
+        )
+    return [
+        replace(update, num_examples=min(update.num_examples, most_examples)) for update in updates
+    ]
+
+
 def changes(updates: Sequence[Update], *, start: Tensors) -> Rows:
     """Return each update's change as one row, tensors in the order of `start`. Shape: (K, N)."""
     rows = [flatten({name: update.tensors[name] for name in start}) for update in updates]
     return np.array(rows) - flatten(start)
 
 
-def flatten(tensors: Tensors) -> Vector:
+def flatten(tensors: Mapping[str, NDArray[np.floating]]) -> Vector:
     """Return all entries as one vector, tensors in their order."""
     return np.concatenate([tensor.ravel() for tensor in tensors.values()], dtype=np.float64)
 

@@ -97,8 +97,10 @@ class TrustConfig(StrictModel):
     """An update that changes the scaled products B A of all layers by a longer Frobenius norm is
     refused; null: no limit."""
     clip_norm: float | None = Field(default=None, gt=0)
-    """Longer changes are scaled down to this norm; null: none is. How many examples a client has
-    stays its own claim, and its weight."""
+    """Longer changes are scaled down to this norm; null: none is."""
+    most_examples: int | None = Field(default=None, gt=0)
+    """A client that claims more examples counts as one that has so many; null: a client's claim is
+    its weight."""
     robust: RobustConfig | None = None
     """Aggregation that withstands attackers; null: the mean weighted by examples."""
     privacy: PrivacyConfig | None = None
@@ -156,6 +158,11 @@ class TrustConfig(StrictModel):
         if self.privacy is not None and self.clip_norm is not None:
             raise ValueError(
                 f"trust.clip_norm: {self.clip_norm:g} beside privacy.clip_norm; drop it"
+            )
+        if self.most_examples is not None and (self.robust or self.privacy):
+            raise ValueError(
+                f"trust.most_examples: {self.most_examples} bounds weights, and under robust or "
+                "privacy every client counts the same; drop it"
             )
         if self.secure_sum is not None:
             self._check_secure_sum()

@@ -25,6 +25,7 @@ def noisy_mean(
     noise_multiplier: float,
     num_expected: int,
     generator: np.random.Generator | None = None,
+    is_sent_N: NDArray[np.bool_] | None = None,
 ) -> tuple[Vector, NDArray[np.bool_]]:
     """Return the private mean of the clients' changes, and which were clipped.
 
@@ -38,6 +39,8 @@ def noisy_mean(
         noise_multiplier: Deviation of the noise on each entry of the sum, in clipping norms.
         num_expected: Clients that were asked.
         generator: Source of the noise; None seeds one from the system's entropy.
+        is_sent_N: The entries that may change at all, chosen without looking at any client's data;
+            the others get no noise. None is all. Shape: (entries,).
 
     Raises:
         ValueError: If more clients answered than were asked, or a bound is not positive.
@@ -50,6 +53,8 @@ def noisy_mean(
         raise ValueError(f"{len(changes_KN)} clients answered, {num_expected} were asked")
     clipped_KN, is_clipped_K = clip(changes_KN, most_norm=clip_norm)
     noise_N = noise(clipped_KN.shape[1], clip_norm * noise_multiplier, generator=generator)
+    if is_sent_N is not None:
+        noise_N = np.where(is_sent_N, noise_N, 0.0)
     return (clipped_KN.sum(axis=0) + noise_N) / num_expected, is_clipped_K
 
 

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune.errors import SecureSumError
+from finetune.sparsity.shared_mask import SharedMask
 from finetune.trust.accountant import check_budget
 from finetune.trust.checks import FORM_ONLY, Checks
-from finetune.trust.combine import combine
+from finetune.trust.combine import combine, flatten
 from finetune.trust.config import NO_MORE_THAN_CHECKS, TrustConfig
 from finetune.updates import Tensors, Update
 
@@ -25,12 +27,14 @@ class RoundTrust:
         checks: What each update must be.
         num_expected: Clients asked in each round.
         generator: Source of privacy's noise; None seeds one from the system's entropy each time.
+        mask: The entries that all clients send; None where each sends its own, or all.
     """
 
     config: TrustConfig = NO_MORE_THAN_CHECKS
     checks: Checks = FORM_ONLY
     num_expected: int = 1
     generator: np.random.Generator | None = None
+    mask: SharedMask | None = None
 
     @property
     def makes_the_mean(self) -> bool:
@@ -57,7 +61,9 @@ class RoundTrust:
         )
         return epsilon
 
-    def believed(self, updates: Sequence[Update], *, start: Tensors) -> list[Update]:
+    def believed(
+        self, updates: Sequence[Update], *, start: Tensors, round_number: int
+    ) -> list[Update]:
         """Return what the job's strategy averages in place of the accepted updates; see `combine`.
 
         Raises:
@@ -78,7 +84,15 @@ class RoundTrust:
             num_expected=self.num_expected,
             scale=self.checks.scale,
             generator=self.generator,
+            is_sent_N=self._is_sent(start, round_number),
         )
+
+    def _is_sent(self, start: Tensors, round_number: int) -> NDArray[np.bool_] | None:
+        """Return which entries all clients send, in the order of `start`."""
+        if self.mask is None:
+            return None
+        ones = np.ones(self.mask.num_entries(start, round_number=round_number))
+        return flatten(self.mask.spread(ones, start, round_number=round_number)) > 0
 
 
 CHECKS_ONLY = RoundTrust()

@@ -23,6 +23,8 @@ BENCHMARKS = {
     "fleet": "the fleet program: seconds and gap, small against sliced binaries, and large",
     "speculation-gpu": "draft on a GPU, a 7B-shaped target on the processor, replayed acceptance",
     "squeeze": "an adapter from rank 64 to 8 at 2048 x 2048, against numpy's full decomposition",
+    "federated": "bytes to the same loss: our sparse default, dense FedAvg, ablations, other methods; QUICK=1",
+    "federated-time": "virtual time to a loss with real gradients: FedCompass, FedAST; an hour, or QUICK=1",
     "scheduling": "virtual time to a target loss: synchronous, FedCompass, FedBuff, FedAST; 5,000 clients",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }

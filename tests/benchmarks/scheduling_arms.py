@@ -68,9 +68,10 @@ def _settings(arm: str, num_clients: int, steps: int, rate: float) -> Iterator[S
             yield FedCompassSettings(
                 least_steps=max(round(steps * LEAST_OVER_MOST), 1),
                 most_steps=steps,
+                first_steps=steps if arm == "FedCompass" else None,
                 server_rate=rate,
                 staleness=staleness,
-                is_step_normalised=arm != "FedCompass",
+                step_exponent=0.0 if arm == "FedCompass" else 1.0,
             )
             continue
         for fraction in BUFFER_FRACTIONS:

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -14,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from child_processes import Child, free_port
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.control import ControlHttpClient
@@ -27,59 +26,6 @@ REPOSITORY = Path(__file__).parents[2]
 CLIENTS = ("honest", "broken", "killed", "stranger")
 DEADLINE_SECONDS = 270
 PACKAGES = {"honest": "rich", "broken": "pulp", "killed": "httpx", "stranger": "yaml"}
-
-
-class Child:
-    """A process with its output in a file, ended by its own id."""
-
-    def __init__(self, stack: ExitStack, words: list[str], log: Path) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                words,
-                cwd=REPOSITORY,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-            )
-        stack.callback(self._end)
-
-    @property
-    def output(self) -> str:
-        """What it has written so far."""
-        return self._log.read_text(errors="replace")
-
-    def wait_for(self, pattern: str, *, until: float) -> re.Match[str]:
-        """Return the first match in its output, once there is one."""
-        while time.monotonic() < until:
-            if found := re.search(pattern, self.output):
-                return found
-            assert self._process.poll() is None, self.output
-            time.sleep(0.1)
-        raise AssertionError(f"no {pattern!r} in time:\n{self.output}")
-
-    def wait(self, *, until: float) -> int:
-        """Return its exit code, once it has ended by itself."""
-        try:
-            return self._process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"did not end in time:\n{self.output}") from None
-
-    def _end(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def free_port() -> int:
-    """Return a loopback port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture
@@ -156,7 +102,7 @@ def test_a_deployed_job_survives_clients_that_go_wrong(job_file, tmp_path):
             stack, motley_command(["finetune", "server", str(job_file)]), tmp_path / "server.log"
         )
         stranger = Child(stack, [*client, "stranger"], tmp_path / "stranger.log")
-        Child(stack, [*client, "honest"], tmp_path / "honest.log")
+        honest = Child(stack, [*client, "honest"], tmp_path / "honest.log")
         broken = Child(stack, [*fault, "broken", "nan"], tmp_path / "broken.log")
         killed = Child(stack, [*fault, "killed", "slow"], tmp_path / "killed.log")
 
@@ -166,6 +112,7 @@ def test_a_deployed_job_survives_clients_that_go_wrong(job_file, tmp_path):
         node = int(killed.wait_for(r"SuperNode started pid=(\d+)", until=until)[1])
         os.kill(node, signal.SIGKILL)
         assert server.wait(until=until) == 0, server.output
+        assert [child.wait(until=until) for child in (honest, broken)] == [0, 0]
         broken_output = broken.output
         pids = re.findall(
             r"Super(?:Node|Link) started pid=(\d+)",
@@ -186,6 +133,7 @@ def test_a_deployed_job_survives_clients_that_go_wrong(job_file, tmp_path):
     )
     assert "Failed to activate SuperNode" in stranger.output
     assert "message kind=" not in stranger.output
+    assert "a client is not let in key=SHA256:" in server.output
     assert read_adapter(tmp_path / "run" / "adapter").rounds == 2
     assert len(pids) >= 6
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

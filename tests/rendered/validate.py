@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
     """Validate every target's folder below `folder`; the first problem ends with its message."""
     own = yaml.safe_load((Path(__file__).parent / "crds.yaml").read_text())
     counts = {"kubernetes": 0, "other projects": 0, "skypilot": 0, "compose": 0}
-    for target in ("kubernetes", "llm-d"):
+    for target in ("kubernetes", "llm-d", "federation"):
         for path in sorted((folder / target).rglob("*.yaml")):
             for document in yaml.safe_load_all(path.read_text()):
                 kind = "HelmValues" if path.parent.name == "values" else document["kind"]
@@ -88,6 +88,8 @@ def _validate_object(document: dict, kind: str, own: dict) -> str:
 
 
 def _pod_labels(document: dict) -> Iterator[dict]:
+    if document["kind"] == "Job":
+        yield document["spec"]["template"]["metadata"]["labels"]
     if document["kind"] in ("StatefulSet", "Deployment"):
         labels = document["spec"]["template"]["metadata"]["labels"]
         yield labels

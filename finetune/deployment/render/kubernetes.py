@@ -1,4 +1,4 @@
-"""Kubernetes: the server as a Job behind a LoadBalancer, each client as a Deployment of one pod.
+"""Kubernetes: the server as a Job behind a LoadBalancer, each client as a Job: it ends with the job.
 
 TLS ends in the server's own process, so the balancer must pass TCP on as it is. Each site applies
 its own file: the server's, or that of its client.
@@ -16,7 +16,9 @@ from finetune.deployment.render.places import (
     STATE,
     Files,
     client_job,
+    client_words,
     deployment_of,
+    remembers,
     server_job,
 )
 from finetune.errors import DeploymentError
@@ -86,16 +88,8 @@ def _server(job: JobConfig, image: str) -> tuple[dict[str, Any], ...]:
         "readinessProbe": {"tcpSocket": {"port": "federation"}, "periodSeconds": 5},
     }
     pod = _pod(SERVER, container, items) | {"restartPolicy": "OnFailure"}
-    pod["volumes"].append({"name": "state", "persistentVolumeClaim": {"claimName": SERVER}})
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": metadata,
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": "10Gi"}},
-        },
-    }
+    pod["volumes"].append(_claimed(SERVER))
+    claim = _claim(metadata, storage="10Gi")
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -106,19 +100,8 @@ def _server(job: JobConfig, image: str) -> tuple[dict[str, Any], ...]:
             "ports": [{"name": "federation", "port": port, "targetPort": "federation"}],
         },
     }
-    run = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": metadata,
-        "spec": {
-            # Each try goes on after the last good round.
-            "backoffLimit": 20,
-            "template": {
-                "metadata": {"labels": metadata["labels"]},
-                "spec": pod,
-            },
-        },
-    }
+    # Each try goes on after the last good round.
+    run = _job(metadata, pod, backoffLimit=20)
     # Loopback is not reached from outside the pod.
     return _configuration(metadata, server_job(job, listen="0.0.0.0")), claim, service, run
 
@@ -126,14 +109,19 @@ def _server(job: JobConfig, image: str) -> tuple[dict[str, Any], ...]:
 def _client(job: JobConfig, name: str, object_name: str, image: str) -> tuple[dict[str, Any], ...]:
     (client,) = [client for client in job.clients if client.name == name]
     metadata = _metadata(job, object_name, "federation-client")
-    selector = {"app.kubernetes.io/instance": object_name}
     items = [
         {"key": "ca.crt", "path": "ca.crt"},
         {"key": f"{name}.key", "path": f"clients/{name}.key"},
     ]
-    container = _container(image, ["client", str(JOB_FILE), "--name", name])
-    pod = _pod(object_name, container, items)
-    pod["volumes"].append({"name": "state", "emptyDir": {}})
+    container = _container(image, client_words(job, name))
+    pod = _pod(object_name, container, items) | {"restartPolicy": "OnFailure"}
+    claims = []
+    if remembers(job):
+        # What it did not send yet must outlive the pod.
+        claims = [_claim(metadata, storage="20Gi")]
+        pod["volumes"].append(_claimed(object_name))
+    else:
+        pod["volumes"].append({"name": "state", "emptyDir": {}})
     if isinstance(client.data, JsonlData):
         container["volumeMounts"].append(
             {"name": "data", "mountPath": str(_DATA), "readOnly": True}
@@ -144,19 +132,35 @@ def _client(job: JobConfig, name: str, object_name: str, image: str) -> tuple[di
                 "persistentVolumeClaim": {"claimName": f"{object_name}-data", "readOnly": True},
             }
         )
-    deployment = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
+    # The server lets a key in once at a time; a client comes again for as long as the job goes on.
+    run = _job(metadata, pod, backoffLimit=1000, podReplacementPolicy="Failed")
+    return _configuration(metadata, client_job(job, name, data_folder=_DATA)), *claims, run
+
+
+def _job(metadata: dict[str, Any], pod: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    template = {"metadata": {"labels": metadata["labels"]}, "spec": pod}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {**spec, "template": template},
+    }
+
+
+def _claim(metadata: dict[str, Any], *, storage: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
         "metadata": metadata,
         "spec": {
-            "replicas": 1,
-            # The server lets a key in once at a time.
-            "strategy": {"type": "Recreate"},
-            "selector": {"matchLabels": selector},
-            "template": {"metadata": {"labels": metadata["labels"]}, "spec": pod},
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": storage}},
         },
     }
-    return _configuration(metadata, client_job(job, name, data_folder=_DATA)), deployment
+
+
+def _claimed(name: str) -> dict[str, Any]:
+    return {"name": "state", "persistentVolumeClaim": {"claimName": name}}
 
 
 def _configuration(metadata: dict[str, Any], job_text: str) -> dict[str, Any]:

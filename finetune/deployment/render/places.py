@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from finetune.compatibility import conflict
 from finetune.config import DeploymentConfig, JobConfig, JsonlData
 from finetune.errors import DeploymentError
 from planner.render.text import yaml_text
@@ -19,11 +20,25 @@ def deployment_of(job: JobConfig) -> DeploymentConfig:
     """Return the job's deployment.
 
     Raises:
-        DeploymentError: If it has none.
+        DeploymentError: If it has none, or combines what several machines cannot yet.
     """
     if job.deployment is None:
         raise DeploymentError("the job has no `deployment`; add one with address and certificates")
+    obstacle = conflict(job.parts(is_deployed=True))
+    if obstacle is not None:
+        raise DeploymentError(obstacle)
     return job.deployment
+
+
+def client_words(job: JobConfig, name: str) -> list[str]:
+    """Return the words after `motley finetune` that run a client."""
+    words = ["client", str(JOB_FILE), "--name", name]
+    return [*words, "--state", str(STATE / "client")] if remembers(job) else words
+
+
+def remembers(job: JobConfig) -> bool:
+    """Whether a client must keep something on its disk from one round to the next."""
+    return job.sparsity is not None and job.sparsity.remembers
 
 
 def server_job(job: JobConfig, *, listen: str | None) -> str:
@@ -53,15 +68,19 @@ def client_job(job: JobConfig, name: str, *, data_folder: Path | None) -> str:
     if data_folder is not None and isinstance(client.data, JsonlData):
         data = client.data.model_copy(update={"path": data_folder / client.data.path.name})
         client = client.model_copy(update={"data": data})
+    changes: dict[str, Any] = {"certificates": CERTIFICATES}
+    if deployment_of(job).min_clients is not None:
+        changes["min_clients"] = None
     changed = job.model_copy(
         update={
             "output": STATE / "run",
             "clients": (client,),
-            "deployment": deployment_of(job).model_copy(update={"certificates": CERTIFICATES}),
+            "deployment": deployment_of(job).model_copy(update=changes),
         }
     )
-    # What the server believes is no matter of one client, and may not fit one alone.
-    return _text(changed, comment=f"motley finetune client FILE --name {name}", exclude={"trust"})
+    # What the server believes, and whom it asks when, is no matter of one client.
+    words = f"motley finetune client FILE --name {name}"
+    return _text(changed, comment=words, exclude={"trust", "scheduling"})
 
 
 def _text(job: JobConfig, *, comment: str, exclude: set[str] | None = None) -> str:

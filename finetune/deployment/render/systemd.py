@@ -7,6 +7,7 @@ from finetune.deployment.render.places import (
     STATE,
     Files,
     client_job,
+    client_words,
     deployment_of,
     server_job,
 )
@@ -76,7 +77,7 @@ journalctl -fu 'motley-*'
 
 - The base model `{model}` must be the same on every machine; a client whose weights differ is refused.
 - A client reads its own text only, by the path in its `job.yaml`; nothing of it leaves the machine.
-- The adapter is in `{state}/run/adapter` on the server.
+- The adapter is in `{state}/run/adapter` on the server. A client's service ends when the job is done.
 """
 
 
@@ -113,7 +114,7 @@ def render_systemd(job: JobConfig) -> Files:
         files[f"client-{name}/{unit}.service"] = _unit(
             unit,
             f"Motley federation {job.name}: client {name}",
-            f"{PROGRAM} finetune client {JOB_FILE} --name {name}",
+            " ".join([PROGRAM, "finetune", *client_words(job, name)]),
         )
     return files
 

@@ -1,7 +1,8 @@
 """The server's side of a secure sum: it passes messages on, and can take off the sum's masks."""
 
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -12,7 +13,7 @@ from finetune.trust.secure_sum import messages
 from finetune.trust.secure_sum.fixed_point import FixedPoint, Masked
 from finetune.trust.secure_sum.keys import agree, commitment, mask, public_bytes
 from finetune.trust.secure_sum.messages import COMMITMENT_BYTES, Kind
-from finetune.trust.secure_sum.shamir import SECRET_BYTES, SHARE_BYTES, reconstruct
+from finetune.trust.secure_sum.shamir import SHARE_BYTES, right_shares
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class SecureSumServer:
         self._session, self._threshold = session, threshold
         self._grid, self._num_entries = grid, num_entries
         self._answers: list[dict[int, bytes]] = [{}]
+        self.false_shares: Counter[int] = Counter()
+        """Shares of each client that were found false in `total`."""
 
     def receive(self, client: int, message: bytes) -> None:
         """Take a message.
@@ -178,27 +181,43 @@ class SecureSumServer:
                 return {}
 
     def _own_mask(self, client: int) -> bytes:
-        secret = self._secret(client)
-        if commitment(self._session, client, secret) != self._answers[2][client][:COMMITMENT_BYTES]:
-            raise SecureSumError(f"the shares of client {client}'s mask are wrong; the sum is lost")
-        return secret
+        promised = self._answers[2][client][:COMMITMENT_BYTES]
+        return self._secret(
+            client,
+            lambda secret: commitment(self._session, client, secret) == promised,
+            what=f"client {client}'s mask",
+        )
 
     def _mask_key(self, client: int) -> X25519PrivateKey:
-        key = X25519PrivateKey.from_private_bytes(self._secret(client))
-        if public_bytes(key) != self._masking_key(client):
-            raise SecureSumError(f"the shares of client {client}'s key are wrong; the sum is lost")
-        return key
+        promised = self._masking_key(client)
 
-    def _secret(self, client: int) -> bytes:
-        """Return what the revealed shares of one client give."""
-        tables = {
-            holder: messages.unpack_table(body, value_bytes=SHARE_BYTES)
-            for holder, body in sorted(self._answers[3].items())[: self._threshold]
+        def is_right(secret: bytes) -> bool:
+            return public_bytes(X25519PrivateKey.from_private_bytes(secret)) == promised
+
+        secret = self._secret(client, is_right, what=f"client {client}'s key")
+        return X25519PrivateKey.from_private_bytes(secret)
+
+    def _secret(self, client: int, is_right: Callable[[bytes], bool], *, what: str) -> bytes:
+        """Return what the revealed shares of one client give, false shares left out.
+
+        Raises:
+            SecureSumError: If too few right ones are there, or they are not found.
+        """
+        shares = {
+            holder: messages.unpack_table(body, value_bytes=SHARE_BYTES)[client]
+            for holder, body in self._answers[3].items()
         }
-        try:
-            return reconstruct({holder: table[client] for holder, table in tables.items()})
-        except ValueError:
-            return bytes(SECRET_BYTES)  # which its commitment or public key refuses
+        found = right_shares(shares, self._threshold, is_right, distrusted=self.false_shares.keys())
+        if found is None:
+            raise SecureSumError(
+                f"the shares of {what} are wrong; the sum is lost, and {len(shares)} shares for a "
+                f"threshold of {self._threshold} do not show whose is false"
+            )
+        secret, false = found
+        for holder in false:
+            self.false_shares[holder] += 1
+            logger.warning("false share left out client=%d of=%r", holder, what)
+        return secret
 
     def _masking_key(self, client: int) -> bytes:
         return messages.unpack_keys(self._answers[0][client]).masking

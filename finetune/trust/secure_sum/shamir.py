@@ -4,13 +4,17 @@ Source: Shamir 1979, "How to share a secret" (CACM 22, 11).
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain, combinations, islice
 
 PRIME = (1 << 256) + 297
 """The least prime above every secret of 32 bytes; shares are numbers below it."""
 
 SECRET_BYTES = 32
 SHARE_BYTES = 33
+
+_MOST_TRIES = 1000
+"""Sets of shares that are tried for one secret."""
 
 
 def share(secret: bytes, *, points: Sequence[int], threshold: int) -> dict[int, bytes]:
@@ -60,6 +64,53 @@ def reconstruct(shares: Mapping[int, bytes]) -> bytes:
         return total.to_bytes(SECRET_BYTES, "big")
     except OverflowError:
         raise ValueError("the shares do not belong to one secret") from None
+
+
+def right_shares(
+    shares: Mapping[int, bytes],
+    threshold: int,
+    is_right: Callable[[bytes], bool],
+    *,
+    distrusted: Collection[int] = (),
+) -> tuple[bytes, list[int]] | None:
+    """Return the secret and whose shares are not of it, or None where no right ones are found.
+
+    A few sets of `threshold` shares are tried: one false share among more than `threshold` is always
+    left out, several where they stand together or the sets are few. A single liar is found for sure;
+    some who lie together can make honest holders look false, but never give another secret.
+
+    Args:
+        shares: By their points.
+        threshold: Shares that give the secret.
+        is_right: Whether a secret is the one that was promised.
+        distrusted: Points whose shares are tried last.
+    """
+    whole = _secret_of(shares) if len(shares) >= threshold else None
+    if whole is not None and is_right(whole):
+        return whole, []
+    points = sorted(shares, key=lambda point: (point in distrusted, point))
+    windows = ([*points, *points][start : start + threshold] for start in range(len(points)))
+    for chosen in islice(chain(windows, combinations(points, threshold)), _MOST_TRIES):
+        if len(chosen) < threshold:
+            return None
+        secret = _secret_of({point: shares[point] for point in chosen})
+        if secret is None or not is_right(secret):
+            continue
+        rest = {point: shares[point] for point in chosen[1:]}
+        false = [
+            point
+            for point in points
+            if point not in chosen and _secret_of(rest | {point: shares[point]}) != secret
+        ]
+        return secret, false
+    return None
+
+
+def _secret_of(shares: Mapping[int, bytes]) -> bytes | None:
+    try:
+        return reconstruct(shares)
+    except ValueError:
+        return None
 
 
 def _value_at(point: int, coefficients: Sequence[int]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -24,7 +25,21 @@ def job_file(toy_model, texts, tmp_path):
 
 @pytest.fixture
 def endpoint():
-    """A loopback endpoint that notes each body and answers with what `answers` holds."""
+    """A loopback endpoint; see `serving`."""
+    with serving() as served:
+        yield served
+
+
+@pytest.fixture
+def another_endpoint():
+    """A second one."""
+    with serving() as served:
+        yield served
+
+
+@contextmanager
+def serving():
+    """Yield address, bodies and answers of an endpoint: it notes the former, gives the latter."""
     bodies, answers = [], [(200, "Success")]
 
     class Handler(BaseHTTPRequestHandler):
@@ -66,7 +81,12 @@ def test_run_then_publish(job_file, tmp_path, capsys, endpoint):
     folder = tmp_path / "elsewhere"
     assert motley.main(["finetune", "run", str(job_file()), "--output", str(folder)]) == 0
     printed, progress = capsys.readouterr()
-    assert [f"round {number}/3 began" in progress for number in (1, 2, 3)] == [True] * 3
+    assert "round 1/3 began" in progress
+    for number in (1, 2, 3):
+        (line,) = (row for row in progress.splitlines() if row.startswith(f"round {number}/3  "))
+        assert "held out, as it began: " in line
+        assert " down, " in line
+        assert "  3 clients" in line
     for word in ("numbers", "colours", "animals", "mean", "worst", str(folder / "adapter")):
         assert word in printed
     words = ["publish", str(folder / "adapter"), "--endpoint", address, "--name", "mine"]
@@ -76,6 +96,33 @@ def test_run_then_publish(job_file, tmp_path, capsys, endpoint):
     assert bodies == [("/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": path})]
     answers[0] = (400, json.dumps({"error": {"message": "'mine' is loaded; unload it"}}))
     assert "'mine' is loaded; unload it" in fails(capsys, *words, exit_code=1)
+
+
+def test_publishing_goes_to_every_endpoint(job_file, tmp_path, capsys, endpoint, another_endpoint):
+    """One that serves another base model refuses; the others have the adapter, and each has a line."""
+    address, bodies, _ = endpoint
+    other, other_bodies, other_answers = another_endpoint
+    refusal = {"error": {"message": "the adapter is for another base model"}}
+    other_answers[0] = (400, json.dumps(refusal))
+    assert motley.main(["finetune", "run", str(job_file(rounds=1))]) == 0
+    adapter = str(tmp_path / "run" / "adapter")
+    capsys.readouterr()
+    words = ["publish", adapter, other, "http://127.0.0.1:9", address, "--name", "mine"]
+    assert motley.main(["finetune", *words]) == 1
+    printed, error = capsys.readouterr()
+    first, second, third = printed.splitlines()
+    assert first.startswith(f"{other} failed: loading 'mine' into {other} failed (HTTP 400)")
+    assert first.endswith("the adapter is for another base model")
+    assert second.startswith("http://127.0.0.1:9 failed: ")
+    assert third == f"{address} answers under the model name 'mine'"
+    assert "2 of 3 endpoints did not take the adapter" in error
+    assert len(bodies) == len(other_bodies) == 1
+    other_answers[0] = (200, "Success")
+    words = ["publish", adapter, other, "--endpoint", address, "--name", "mine"]
+    assert motley.main(["finetune", *words]) == 0
+    assert "stands twice" in fails(capsys, "publish", adapter, other, f"{other}/v1", "--name", "m")
+    assert "is no address" in fails(capsys, "publish", adapter, address, "nowhere", "--name", "m")
+    assert len(bodies) == 2
 
 
 def test_chats_are_rendered_by_the_models_template(job_file, tmp_path):
@@ -215,6 +262,7 @@ def test_an_occupied_folder_is_left_alone(job_file, tmp_path, capsys):
         ["run", "missing.yaml"],
         ["train"],
         ["publish"],
+        ["publish", "missing", "--name", "x"],
         ["publish", "missing", "--endpoint", "http://127.0.0.1:1", "--name", "x"],
         ["publish", "x", "--endpoint", "http://h", "--name", "x", "--api-key-file", "missing"],
     ],

@@ -41,28 +41,6 @@ def test_a_job_leaves_a_complete_run(make_job, tmp_path, toy_model):
     assert {path.name for path in folder.iterdir()} == names
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_plain_peft_gives_the_aggregated_models_logits(make_job, tmp_path, toy_model):
-    """The folder loads without Motley, and the logits are those of the last checkpoint, exactly."""
-    job, folder = make_job(), tmp_path / "run"
-    run_job(job, folder=folder, observer=Watcher())
-    plain = peft.PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(toy_model, dtype=torch.float32), folder / "adapter"
-    )
-    ours = attach_adapter(load_base_model(str(toy_model)).model, job).eval()
-    ids = torch.arange(40).reshape(2, 20)
-    with torch.inference_mode():
-        untrained = ours(input_ids=ids).logits
-        write_tensors(ours, load_file(folder / "checkpoint.safetensors"))
-        aggregated = ours(input_ids=ids).logits
-        assert torch.equal(plain.eval()(input_ids=ids).logits, aggregated)
-    assert not torch.allclose(untrained, aggregated, atol=1e-3)
-    plain.save_pretrained(tmp_path / "again")
-    written = load_file(folder / "adapter" / "adapter_model.safetensors")
-    rewritten = load_file(tmp_path / "again" / "adapter_model.safetensors")
-    assert written.keys() == rewritten.keys()
-
-
 @pytest.mark.parametrize("aggregation", sorted(STRATEGIES))
 def test_every_aggregation_trains_and_resumes(make_job, tmp_path, aggregation):
     """Losses fall, the manifest names the method, and a broken run ends as the unbroken one."""
@@ -77,7 +55,11 @@ def test_every_aggregation_trains_and_resumes(make_job, tmp_path, aggregation):
     lines = metrics(broken)
     assert lines == metrics(tmp_path / "unbroken")
     is_frozen = STRATEGIES[aggregation].is_down_frozen
-    assert (lines[-1]["upload_bytes"] < lines[-1]["download_bytes"] * 0.8) == is_frozen
+    # FFA's A never crosses; FedSVD's goes down once the server has turned it.
+    is_turned = aggregation == "fedsvd"
+    assert (lines[-1]["upload_bytes"] < lines[-1]["download_bytes"] * 0.8) == is_turned
+    if is_frozen:  # and B, all zero, crosses once
+        assert lines[0]["download"]["values_bytes"] < lines[0]["upload"]["values_bytes"] / 2
     for line in lines:
         assert (line["aggregation_error"]["relative"] < 1e-6) == is_frozen
 
@@ -132,7 +114,8 @@ def test_clients_of_different_ranks_make_one_adapter(make_job, tmp_path, aggrega
     assert manifest.num_refused_updates == 0
     assert all(client.adapter_loss < client.base_loss for client in manifest.clients)
     lines = metrics(tmp_path / "equal"), metrics(tmp_path / "unequal")
-    assert lines[1][-1]["upload_bytes"] < lines[0][-1]["upload_bytes"]
+    for direction in ("upload_bytes", "download_bytes"):
+        assert lines[1][-1][direction] < lines[0][-1][direction] * 0.8
 
 
 def trained(job, start):

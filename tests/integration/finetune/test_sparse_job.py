@@ -7,8 +7,10 @@ from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 from watched_job import Watcher, metrics
 
+from finetune.adapters import read_adapter
 from finetune.errors import RoundError
-from finetune.flower import GridClients, make_client_app, serialised_bytes
+from finetune.flower import GridClients, make_client_app
+from finetune.flower_records import serialised_bytes
 from finetune.flower_sparse import SparseExchange, read_parcel
 from finetune.in_process_grid import InProcessGrid
 from finetune.job import run_job
@@ -65,9 +67,10 @@ def test_density_one_is_the_dense_job_bit_for_bit(make_job, tmp_path, download):
     whole = {"download_density": 1, "upload_density": 1, "download": download}
     run_job(make_job(), folder=tmp_path / "dense", observer=Watcher())
     run_job(make_job(sparsity=whole), folder=tmp_path / "sparse", observer=Watcher())
-    for name in ("adapter_model.safetensors", "motley.json"):
-        dense = (tmp_path / "dense" / "adapter" / name).read_bytes()
-        assert (tmp_path / "sparse" / "adapter" / name).read_bytes() == dense
+    name = "adapter/adapter_model.safetensors"
+    assert (tmp_path / "sparse" / name).read_bytes() == (tmp_path / "dense" / name).read_bytes()
+    manifests = [read_adapter(tmp_path / run / "adapter") for run in ("dense", "sparse")]
+    assert manifests[0].clients == manifests[1].clients
     losses = [[line["loss"] for line in metrics(tmp_path / run)] for run in ("dense", "sparse")]
     assert losses[0] == losses[1]
 
@@ -137,6 +140,26 @@ def test_a_stop_at_any_point_changes_nothing(make_job, tmp_path, monkeypatch, sp
     for number, stop in enumerate(WRITES):
         folder = tmp_path / f"write-{number}"
         assert stopped_and_resumed(monkeypatch, job, folder, stop=stop) == unbroken, stop
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "parts"),
+    [
+        (CHANGES, {"aggregation": "best-rank", "rank": 4, "final_rank": 2}),
+        (FLASC | {"error_feedback": {}, "mask": "shared"}, {"aggregation": "ffa"}),
+    ],
+)
+def test_a_stop_changes_nothing_where_parts_are_combined(
+    make_job, tmp_path, monkeypatch, sparsity, parts
+):
+    """Before and after a squeeze with turned bases; under a shared mask of B. Losses fall."""
+    job = make_job(sparsity=sparsity, **parts)
+    manifest = run_job(job, folder=tmp_path / "unbroken", observer=Watcher())
+    assert all(client.adapter_loss < client.base_loss for client in manifest.clients)
+    unbroken = result(tmp_path / "unbroken")
+    for stop in ({"after_steps": 9}, {"stop": WRITES[3]}, {"stop": WRITES[4]}):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        assert stopped_and_resumed(monkeypatch, job, folder, **stop) == unbroken, stop
 
 
 def test_a_learning_rate_that_gives_nan_ends_the_job_with_advice(make_job, tmp_path):

@@ -140,6 +140,22 @@ def test_a_file_stays_within_its_bytes(make_adapter, toy_model, tmp_path, dtype,
     assert logits(toy_model, tmp_path / "small").isfinite().all()
 
 
+def test_what_is_no_factor_keeps_its_type(make_adapter, tmp_path):
+    """A head in float64, and counts, come out bit for bit, whatever the factors' type."""
+    source = make_adapter(dtype=torch.bfloat16)
+    file = source / "adapter_model.safetensors"
+    others = {
+        "base_model.model.score.weight": torch.full((3, 2), 1 / 3, dtype=torch.float64),
+        "base_model.model.score.steps": torch.tensor([2**40 + 1]),
+    }
+    save_file(load_file(file) | others, file, metadata={"format": "pt"})
+    squeeze_folder(source, tmp_path / "small", choose=fixed_rank(2))
+    written = load_file(tmp_path / "small" / "adapter_model.safetensors")
+    for name, tensor in others.items():
+        assert written[name].dtype == tensor.dtype
+        assert torch.equal(written[name], tensor)
+
+
 def test_layers_stored_the_other_way_round(tmp_path):
     """GPT-2's Conv1D: the squeezed folder gives the truncated update there too."""
     config = GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=2, n_head=2)
@@ -169,7 +185,8 @@ def test_a_run_is_squeezed_from_the_front_door(toy_model, texts, tmp_path, capsy
     assert after.squeezed_from == before.adapter_sha256
     weights = (tmp_path / "run" / "adapter-squeezed" / "adapter_model.safetensors").read_bytes()
     assert after.adapter_sha256 == digest(weights)
-    changed = {"rank", "alpha", "adapter_sha256", "squeezed_from"}
+    assert after.clients == ()  # the losses were the source's, and nobody judged this one
+    changed = {"rank", "alpha", "adapter_sha256", "squeezed_from", "clients"}
     for field in Manifest.model_fields.keys() - changed:
         assert getattr(before, field) == getattr(after, field)
 

@@ -227,7 +227,7 @@ def test_a_target_nothing_meets_names_the_best_attainable(tmp_path, capsys):
     assert offer == "H100-SXM/on-demand/aws-us-east-1"
     assert float(seconds) > 0.001
     assert "nor can the other 3; loosen the limit" in error
-    assert len(error) < 400
+    assert len(error.replace(str(tmp_path), "")) < 350
 
 
 def test_a_model_without_a_target_needs_one(tmp_path, capsys):

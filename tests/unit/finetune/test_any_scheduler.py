@@ -88,7 +88,7 @@ def test_a_run_cut_after_every_event_decides_as_an_unbroken_one(name, seed):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: d | {"schema_version": 2}, "has version 2, 1 is known"),
+        (lambda d: d | {"schema_version": 1}, "has version 1, 2 is known"),
         (lambda d: d | {"kind": "fedsomething"}, "kind 'fedsomething' is unknown"),
         (lambda d: d | {"state": d["state"] | {"num_awaited": "many"}}, "num_awaited"),
         (lambda d: d | {"state": {"settings": d["state"]["settings"]}}, "lacks fields"),

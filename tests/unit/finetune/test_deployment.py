@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from finetune.config import DeploymentConfig, JobConfig
+from finetune.deployment.client import default_state_folder
 from finetune.deployment.daemon import Daemon
 from finetune.deployment.flower_processes import check_deployment, start_superlink
 from finetune.errors import DeploymentError
@@ -89,9 +90,31 @@ def test_without_keys_only_on_loopback(changes):
 
 def test_parts_that_run_in_one_process_only_are_refused():
     """The job is fine for `motley finetune run`; the line names both parts."""
+    trust = {"secure_sum": {"threshold": 2}, "clip_norm": 1.0}
+    clients = [
+        {"name": name, "data": {"kind": "jsonl", "path": "a.jsonl"}} for name in ("a", "b", "c")
+    ]
+    with pytest.raises(DeploymentError, match=r"deployment with trust\.secure_sum"):
+        check_deployment(job(deployment(), trust=trust, clients=clients), insecure=True)
+
+
+def test_a_job_that_remembers_its_clients_needs_their_keys():
+    """Without keys anybody might be the client whose copy or residual is meant."""
     sparsity = {"download_density": 0.5, "upload_density": 0.5}
-    with pytest.raises(DeploymentError, match="deployment with sparsity"):
-        check_deployment(job(deployment(), sparsity=sparsity), insecure=True)
+    assert check_deployment(job(deployment(), sparsity=sparsity), insecure=True)
+    with pytest.raises(DeploymentError, match="--insecure with sparsity"):
+        check_deployment(
+            job(deployment(), sparsity=sparsity | {"error_feedback": {}}), insecure=True
+        )
+
+
+def test_a_clients_state_is_in_the_users_own_folder_by_default(monkeypatch, tmp_path):
+    """By the job's name, below what the environment calls the state folder, or where it is usual."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_state_folder(job(None)) == tmp_path / "motley" / "finetune" / "toy"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_state_folder(job(None)) == tmp_path / ".local/state/motley/finetune/toy"
 
 
 def test_a_taken_port_and_a_missing_certificate_are_told_before_a_process_starts(tmp_path):

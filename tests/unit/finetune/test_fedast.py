@@ -53,6 +53,19 @@ def test_each_adapter_has_versions_and_a_buffer_of_its_own():
     assert scheduler.ledger.version("y") == 0
 
 
+def test_a_client_weighs_by_its_text_for_the_adapter():
+    """Much text for y counts nothing in x, where the other has three times as much."""
+    settings = FedAstSettings(adapters=("x", "y"), local_steps=4, buffer_size=2)
+    scheduler = FedAst(settings=settings)
+    pools = {"a": {"x": 1, "y": 99}, "b": {"x": 1, "y": 9}, "c": {"x": 3, "y": 1}}
+    clients = [Client(name, sum(own.values()), own) for name, own in pools.items()]
+    of_x = [one for one in scheduler.join(clients, now=0) if one.adapter == "x"]
+    assert [one.client for one in of_x] == ["a", "c"]
+    scheduler.arrive(of_x[0].number, now=1)
+    merged = scheduler.arrive(of_x[1].number, now=2)[0]
+    assert [one.weight for one in merged.contributions] == [0.25, 0.75]
+
+
 def test_the_adapter_that_gains_more_has_more_clients_and_the_floor_holds():
     """The loss of y stands still: x gets 0.9 of the pool, y the 0.1 that the floor of 0.2 leaves it."""
     scheduler, decisions = begun(20)

@@ -12,8 +12,8 @@ LEAST, MOST = 2, 10
 
 
 def compass(clients="abc", **changes):
-    """Return a scheduler with one example a client, all of them begun at 0."""
-    settings = {"least_steps": LEAST, "most_steps": MOST, "server_rate": 1.0}
+    """Return a scheduler with the paper's rules, one example a client, all of them begun at 0."""
+    settings = {"least_steps": LEAST, "most_steps": MOST, "first_steps": MOST, "step_exponent": 0.0}
     scheduler = FedCompass(settings=FedCompassSettings(**(settings | changes)))
     decisions = scheduler.join([Client(name, 1) for name in clients], now=0)
     return scheduler, decisions
@@ -217,7 +217,9 @@ def test_a_late_answer_and_a_fresh_one_of_the_same_client_both_count():
 
 def test_weights_are_rate_times_staleness_times_the_share_of_examples():
     """Rule 9: 0.9 * (1 + age) ** -0.5 * examples / 8, age in versions since the issue."""
-    settings = FedCompassSettings(least_steps=LEAST, most_steps=MOST, server_rate=0.9)
+    settings = FedCompassSettings(
+        least_steps=LEAST, most_steps=MOST, first_steps=MOST, server_rate=0.9
+    )
     scheduler = FedCompass(settings=settings)
     scheduler.join([Client("a", 2), Client("b", 6)], now=0)
     first = scheduler.arrive(1, now=10)
@@ -226,20 +228,28 @@ def test_weights_are_rate_times_staleness_times_the_share_of_examples():
     assert second.contributions[0].weight == pytest.approx(0.9 * 2**-0.5 * 6 / 8)
 
 
-def test_changes_may_be_scaled_to_the_mean_steps_of_those_merged():
-    """4 and 7 steps of one example each, mean 5.5: factors 5.5 / 4 and 5.5 / 7 on the shares."""
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_changes_may_be_scaled_to_the_mean_steps_of_those_merged(exponent):
+    """4 and 7 steps of one example each, mean 5.5: powers of 5.5 / 4 and 5.5 / 7 on the shares."""
     scheduler, slow, fast = three_speeds()
-    changes = {"is_step_normalised": True}
+    changes = {"step_exponent": exponent}
     scheduler.settings = scheduler.settings.model_copy(update=changes)
     scheduler.arrive(fast.number, now=34)
     (aggregation,) = kinds(scheduler.arrive(slow.number, now=34), Aggregation)
     version = aggregation.version - 1
     assert [one.weight for one in aggregation.contributions] == pytest.approx(
         [
-            5.5 / steps / 3 * (1 + version - issued.version) ** -0.5
+            (5.5 / steps) ** exponent / 3 * (1 + version - issued.version) ** -0.5
             for steps, issued in ((4, fast), (7, slow))
         ]
     )
+
+
+def test_a_first_assignment_may_be_shorter_than_the_others():
+    """Few steps tell a slow client's speed early; the default is the least."""
+    for first_steps, expected in ((3, 3), (None, LEAST)):
+        _, decisions = compass("ab", first_steps=first_steps)
+        assert assigned(decisions) == {"a": expected, "b": expected}
 
 
 def test_members_of_a_merged_group_are_placed_fastest_first_into_other_groups():
@@ -369,3 +379,22 @@ def test_least_steps_above_most_steps_are_refused():
     """The message says which is too large."""
     with pytest.raises(ValidationError, match="least_steps 5 is above most_steps 2"):
         FedCompassSettings(least_steps=5, most_steps=2)
+
+
+def test_links_are_not_taken_for_a_slow_machine():
+    """2 s of 12 are links: with 10 steps it takes 1 s a step, and joins for what the links leave."""
+    scheduler, _ = compass("ab")
+    (opening,) = kinds(scheduler.arrive(1, now=12, trained_seconds=10), Assignment)
+    assert scheduler.ledger.seconds_per_step["a"] == pytest.approx(1)
+    group = scheduler.groups[scheduler.group_of[opening.number]]
+    assert group.expected_at_seconds == pytest.approx(12 + 2 + 10)
+    (joining,) = kinds(scheduler.arrive(2, now=15, trained_seconds=10), Assignment)
+    assert joining.steps == 4  # 9 s until then, 5 of them links
+
+
+@pytest.mark.parametrize(("claimed", "speed"), [(100.0, 1.2), (-5.0, 1e-3)])
+def test_no_impossible_training_time_is_believed(claimed, speed):
+    """Of more time than passed all of it is taken, of less than none the fastest speed."""
+    scheduler, _ = compass("a")
+    scheduler.arrive(1, now=12, trained_seconds=claimed)
+    assert scheduler.ledger.seconds_per_step["a"] == pytest.approx(speed)

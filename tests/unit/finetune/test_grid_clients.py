@@ -7,15 +7,33 @@ import numpy as np
 import pytest
 
 from finetune.declarations import REFUSED_KEY
-from finetune.deployment.client import checks
-from finetune.deployment.grid_clients import DeployedClients, Patience
+from finetune.deployment.client import Ending, checks
+from finetune.deployment.grid_clients import DeployedClients
 from finetune.errors import BaseModelError, RoundError
 from finetune.flower import make_client_app
+from finetune.flower_sparse import SparseExchange
 from finetune.in_process_grid import InProcessGrid
+from finetune.patience import Patience
 from finetune.rounds import FederationState, run_round
+from finetune.seeded import EVERYTHING_CROSSES
+from finetune.sparsity.client import SparseClients
+from finetune.sparsity.config import SparsityConfig
+from finetune.sparsity.ends import ServerEnd, first_copy
+from finetune.sparsity.kept_clients import KeptClients, StateFolder
+from finetune.sparsity.layout import Layout
+from finetune.sparsity.settlement import settled
+from finetune.updates import Refusal
 
 START = {"a": np.ones((2, 3), np.float32), "b": np.zeros((3, 2), np.float32)}
 BASE = "5" * 64
+SPARSE = SparsityConfig.model_validate(
+    {
+        "download_density": 0.5,
+        "upload_density": 0.25,
+        "download": "change",
+        "error_feedback": {},
+    }
+)
 NAMES = {2: "one", 3: "two", 4: "three"}
 
 
@@ -84,7 +102,7 @@ def clock():
     return Clock()
 
 
-def clients_of(grid, clock, *, names=NAMES, check=lambda: None, least_clients=1):
+def clients_of(grid, clock, *, names=NAMES, check=lambda: None, least_clients=1, exchange=None):
     """Return the clients of a grid, waiting by the test's clock."""
     return DeployedClients(
         grid,
@@ -92,6 +110,7 @@ def clients_of(grid, clock, *, names=NAMES, check=lambda: None, least_clients=1)
         clients=list(NAMES.values()),
         base_weights_sha256=BASE,
         least_clients=least_clients,
+        exchange=exchange,
         patience=Patience(
             answer_seconds=30, connection_seconds=10, check=check, clock=clock, sleep=clock.sleep
         ),
@@ -184,7 +203,7 @@ def test_a_client_speaks_for_itself_alone(trainers, clock):
     assert [(r.client, r.reason) for r in replies.refusals] == [
         ("two", "calls itself 'one', its key is 'two''s")
     ]
-    assert [e.client for e in clients.evaluate(START)] == ["one", "three"]
+    assert [e.client for e in clients.evaluate(START).evaluations] == ["one", "three"]
 
 
 def test_without_keys_a_client_must_be_one_of_the_job(trainers, clock):
@@ -201,7 +220,7 @@ def test_a_judgement_that_is_missing_or_no_number_is_left_out(trainers, clock, c
     grid = Network(trainers)
     grid.silent = {3}
     clients = clients_of(grid, clock)
-    assert [e.client for e in clients.evaluate(START)] == ["three"]
+    assert [e.client for e in clients.evaluate(START).evaluations] == ["three"]
     assert [r.levelname for r in caplog.records if "judgement missing" in r.message] == [
         "WARNING",
         "WARNING",
@@ -232,3 +251,109 @@ def test_another_base_model_is_refused_by_the_client(trainers, clock):
     checks(BASE)(grid.sent[0], None)
     with pytest.raises(BaseModelError, match=r"are 666666666666\.\.\., the server's are 5555"):
         checks("6" * 64)(grid.sent[0], None)
+
+
+def test_a_resumed_server_tells_its_clients_by_name(trainers, clock):
+    """Their nodes have other numbers in the new SuperLink; who was not there is told nothing."""
+    grid = Network(trainers)
+    clients = clients_of(grid, clock)
+    clients.tell(
+        [
+            Refusal("two", "sent too much", 10, node_id=77),
+            Refusal("three", "is not connected", 0),
+        ]
+    )
+    clients.train(START, round_number=5)
+    told = {m.metadata.dst_node_id: m.content["config"].get(REFUSED_KEY) for m in grid.sent}
+    assert told == {2: None, 3: "sent too much", 4: None}
+
+
+def test_every_connected_client_is_told_that_the_job_is_done(trainers, clock, caplog):
+    """Its app notes it and answers; one that is silent costs a moment and a line of the log."""
+    grid = Network(trainers)
+    ending = Ending(grid._client_app)
+    clients = clients_of(grid, clock)
+    clients.end()
+    assert ending.has_come
+    assert "may not know" not in caplog.text
+    grid.silent = {3}
+    clients.end()
+    assert clock.now < 120
+    assert "may not know that the job is done client=two" in caplog.text
+
+
+class SparseNetwork(Network):
+    """The same with clients that keep their state in a folder, and a server's end."""
+
+    def __init__(self, trainers, folder, *, numbers=NAMES):
+        super().__init__(trainers)
+        self.end = ServerEnd(START, SPARSE)
+        kept = KeptClients(
+            Layout.of(START),
+            SPARSE,
+            StateFolder(folder),
+            first=first_copy(Layout.of(START), START, SPARSE),
+            seeded=EVERYTHING_CROSSES,
+        )
+        app = make_client_app(trainers.__getitem__, sparse=kept)
+        InProcessGrid.__init__(self, app, {n: {"client": name} for n, name in numbers.items()})
+
+
+def test_a_reply_that_calls_itself_a_download_ends_no_round(clock):
+    """Under a shared mask an upload has fewer entries; what the sender says of it decides nothing."""
+    lora = "base_model.model.m.lora_{}.weight"
+    start = {lora.format("A"): np.ones((2, 3), "f4"), lora.format("B"): np.zeros((3, 2), "f4")}
+    shared = SPARSE.model_copy(update={"mask": "shared", "download": "weights"})
+    end, trainers = ServerEnd(start, shared), {name: FakeTrainer() for name in NAMES.values()}
+    app = make_client_app(trainers.__getitem__, sparse=SparseClients(Layout.of(start), shared))
+
+    def lying(message, context):
+        reply = app(message, context)
+        if context.node_config["client"] == "two":
+            reply.content["config"]["round"] = 1
+        return reply
+
+    grid = InProcessGrid(lying, {node: {"client": name} for node, name in NAMES.items()})
+    clients = clients_of(grid, clock, exchange=SparseExchange(end.server))
+    replies = clients.train(start, round_number=1)
+    assert len(replies.updates) + len(replies.refusals) == 3
+    assert replies.upload.values_bytes > 0
+
+
+def sparse_clients_of(grid, clock, names=NAMES):
+    """Return the clients of a grid in a sparse job."""
+    return clients_of(grid, clock, names=names, exchange=SparseExchange(grid.end.server))
+
+
+def test_a_sparse_job_goes_on_where_nodes_have_other_numbers(trainers, clock, tmp_path):
+    """A new SuperLink numbers its nodes anew: each client is still sent a change of its own copy."""
+    grid = SparseNetwork(trainers, tmp_path)
+    replies = sparse_clients_of(grid, clock).train(START, round_number=1)
+    assert [update.client for update in replies.updates] == ["one", "two", "three"]
+    assert replies.download.num_whole == 0
+    memory = grid.end.memory
+    renumbered = {41: "three", 42: "one", 43: "two"}
+    later = SparseNetwork(trainers, tmp_path, numbers=renumbered)
+    later.end.restore(memory)
+    clients = sparse_clients_of(later, clock, names=renumbered)
+    replies = clients.train(START, round_number=2)
+    assert [update.client for update in replies.updates] == ["one", "two", "three"]
+    assert (replies.download.num_whole, list(replies.refusals)) == (0, [])
+
+
+def test_an_upload_that_came_too_late_is_rolled_back(trainers, clock, tmp_path, caplog):
+    """Its client is sent the whole adapter next, and begins with the residual before it."""
+    grid = SparseNetwork(trainers, tmp_path)
+    clients = sparse_clients_of(grid, clock)
+    clients.train(START, round_number=1)
+    before = settled(StateFolder(tmp_path).load("two"), grid.end.server.state.receipts[1])
+    grid.silent = {3}
+    replies = clients.train(START, round_number=2)
+    assert [refusal.client for refusal in replies.refusals] == ["two"]
+    grid.silent = set()
+    replies = clients.train(START, round_number=3)
+    assert replies.download.num_whole == 1
+    assert [r.message for r in caplog.records if "rolled back" in r.message]
+    after = StateFolder(tmp_path).load("two")
+    assert after.receipt == before.receipt
+    np.testing.assert_array_equal(after.state.residual.vector, before.state.residual.vector)

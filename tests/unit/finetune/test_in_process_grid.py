@@ -7,7 +7,8 @@ from flwr.clientapp import ClientApp
 
 from finetune import in_process_grid
 from finetune.errors import FinetuneError, FlowerError, RoundError
-from finetune.flower import GridClients, decode, encode, make_client_app, make_server_app
+from finetune.flower import GridClients, make_client_app, make_server_app
+from finetune.flower_records import decode, encode
 from finetune.in_process_grid import InProcessGrid, check_flower
 from finetune.trust.identity import BaseIdentity
 from finetune.updates import Refusal
@@ -58,7 +59,7 @@ def test_a_round_through_server_app_and_client_app():
         for name, tensor in START.items():
             np.testing.assert_array_equal(update.tensors[name], tensor + number)
             assert update.tensors[name].dtype == np.float32
-    assert [(e.client, e.loss, e.num_tokens) for e in evaluations] == [
+    assert [(e.client, e.loss, e.num_tokens) for e in evaluations.evaluations] == [
         ("one", 15.0, 1),
         ("two", 15.0, 2),
     ]

@@ -121,6 +121,21 @@ def test_a_difference_near_zero_is_not_lost():
     assert difference_norm(first, second) < 1e-13 * frobenius_norm(first)
 
 
+def test_what_only_rounding_tells_apart_is_no_component():
+    """Columns of B that float32 alone keeps from being multiples of one are one component."""
+    generator = np.random.default_rng(7)
+    multiples = generator.normal(size=(40, 1)) * generator.normal(size=(1, 3))
+    rounded = Factors(multiples.astype(np.float32), draw(8, 1, 30, 3).down_RN, 2.0)
+    spectrum = decompose(rounded)
+    assert spectrum.values_K[1] > 1e-9 * spectrum.values_K[0]
+    assert spectrum.num_nonzero == 1
+    assert not best_rank(spectrum, 3, scale=1.0).up_MR[:, 1:].any()
+    in_float32 = Factors(rounded.up_MR, rounded.down_RN.astype(np.float32), 2.0)
+    assert decompose(stacked([in_float32, in_float32], [0.5, 0.5])).num_nonzero == 1
+    small = Factors(np.diag([1.0, 1e-9]), np.eye(2), 1.0)
+    assert decompose(small).num_nonzero == 2
+
+
 @pytest.mark.parametrize(("rank", "scale"), [(0, 1.0), (1, 0.0), (1, -1.0)])
 def test_a_rank_or_scale_of_zero_is_the_callers_mistake(rank, scale):
     """Both must be positive."""

@@ -107,12 +107,39 @@ def test_each_machine_gets_its_own_job(target):
             assert getattr(own, field) == getattr(whole, field)
 
 
+def test_a_client_that_must_remember_is_told_where_and_its_place_outlives_it():
+    """Its residual is on a volume of its own, or in the unit's state folder."""
+    sparsity = {"download_density": 0.25, "upload_density": 0.1, "error_feedback": {}}
+    files = render_kubernetes(job(sparsity=sparsity), image="x")
+    _, claim, run = yaml.safe_load_all(files["client-South_2.yaml"])
+    assert claim["kind"] == "PersistentVolumeClaim"
+    pod = run["spec"]["template"]["spec"]
+    assert claim["metadata"]["name"] in [
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in pod["volumes"]
+        if volume["name"] == "state"
+    ]
+    assert pod["containers"][0]["args"][-2:] == ["--state", "/var/lib/motley/client"]
+    units = render_systemd(job(sparsity=sparsity))
+    unit = units["client-north/motley-federation-client-north.service"]
+    assert "--name north --state /var/lib/motley/client\n" in unit
+    assert not any("--state" in text for text in render_systemd(job()).values())
+
+
+def test_a_clients_pod_is_not_started_again_when_the_job_is_done():
+    """It is a Job, as the server's is; a Deployment would start it for ever."""
+    for name, text in rendered()["kubernetes"].items():
+        if name.endswith(".yaml"):
+            (run,) = [each for each in yaml.safe_load_all(text) if each["kind"] == "Job"]
+            assert run["spec"]["template"]["spec"]["restartPolicy"] == "OnFailure"
+
+
 def test_a_secret_has_no_files_but_the_machines_own():
     """A client's pod mounts the CA and its key; the server's no private key of a client."""
     files = rendered()["kubernetes"]
     for name, text in files.items():
         for document in yaml.safe_load_all(text) if name.endswith(".yaml") else ():
-            if document["kind"] not in ("Job", "Deployment"):
+            if document["kind"] != "Job":
                 continue
             volumes = document["spec"]["template"]["spec"]["volumes"]
             (secret,) = [each["secret"] for each in volumes if "secret" in each]
@@ -162,3 +189,26 @@ if __name__ == "__main__":
 
     for name, files in rendered().items():
         write_folder(GOLDEN / name, files, force=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"deployment": CONTENT["deployment"] | {"min_clients": 2}},
+        {"scheduling": {"selection": {"kind": "uniform", "num_clients": 2}}},
+    ],
+)
+def test_a_clients_file_is_read_whatever_the_server_asks_of_all(changes):
+    """What counts clients is left out of a file that has one."""
+    files = render_systemd(job(**changes))
+    jobs = [text for path, text in files.items() if "north" in path and path.endswith("job.yaml")]
+    assert jobs
+    for text in jobs:
+        assert len(JobConfig.model_validate(yaml.safe_load(text)).clients) == 1
+
+
+def test_what_the_server_would_refuse_is_not_rendered():
+    """Otherwise its pods would restart for ever."""
+    secure = {"secure_sum": {"threshold": 2}, "clip_norm": 1.0}
+    with pytest.raises(DeploymentError, match=r"deployment with trust\.secure_sum"):
+        render_systemd(job(trust=secure))

@@ -7,6 +7,7 @@ import pytest
 
 from finetune.aggregation import STRATEGIES, Aggregation
 from finetune.errors import RoundError
+from finetune.held_out import Judgement
 from finetune.rounds import FederationState, Replies, judge, run_round, run_rounds
 from finetune.trust.checks import Checks
 from finetune.trust.config import TrustConfig
@@ -35,7 +36,7 @@ class FakeClients:
         self.told = [(refusal.client, refusal.reason) for refusal in refusals]
 
     def evaluate(self, tensors):
-        return [Evaluation("x", self.loss, 50)]
+        return Judgement((Evaluation("x", self.loss, 50),))
 
 
 def state(completed_rounds=0):
@@ -87,7 +88,7 @@ def test_rounds_go_on_where_the_state_stands():
 
 def test_a_loss_that_is_no_number_ends_the_job():
     """An adapter whose held-out loss is NaN is not reported as a result."""
-    with pytest.raises(RoundError, match="held-out loss of client 'x' is nan"):
+    with pytest.raises(RoundError, match="client 'x' reports a held-out loss of nan"):
         judge(FakeClients(loss=float("nan")), START)
 
 

@@ -8,10 +8,13 @@ import pytest
 from finetune.config import JobConfig
 from finetune.errors import FinetuneError, SecureSumError
 from finetune.flower import GridClients, make_client_app
+from finetune.flower_sparse import SparseExchange
 from finetune.in_process_grid import InProcessGrid
 from finetune.rounds import FederationState, run_round
 from finetune.secure_rounds.member import add_secure_sum
 from finetune.secure_rounds.secure_job import clients_of, members_of
+from finetune.sparsity.config import SparsityConfig
+from finetune.sparsity.ends import SparseEnds
 from finetune.trust.checks import FORM_ONLY, Checks
 from finetune.trust.identity import BaseIdentity
 from finetune.trust.round_trust import RoundTrust
@@ -104,6 +107,16 @@ def test_a_client_lost_anywhere_does_not_stop_the_round(action, mean, caplog):
     assert "lost" in caplog.text
 
 
+def test_a_claim_of_examples_is_capped_in_the_sum_too(caplog):
+    """Changes 1 to 4 with weights 1, 2, 2 and 2: the adapter moves by 19 / 7."""
+    with caplog.at_level(logging.INFO):
+        replies = Federation(most_examples=2).clients.train(START, round_number=1)
+    (update,) = replies.updates
+    assert update.num_examples == 7
+    np.testing.assert_allclose(update.tensors["b"], np.full((3, 2), 19 / 7), atol=1e-5)
+    assert "examples capped clients=['four']" in caplog.text
+
+
 def test_with_fewer_than_the_threshold_the_round_ends():
     """Two of four fail: no sum of two is shown."""
     federation = Federation({"one": "train.masked", "two": "train.masked"})
@@ -181,3 +194,52 @@ def test_a_process_that_began_within_a_round_is_lost_to_it():
     ]
     with pytest.raises(SecureSumError, match="0 clients sent SHARES"):
         first.clients.train(START, round_number=1)
+
+
+def test_a_shared_mask_sums_its_entries_alone():
+    """Half of the 16 entries cross, B and A as the turn wills; the rest follow in the next round."""
+    settings = SparsityConfig(download_density=1, upload_density=0.5, mask="shared")
+    content = job().model_copy(update={"sparsity": settings})
+    start = {
+        "q.lora_A.weight": np.ones((2, 5), np.float32),
+        "q.lora_B.weight": np.zeros((3, 2), np.float32),
+    }
+    trainers = {name: FakeTrainer(2) for name in NAMES}
+    ends = SparseEnds(start, settings)
+    app = make_client_app(trainers.__getitem__, sparse=ends.clients, gives_updates=False)
+    members = members_of(content).__getitem__
+    add_secure_sum(app, trainers.__getitem__, members, sparse=ends.clients)
+    nodes = {number: {"client": name} for number, name in enumerate(NAMES, start=2)}
+    clients = clients_of(InProcessGrid(app, nodes), content, FORM_ONLY, SparseExchange(ends.server))
+    tensors = start
+    for number, num_moved in ((1, 8), (2, 16)):
+        replies = clients.train(tensors, round_number=number)
+        tensors = replies.updates[0].tensors
+        steps = np.concatenate([(tensors[n] - start[n]).ravel() for n in tensors])
+        assert np.isclose(steps, 2, atol=1e-4).sum() == num_moved
+        assert np.isclose(steps, 0, atol=1e-6).sum() == 16 - num_moved
+        assert replies.download.num_whole == 4
+
+
+def test_a_frozen_a_is_in_no_sum():
+    """Clients mask the six entries of B alone, and A stays what it was."""
+    start = {
+        "q.lora_A.weight": np.ones((2, 50), np.float32),
+        "q.lora_B.weight": np.zeros((3, 2), np.float32),
+    }
+
+    class OfB(FakeTrainer):
+        def train(self, tensors, *, round_number):
+            name = "q.lora_B.weight"
+            return {name: tensors[name] + np.float32(self.step)}, self.step
+
+    trainers = {name: OfB(2) for name in NAMES}
+    content = job().model_copy(update={"aggregation": "ffa"})
+    app = make_client_app(trainers.__getitem__, gives_updates=False)
+    add_secure_sum(app, trainers.__getitem__, members_of(content).__getitem__)
+    nodes = {number: {"client": name} for number, name in enumerate(NAMES, start=2)}
+    clients = clients_of(InProcessGrid(app, nodes), content, FORM_ONLY)
+    (update,) = clients.train(start, round_number=1).updates
+    np.testing.assert_array_equal(update.tensors["q.lora_A.weight"], 1)
+    np.testing.assert_allclose(update.tensors["q.lora_B.weight"], 2, atol=1e-5)
+    assert clients._job.num_entries(start, round_number=1) == 6

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from finetune.aggregation import FEDAVG
 from finetune.errors import PayloadError
+from finetune.factors import Adapter, Scaling, paired, unpaired
+from finetune.low_rank import best_rank, decompose
 from finetune.sparsity.client import SparseClients
 from finetune.sparsity.config import SparsityConfig
 from finetune.sparsity.ends import SparseEnds
 from finetune.sparsity.layout import Layout
 from finetune.sparsity.memory import SparseMemory, from_parts, to_parts
 from finetune.sparsity.parcel import Parcel
+from finetune.sparsity.rebasing import carried_residual
 from finetune.sparsity.server import SparseServer
 from finetune.updates import Update
 from finetune.wire.message import encode
@@ -29,11 +32,11 @@ def mean_of(updates):
     return FEDAVG.combine(updates, like=updates[0].tensors, round_number=1)[0]
 
 
-def adapter(seed=0, *, untrained=False):
-    """Return an adapter of 30 entries; an untrained one has a B of zeros."""
+def adapter(seed=0, *, untrained=False, rank=2):
+    """Return an adapter of 30 entries at rank 2; an untrained one has a B of zeros."""
     generator = np.random.default_rng(seed)
-    b = np.zeros((7, 2)) if untrained else generator.normal(size=(7, 2))
-    return {A: generator.normal(size=(2, 8)).astype(np.float32), B: b.astype(np.float32)}
+    b = np.zeros((7, rank)) if untrained else generator.normal(size=(7, rank))
+    return {A: generator.normal(size=(rank, 8)).astype(np.float32), B: b.astype(np.float32)}
 
 
 def config(**changes):
@@ -261,17 +264,44 @@ def test_a_client_that_lost_its_copy_is_refused_once_and_then_sent_all():
     assert all(parcel.is_whole for parcel in job.round(3).values())
 
 
-def test_after_a_change_of_basis_nothing_old_is_used():
-    """Copies are forgotten, and every client drops its residual."""
-    job = Job(config(download="change", error_feedback={}))
+@pytest.mark.parametrize("download", ["weights", "change"])
+def test_after_a_squeeze_nothing_old_is_used(download):
+    """Copies are forgotten, all goes whole once; residuals are carried or, without a copy, dropped."""
+    job = Job(config(download=download, error_feedback={}), tensors=adapter(rank=4))
     job.round(1)
-    job.server.state = job.server.state.rebased()
-    assert all(parcel.is_whole for parcel in job.round(2).values())
+    before = job.clients.states["x"]
+    tensors = paired(job.tensors, Scaling(4, 4))
+    job.tensors = unpaired(
+        Adapter(
+            {name: best_rank(decompose(f), 2, scale=1.0) for name, f in tensors.modules.items()}, {}
+        )
+    )
+    parcels = job.round(2)
+    assert all(parcel.is_whole and parcel.fact("rank") == 2 for parcel in parcels.values())
+    start = job.starts["x"]
+    change = flat(difference(job.train(start, "x", 2)[0], start))
+    leftover = np.zeros(30)
+    if download == "change":
+        layout = Layout.of(adapter(rank=4))
+        carried = carried_residual(
+            before.residual, before.copy.vector, flat(start), layout, basis=1
+        )
+        leftover = carried.vector
+        assert leftover.any()
     residual = job.clients.states["x"].residual
-    assert (residual.round_number, residual.basis) == (2, 1)
-    change = difference(job.train(job.starts["x"], "x", 2)[0], job.starts["x"])
+    assert (residual.round_number, residual.basis) == (2, int(download == "change"))
     sent = flat(job.changes[0])
-    np.testing.assert_allclose(residual.vector, flat(change) - sent, atol=1e-6)
+    np.testing.assert_allclose(residual.vector, change + leftover - sent, atol=1e-5)
+    assert not any(parcel.is_whole for parcel in job.round(3).values()) or download == "weights"
+
+
+def test_a_rank_that_the_job_does_not_have_is_refused():
+    """A download cannot make the client's end allocate more than the job's adapter."""
+    job = Job(config())
+    parcel = job.server.send(job.tensors, [2], round_number=1)[2]
+    grown = Parcel(parcel.data, {**parcel.facts, "rank": 9})
+    with pytest.raises(PayloadError, match="is of rank 9, above the job's"):
+        job.clients.answer("x", grown, lambda tensors: (tensors, 1.0))
 
 
 @pytest.mark.parametrize("download", ["weights", "change"])

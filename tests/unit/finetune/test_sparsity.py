@@ -5,10 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pydantic import TypeAdapter, ValidationError
 
+from finetune.aggregation import STRATEGIES
+from finetune.compatibility import Parts, conflict
 from finetune.errors import PayloadError
 from finetune.sparsity.client import ClientState, make_upload, read_download
-from finetune.sparsity.config import ErrorFeedback, SparsityConfig
+from finetune.sparsity.config import (
+    DEFAULT_SPARSITY,
+    ErrorFeedback,
+    SparsityChoice,
+    SparsityConfig,
+)
 from finetune.sparsity.density import density, num_kept
 from finetune.sparsity.feedback import Residual, carried
 from finetune.sparsity.layout import Layout
@@ -156,3 +164,25 @@ def test_a_change_of_a_copy_that_is_not_held_is_refused():
         read_download(Parcel(change, facts), ClientState().copy, length=4)
     with pytest.raises(PayloadError, match="comes without 'base'"):
         read_download(Parcel(change, {"is_whole": 0}), copy, length=4)
+
+
+def test_a_job_may_ask_for_the_default_by_name():
+    """The word stands for the settings themselves, which is what is written beside the run."""
+    named = TypeAdapter(SparsityChoice | None)
+    assert named.validate_python("default") == DEFAULT_SPARSITY
+    assert named.validate_python(DEFAULT_SPARSITY.model_dump(mode="json")) == DEFAULT_SPARSITY
+    assert named.validate_python(None) is None
+    with pytest.raises(ValidationError, match="SparsityConfig"):
+        named.validate_python("none of these")
+
+
+def test_the_default_goes_with_every_aggregation_but_one():
+    """FedSVD turns A each round, and a mask would tear it."""
+    assert DEFAULT_SPARSITY.download == "change"
+    assert DEFAULT_SPARSITY.error_feedback is not None
+    refused = {
+        name
+        for name, strategy in STRATEGIES.items()
+        if conflict(Parts(strategy, DEFAULT_SPARSITY)) is not None
+    }
+    assert refused == {"fedsvd"}

@@ -120,6 +120,12 @@ def test_clients_may_join_later_and_leave():
     assert made_at(virtual, 30) == [8, 16, 24]
 
 
+def test_a_presence_of_nobody_is_refused():
+    """A misspelt name would leave its client there from the start to the end."""
+    with pytest.raises(ValueError, match="no client is named 'd'; there are a, b, c"):
+        clock(SynchronousSettings(local_steps=3), presences=[Presence("d", joins_at_seconds=5)])
+
+
 @pytest.mark.parametrize("name", EVERY_SETTINGS)
 def test_a_scheduler_replaced_after_every_event_ends_at_the_same_adapter(name):
     """Written out and read back, it goes on to the last bit as if nothing had happened."""

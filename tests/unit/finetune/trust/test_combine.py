@@ -67,6 +67,17 @@ def test_long_changes_are_clipped_counted_and_named(caplog):
     assert "clients=['c0'] num=1" in caplog.text
 
 
+def test_a_claim_of_examples_is_capped_counted_and_named(caplog):
+    """Claims of 9 and 8 under a cap of 8 weigh the same, so the mean of 1 and 3 is 2."""
+    with caplog.at_level(logging.INFO):
+        believed = combined({"most_examples": 8}, 1, 3)
+    assert [update.num_examples for update in believed] == [8, 8]
+    np.testing.assert_allclose(mean_of(believed)[UP], np.full((2, 1), 2.0), rtol=1e-6)
+    assert "examples capped clients=['c0'] num=1 most_examples=8" in caplog.text
+    believed = combined({"most_examples": 9}, 1, 3)
+    assert [update.num_examples for update in believed] == [9, 8]
+
+
 @pytest.mark.parametrize(
     ("robust", "step"),
     [
@@ -195,6 +206,11 @@ def job(trust, *, num_clients=5):
         ({"secure_sum": {"threshold": 2}, "clip_norm": 1.0}, "threshold: 2 of 5 clients"),
         ({"secure_sum": {"threshold": 6}, "clip_norm": 1.0}, "threshold: 6 of 5 clients"),
         ({"robust": {"kind": "mean"}}, "median"),
+        ({"privacy": PRIVACY, "most_examples": 9}, "most_examples: 9 bounds weights"),
+        (
+            {"robust": {"kind": "median", "num_attackers": 1}, "most_examples": 9},
+            "most_examples: 9 bounds weights",
+        ),
     ],
 )
 def test_an_impossible_trust_is_refused_when_the_job_is_read(trust, words):
@@ -216,6 +232,6 @@ def test_single_updates_do_not_pass_for_a_sum():
     """Where the job asks for a secure sum, clients that do not take part end the job."""
     trust = RoundTrust(TrustConfig.model_validate(SECURE))
     with pytest.raises(SecureSumError, match="single updates came"):
-        trust.believed(updates(1, 2), start=START)
+        trust.believed(updates(1, 2), start=START, round_number=1)
     whole = [replace(updates(1)[0], is_sum=True)]
-    assert trust.believed(whole, start=START) == whole
+    assert trust.believed(whole, start=START, round_number=1) == whole

@@ -1,5 +1,6 @@
 """Secure sums against servers, clients and networks that do not keep to the protocol."""
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -13,7 +14,7 @@ from finetune.errors import SecureSumError
 from finetune.trust.secure_sum import messages
 from finetune.trust.secure_sum.client import SecureSumClient
 from finetune.trust.secure_sum.messages import Kind
-from finetune.trust.secure_sum.shamir import SHARE_BYTES, reconstruct
+from finetune.trust.secure_sum.shamir import PRIME, SHARE_BYTES, reconstruct, right_shares, share
 
 
 def survivors(session, client, alive):
@@ -230,20 +231,63 @@ def test_the_server_refuses_what_does_not_belong_and_goes_on():
         server.receive(1, sent[1])
 
 
-def test_a_lying_holder_of_shares_cannot_change_the_sum_unseen():
-    """A wrong share gives another mask; its commitment, or the public key, shows it."""
-    for lost, words in ((set(), "client 1's mask are wrong"), ({1}, "client 1's key are wrong")):
-        session = Session(3, threshold=2)
-        replies = session.until(Kind.REVEALED, {"MASKED": lost})
-        for client, message in session.answers(Kind.REVEALED, replies).items():
-            rows = messages.unpack_table(message[HEAD_BYTES:], value_bytes=SHARE_BYTES)
-            if client == 2:
-                rows[1] = bytes(SHARE_BYTES)
-            body = messages.pack_table(rows)
-            session.server.receive(client, messages.pack(Kind.REVEALED, SESSION, client, body))
-        session.server.advance()
-        with pytest.raises(SecureSumError, match=words):
-            session.server.total()
+def with_a_liar(num_clients, *, lost, liar=2):
+    """Return a session of threshold 2 or 3, at its end; one holder's shares of client 1 are zeros."""
+    session = Session(num_clients, threshold=num_clients // 2 + 1)
+    replies = session.until(Kind.REVEALED, {"MASKED": lost})
+    for client, message in session.answers(Kind.REVEALED, replies).items():
+        rows = messages.unpack_table(message[HEAD_BYTES:], value_bytes=SHARE_BYTES)
+        if client == liar:
+            rows[1] = bytes(SHARE_BYTES)
+        body = messages.pack_table(rows)
+        session.server.receive(client, messages.pack(Kind.REVEALED, SESSION, client, body))
+    session.server.advance()
+    return session
+
+
+@pytest.mark.parametrize(("num_clients", "lost"), [(3, set()), (5, set()), (5, {1})])
+def test_a_false_share_is_left_out_and_its_holder_named(num_clients, lost, caplog):
+    """Where more shares are there than needed, the others give the sum."""
+    session = with_a_liar(num_clients, lost=lost)
+    total, survivors = session.server.total()
+    expected = sum(session.values[client] for client in survivors)
+    np.testing.assert_allclose(total, expected, atol=1e-6)
+    assert survivors == set(session.values) - lost
+    assert dict(session.server.false_shares) == {2: 1}
+    assert "false share left out client=2 of=\"client 1's" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("num_clients", "lost", "words"),
+    [(2, set(), "client 1's mask are wrong"), (3, {1}, "client 1's key are wrong")],
+)
+def test_a_lying_holder_of_shares_cannot_change_the_sum_unseen(num_clients, lost, words):
+    """With no share to spare, the commitment or the public key shows that one is false."""
+    session = with_a_liar(num_clients, lost=lost)
+    with pytest.raises(SecureSumError, match=words):
+        session.server.total()
+
+
+@given(
+    num_holders=st.integers(3, 9),
+    liars=st.sets(st.integers(1, 9), max_size=3),
+    secret=st.binary(min_size=32, max_size=32),
+)
+def test_right_shares_are_found_among_false_ones(num_holders, liars, secret):
+    """Whoever lies, as long as a threshold of honest holders is there, and each liar is named."""
+    threshold = num_holders // 2 + 1
+    shares = share(secret, points=range(1, num_holders + 1), threshold=threshold)
+    liars &= shares.keys()
+    changed = dict(shares)
+    for one in liars:
+        error = int.from_bytes(hashlib.sha256(bytes([one])).digest(), "big")
+        value = (int.from_bytes(shares[one], "big") + error) % PRIME
+        changed[one] = value.to_bytes(SHARE_BYTES, "big")
+    found = right_shares(changed, threshold, secret.__eq__)
+    if num_holders - len(liars) < threshold:
+        assert found is None
+    else:
+        assert found == (secret, sorted(liars))
 
 
 def test_there_is_no_sum_before_the_end():

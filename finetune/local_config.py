@@ -1,0 +1,29 @@
+"""The `local_training:` block of a job: how clients compute their steps, not which steps they take."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from planner.config import StrictModel
+
+
+class LocalTrainingConfig(StrictModel):
+    """What local training costs in memory and time; by default float32, nothing saved."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of training and judging. The narrow types are mixed: torch chooses by operation
+    where they serve, while adapter, gradients and optimiser stay float32. float16 needs a GPU."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input only and compute the rest again in the backward pass: the same
+    gradients in less memory, for one more forward pass a step."""
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    """Equal parts into which the `batch_size` sequences of a step are cut, one of them in memory at
+    a time. The step is the same, to rounding."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one, `cuda` refuses to train without; which of several is
+    the environment's to say (CUDA_VISIBLE_DEVICES). GPUs do not always add in one order: a run that
+    is continued there ends near the unbroken one, on the CPU at the same bits."""
+
+
+FLOAT32 = LocalTrainingConfig()
+"""What a job that says nothing about local training gets."""
