@@ -6,6 +6,7 @@ number. It names the run that it is meant for by the token that each run writes 
 so one that was left by a killed run stops no later one.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -20,7 +21,8 @@ REQUEST_FILE = ".stop"
 
 _TRIES = 10
 _PAUSE_SECONDS = 0.02
-"""Whoever asks whether a folder is locked holds it for an instant."""
+_LOOKERS_SECONDS = 10.0
+"""Whoever asks whether a folder is locked shares its lock for an instant; a run waits for that."""
 
 
 def lock_alone(descriptor: int) -> None:
@@ -29,15 +31,12 @@ def lock_alone(descriptor: int) -> None:
     Raises:
         OSError: If it cannot be locked; `BlockingIOError` if another process holds it.
     """
-    for number in range(_TRIES):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if number == _TRIES - 1:
-                raise
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return
+    end = time.monotonic() + _LOOKERS_SECONDS
+    while not _is_taken(descriptor, fcntl.LOCK_EX):
+        if not _is_taken(descriptor, fcntl.LOCK_SH) or time.monotonic() > end:
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process holds the lock")
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(_PAUSE_SECONDS)
 
 
 def is_locked(folder: Path) -> bool:
@@ -51,12 +50,9 @@ def is_locked(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _is_taken(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False
 
 
 def begin_requests(folder: Path, lock: int) -> str:
@@ -101,6 +97,15 @@ def is_asked(folder: Path) -> bool:
     """Return whether the run that holds the folder, or held it last, was asked to stop."""
     token = asked_token(folder)
     return token is not None and token == _word(folder / LOCK_FILE)
+
+
+def _is_taken(descriptor: int, kind: int) -> bool:
+    """Take a lock if nobody stands in its way; return whether it was taken."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _word(path: Path) -> str | None:

@@ -66,6 +66,8 @@ async def test_a_long_text_nobody_waits_for_is_not_read():
     second = asyncio.create_task(texts.run(LONG, lambda: order.append("read")))
     await asyncio.sleep(0)
     second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second  # only then does the thread's own list know
     go_on.set()
     assert await first
     assert await texts.run(LONG, lambda: list(order)) == []
