@@ -1,0 +1,43 @@
+"""What is served: `/v1/models`, and `/health` of the router itself."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from router.errors import UnknownModelError
+from router.fleet import Fleet
+from router.health import HealthMonitor
+
+
+class Catalogue:
+    """What is served, and whether anything is."""
+
+    def __init__(self, fleet: Fleet, monitor: HealthMonitor) -> None:
+        self._fleet = fleet
+        self._monitor = monitor
+
+    async def health(self, request: Request) -> Response:
+        """Answer 200, or 503 if no replica is healthy, with healthy replicas per model."""
+        counts = {
+            model: {
+                "healthy": sum(replica.is_healthy for replica in self._fleet.configured(model)),
+                "replicas": len(self._fleet.configured(model)),
+            }
+            for model in self._fleet.base_models
+        }
+        is_up = any(replica.is_healthy for replica in self._fleet.replicas)
+        content = {"status": "ok" if is_up else "unavailable", "models": counts}
+        return JSONResponse(content, status_code=200 if is_up else 503)
+
+    async def models(self, request: Request) -> Response:
+        """List the configured models and whatever else the replicas list, adapters included."""
+        return JSONResponse({"object": "list", "data": list(self._fleet.model_entries().values())})
+
+    async def model(self, request: Request) -> Response:
+        """Return one entry of the list; an unknown name is looked for on the replicas once."""
+        name = str(request.path_params["name"])
+        if not self._fleet.knows(name):
+            await self._monitor.refresh()
+        entries = self._fleet.model_entries()
+        if name not in entries:
+            raise UnknownModelError(name, entries)
+        return JSONResponse(entries[name])
