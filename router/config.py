@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ByteSize, Field, model_validator
 
 from planner.config import StrictModel
 from planner.units import Count, Name, Tokens
+from router.facts import ModelFacts
 
 
 def _replica_url(url: str) -> str:
@@ -45,8 +46,8 @@ class OfferWeights(StrictModel):
     """Offer to its share of these requests, relative to the others'; at least one above 0."""
 
 
-class ModelConfig(StrictModel):
-    """One model and the replicas that serve it."""
+class ModelConfig(ModelFacts):
+    """One model, the replicas that serve it, and the facts that goals are judged by."""
 
     name: Annotated[str, Field(min_length=1)]
     """The name clients send and the replicas serve it under; the body is forwarded unchanged."""
