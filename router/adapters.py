@@ -44,6 +44,13 @@ Outcomes = dict[str, UpstreamReply | ReplicaError]
 _NOT_ASKED = "is out of service and was not asked: send it the command itself when it is back"
 
 
+class UploadPlaces:
+    """How many bodies are on disk."""
+
+    def __init__(self) -> None:
+        self.num_taken = 0
+
+
 class Adapters:
     """Forwards adapter commands and tells which replica did not take one."""
 
@@ -52,6 +59,7 @@ class Adapters:
         fleet: Fleet,
         monitor: HealthMonitor,
         upstream: Upstream,
+        places: UploadPlaces,
         *,
         max_body_bytes: int,
         max_upload_bytes: int,
@@ -64,7 +72,7 @@ class Adapters:
         self._max_body_bytes = max_body_bytes
         self._max_upload_bytes = max_upload_bytes
         self._list_seconds = list_seconds
-        self._num_uploads = 0
+        self._places = places
         self._spool_folder = spool_folder
 
     async def load(self, request: Request) -> Response:
@@ -176,9 +184,9 @@ class Adapters:
 
     @asynccontextmanager
     async def _spooled(self, request: Request, most_bytes: int) -> AsyncGenerator[Spool]:
-        if self._num_uploads >= MOST_UPLOADS:
+        if self._places.num_taken >= MOST_UPLOADS:
             raise TooManyUploadsError(MOST_UPLOADS)
-        self._num_uploads += 1
+        self._places.num_taken += 1
         try:
             async with spooled(
                 request.scope,
@@ -188,7 +196,7 @@ class Adapters:
             ) as spool:
                 yield spool
         finally:
-            self._num_uploads -= 1
+            self._places.num_taken -= 1
 
     async def _ask(
         self,

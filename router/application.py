@@ -1,5 +1,7 @@
 """The router's paths, and errors as answers."""
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,7 +23,11 @@ from router.metrics import RouterMetrics
 
 
 def make_application(
-    completions: Completions, adapters: Adapters, catalogue: Catalogue, metrics: RouterMetrics
+    completions: Completions,
+    adapters: Adapters,
+    catalogue: Catalogue,
+    metrics: RouterMetrics,
+    admin: Sequence[Route] = (),
 ) -> Starlette:
     """Return the router's paths; what a handler raises is answered in OpenAI's words."""
     application = Starlette(
@@ -37,6 +43,7 @@ def make_application(
             Route("/admin/adapters/{name:path}", adapters.remove, methods=["DELETE"]),
             Route("/health", catalogue.health),
             Route("/metrics", metrics.answer),
+            *admin,
         ],
         exception_handlers={
             HTTPException: _answer_http_exception,

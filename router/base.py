@@ -24,6 +24,8 @@ class Candidate:
     url: str
     num_outstanding: int
     """Requests sent to it and not yet ended."""
+    offer: str | None = None
+    """What it runs on, as the planned weights of the model call it."""
 
 
 @dataclass(frozen=True, slots=True)

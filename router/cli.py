@@ -25,13 +25,17 @@ def route(
     from planner.documents import read_document
     from router.config import RouterConfig
 
-    config = read_document(file, RouterConfig)
     overrides = {"host": host, "port": port}
     given = {name: value for name, value in overrides.items() if value is not None}
+
+    def read_config() -> RouterConfig:
+        return read_document(file, RouterConfig).model_copy(update=given)
+
+    config = read_config()
     configure_logging(verbose=verbose)
     from router.server import serve
 
-    serve(config.model_copy(update=given))
+    serve(config, read_config)
 
 
 def run(arguments: list[str]) -> None:

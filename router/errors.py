@@ -9,6 +9,9 @@ RouterError
 │   ├── SlowBodyError         the body stands still
 │   ├── UnknownModelError     no replica serves that name
 │   ├── UnknownPathError      no such path
+│   ├── UnknownReplicaError   the fleet has no replica of that address
+│   ├── ReloadRefusedError    the file cannot be put in force; the old settings stay
+│   ├── AdminRefusedError     commands to the router from another machine
 │   └── WrongMethodError      the path exists, the method does not
 ├── ClientGoneError           the client closed its connection; logged, never answered
 ├── TooManyUploadsError       as many bodies as may be are on disk
@@ -91,6 +94,32 @@ class UnknownPathError(RequestError):
     def __init__(self, path: str) -> None:
         """Name the path."""
         super().__init__(f"no such path: {_short(path)}; the API lives under /v1")
+
+
+class UnknownReplicaError(RequestError):
+    """The fleet has no replica of that address."""
+
+    param = "url"
+
+    def __init__(self, url: str) -> None:
+        """Name the address."""
+        super().__init__(f"no replica {_short(url)}; GET /admin/replicas lists them")
+
+
+class AdminRefusedError(RequestError):
+    """Commands to the router itself are taken from its own machine alone."""
+
+    def __init__(self, host: str) -> None:
+        """Name who asked."""
+        super().__init__(f"commands to the router are not taken from {host}; ask on its machine")
+
+
+class ReloadRefusedError(RequestError):
+    """The file cannot be put in force; the router goes on as it was."""
+
+    def __init__(self, problem: str) -> None:
+        """Say what is wrong with the file."""
+        super().__init__(f"not reloaded, the old settings stay: {problem}")
 
 
 class WrongMethodError(RequestError):
@@ -199,6 +228,9 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     SlowBodyError: (408, "RequestTimeoutError"),
     UnknownModelError: (404, "NotFoundError"),
     UnknownPathError: (404, "NotFoundError"),
+    UnknownReplicaError: (404, "NotFoundError"),
+    AdminRefusedError: (403, "PermissionDeniedError"),
+    ReloadRefusedError: (400, "BadRequestError"),
     WrongMethodError: (405, "MethodNotAllowedError"),
     ClientGoneError: (499, "ClientClosedRequestError"),
     TooManyUploadsError: (429, "RateLimitError"),

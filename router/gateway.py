@@ -1,16 +1,27 @@
-"""The router put together."""
+"""The router put together, and put together anew when its file changes.
 
-from collections.abc import AsyncGenerator
+What is counted, learnt or connected lasts as long as the process (`Lasting`). What follows from the
+settings alone is made by `assemble`, once at the start and once a reload; requests that run keep the
+one they began with.
+"""
+
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from planner.key_file import read_key
-from router.adapters import Adapters
+from router.adapters import Adapters, UploadPlaces
+from router.admin import Admin
 from router.application import make_application
 from router.catalogue import Catalogue
 from router.completions import Completions
 from router.config import RouterConfig
+from router.discovery.amendments import MemoryStore
+from router.discovery.commands import ReplicaCommands
+from router.discovery.member import CONFIG, configured_members
+from router.discovery.roster import Roster
 from router.exchange import RequestIds
 from router.fleet import Fleet
 from router.health import HealthMonitor
@@ -18,41 +29,129 @@ from router.input_size import InputSizes
 from router.metrics import RouterMetrics
 from router.policies.least_outstanding import LeastOutstanding
 from router.policies.planned_weights import PlannedWeights
+from router.reload import Reloader
 from router.router import Router
 from router.traffic_log import TrafficLog
-from router.upstream import open_upstream
+from router.upstream import Upstream, open_upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What outlives a reload; a piece with settings follows them by its own `configure`."""
+
+    fleet: Fleet
+    monitor: HealthMonitor
+    upstream: Upstream
+    sizes: InputSizes
+    metrics: RouterMetrics
+    traffic_log: TrafficLog
+    roster: Roster
+    upload_places: UploadPlaces
+
+
+class Gateway:
+    """The router as an ASGI application whose settings can change under running requests."""
+
+    def __init__(
+        self, config: RouterConfig, lasting: Lasting, read_config: Callable[[], RouterConfig]
+    ) -> None:
+        self._lasting = lasting
+        self.reloader = Reloader(config, read_config, self._apply, lasting.metrics)
+        self._application = assemble(config, lasting, self.reloader)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer by the settings in force when the request arrives."""
+        await self._application(scope, receive, send)
+
+    async def _apply(self, config: RouterConfig) -> None:
+        """Put `config` in force; what can fail comes before anything is changed."""
+        lasting = self._lasting
+        control_key = _control_key(config)
+        application = assemble(config, lasting, self.reloader)
+        lasting.upstream.configure(config.timeouts, control_key=control_key)
+        lasting.monitor.configure(config.health)
+        lasting.sizes.configure(_weighted_models(config))
+        await lasting.roster.state(
+            {CONFIG: configured_members(config.models)},
+            base_models=[model.name for model in config.models],
+        )
+        self._application = application
+
+
+def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGIApp:
+    """Return the application that follows from the settings; nothing that lasts is changed."""
+    fleet, monitor, upstream = lasting.fleet, lasting.monitor, lasting.upstream
+    policy = PlannedWeights(config.models, lasting.sizes, LeastOutstanding())
+    attempts = config.retry.max_attempts
+    router = Router(fleet, monitor, policy, upstream, lasting.metrics, max_attempts=attempts)
+    limit = int(config.max_body_bytes)
+    completions = Completions(
+        router, lasting.traffic_log, lasting.metrics, lasting.sizes, max_body_bytes=limit
+    )
+    adapters = Adapters(
+        fleet,
+        monitor,
+        upstream,
+        lasting.upload_places,
+        max_body_bytes=limit,
+        max_upload_bytes=int(config.max_upload_bytes),
+        list_seconds=config.health.timeout_seconds,
+        spool_folder=config.spool_folder,
+    )
+    replicas = ReplicaCommands(fleet, lasting.roster, max_body_bytes=limit)
+    catalogue = Catalogue(fleet, monitor)
+    admin = Admin(replicas, reloader)
+    return RequestIds(
+        make_application(completions, adapters, catalogue, lasting.metrics, admin.routes())
+    )
 
 
 @asynccontextmanager
-async def open_gateway(config: RouterConfig, traffic_log: TrafficLog) -> AsyncGenerator[ASGIApp]:
+async def open_gateway(
+    config: RouterConfig,
+    traffic_log: TrafficLog,
+    *,
+    read_config: Callable[[], RouterConfig] | None = None,
+) -> AsyncGenerator[Gateway]:
     """Yield the router as an ASGI application, its health checks running until the end.
 
     Every replica has been checked once before this yields.
+
+    Args:
+        config: The settings to begin with.
+        traffic_log: Where each request's line goes; stays the caller's.
+        read_config: Reads the settings again for a reload; None: they stay the same.
 
     Raises:
         DocumentError: If the file of the key for checks holds none.
     """
     fleet = Fleet(config.models)
-    sizes = InputSizes(model.name for model in config.models if model.weights)
-    policy = PlannedWeights(config.models, sizes, LeastOutstanding())
+    sizes = InputSizes(_weighted_models(config))
     metrics = RouterMetrics(fleet, sizes)
-    key_file = config.health.api_key_file
-    key = None if key_file is None else read_key(key_file)
-    async with open_upstream(config.timeouts, control_key=key) as upstream:
+    async with open_upstream(config.timeouts, control_key=_control_key(config)) as upstream:
         monitor = HealthMonitor(fleet, upstream, config.health)
-        attempts = config.retry.max_attempts
-        router = Router(fleet, monitor, policy, upstream, metrics, max_attempts=attempts)
-        limit = int(config.max_body_bytes)
-        completions = Completions(router, traffic_log, metrics, sizes, max_body_bytes=limit)
-        adapters = Adapters(
-            fleet,
-            monitor,
-            upstream,
-            max_body_bytes=limit,
-            max_upload_bytes=int(config.max_upload_bytes),
-            list_seconds=config.health.timeout_seconds,
-            spool_folder=config.spool_folder,
+        lasting = Lasting(
+            fleet=fleet,
+            monitor=monitor,
+            upstream=upstream,
+            sizes=sizes,
+            metrics=metrics,
+            traffic_log=traffic_log,
+            roster=Roster(fleet, monitor, configured_members(config.models), MemoryStore()),
+            upload_places=UploadPlaces(),
         )
+        gateway = Gateway(config, lasting, read_config or (lambda: config))
         async with monitor.running():
-            catalogue = Catalogue(fleet, monitor)
-            yield RequestIds(make_application(completions, adapters, catalogue, metrics))
+            try:
+                yield gateway
+            finally:
+                await gateway.reloader.stop()
+
+
+def _control_key(config: RouterConfig) -> str | None:
+    file = config.health.api_key_file
+    return None if file is None else read_key(file)
+
+
+def _weighted_models(config: RouterConfig) -> list[str]:
+    return [model.name for model in config.models if model.weights]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,6 +53,15 @@ async def check(client: ControlClient, url: str, *, timeout_seconds: float) -> F
     return Finding(problem=None, models=_entries(listing) if list_status == 200 else None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """The checks of one replica at its interval."""
+
+    task: asyncio.Task[None]
+    wake: asyncio.Event
+    """Set to have the next check at once."""
+
+
 class HealthMonitor:
     """Keeps the fleet's health and model lists current; the only writer of both."""
 
@@ -68,24 +77,50 @@ class HealthMonitor:
         self._client = client
         self._config = config
         self._monotonic = monotonic
-        self._wakes = {replica.url: asyncio.Event() for replica in fleet.replicas}
+        self._watches: dict[str, _Watch] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_running = False
         self._silent: set[str] = set()
         self._refresh_lock = asyncio.Lock()
         self._refreshed_at = float("-inf")
+        fleet.when_removed(self._forget)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Check every replica once, then each at its interval until the block ends."""
+        """Check every replica once, then each at its interval until the block ends or it leaves."""
         await self.refresh()
-        tasks = [asyncio.create_task(self._watch(replica)) for replica in self._fleet.replicas]
-        for task in tasks:
-            task.add_done_callback(_report_crash)
+        self._is_running = True
+        self.follow()
         try:
             yield
         finally:
+            self._is_running = False
+            tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def configure(self, config: HealthConfig) -> None:
+        """Go by other settings from the next check of each replica on."""
+        self._config = config
+        for watch in self._watches.values():
+            watch.wake.set()
+
+    def follow(self) -> None:
+        """Watch the replicas that have come since."""
+        for replica in self._fleet.replicas if self._is_running else ():
+            if replica.url not in self._watches:
+                wake = asyncio.Event()
+                task = asyncio.create_task(self._watch(replica, wake))
+                self._watches[replica.url] = _Watch(task, wake)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(_report_crash)
+
+    async def welcome(self, newcomers: Iterable[Replica]) -> None:
+        """Watch replicas that have just come, and return when each has been checked once."""
+        self.follow()
+        await asyncio.gather(*[self._check(replica) for replica in newcomers])
 
     async def refresh(self) -> None:
         """Check every replica now; callers that wait for one another share a round."""
@@ -98,12 +133,23 @@ class HealthMonitor:
             self._refreshed_at = started_at
 
     def report_failure(self, url: str, problem: str) -> None:
-        """Take a replica out after a request failed on it, and have it checked at once."""
-        self._mark_unhealthy(self._fleet.replica(url), problem)
-        self._wakes[url].set()
+        """Take a replica out after a request failed on it, and have it checked at once.
 
-    async def _watch(self, replica: Replica) -> None:
-        wake = self._wakes[replica.url]
+        One that has left meanwhile is none of ours any more.
+        """
+        replica = self._fleet.find(url)
+        if replica is not None:
+            self._mark_unhealthy(replica, problem)
+        if url in self._watches:
+            self._watches[url].wake.set()
+
+    def _forget(self, replica: Replica) -> None:
+        self._silent.discard(replica.url)
+        watch = self._watches.pop(replica.url, None)
+        if watch is not None:
+            watch.task.cancel()
+
+    async def _watch(self, replica: Replica, wake: asyncio.Event) -> None:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._config.interval_seconds):
@@ -112,6 +158,8 @@ class HealthMonitor:
             await self._check(replica)
 
     async def _check(self, replica: Replica) -> None:
+        if replica.is_draining:
+            return  # it gets no more requests, and may stop answering when it likes
         finding = await check(
             self._client, replica.url, timeout_seconds=self._config.timeout_seconds
         )

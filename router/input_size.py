@@ -38,7 +38,13 @@ class InputSizes:
 
     def __init__(self, models: Iterable[str]) -> None:
         """Estimate for `models`; what is told of others is ignored."""
-        self._ratios = {model: _Ratio() for model in models}
+        self._ratios: dict[str, _Ratio] = {}
+        self.configure(models)
+
+    def configure(self, models: Iterable[str]) -> None:
+        """Estimate for `models` from now on; what has been learnt of them is kept."""
+        known = self._ratios
+        self._ratios = {model: known.get(model) or _Ratio() for model in models}
 
     @property
     def tokens_per_byte(self) -> dict[str, float]:
@@ -46,9 +52,11 @@ class InputSizes:
         return {model: ratio.tokens_per_byte for model, ratio in self._ratios.items()}
 
     def estimate(self, query: Query) -> int:
-        """Return the input tokens of a request for one of the models, at least 1."""
+        """Return the input tokens of a request, at least 1; of other models by the start value."""
         size = prompt_size(query.fields)
-        tokens = size.text_bytes * self._ratios[query.model].tokens_per_byte
+        ratio = self._ratios.get(query.model)
+        per_byte = START_TOKENS_PER_BYTE if ratio is None else ratio.tokens_per_byte
+        tokens = size.text_bytes * per_byte
         return max(1, size.id_tokens + round(tokens))
 
     def learn(self, query: Query, prompt_tokens: int | None) -> None:

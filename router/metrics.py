@@ -4,8 +4,12 @@
   model has no planned weights; the reasons are the policies'.
 - `motley_router_requests_total{model, status}`: requests ended, by the status of the traffic log.
 - `motley_router_replica_healthy{replica}`: 1 or 0.
+- `motley_router_replica_draining{replica}`: 1 while it finishes what runs before it leaves.
 - `motley_router_outstanding_requests{replica}`: sent and not yet ended.
 - `motley_router_tokens_per_prompt_byte{model}`: what input sizes are estimated with.
+- `motley_router_reloads_total{outcome}`: files read again: `done`, or `refused` and nothing changed.
+
+Replicas that have left have no series any more.
 """
 
 from collections.abc import Iterator
@@ -39,6 +43,17 @@ class RouterMetrics:
             "motley_router_requests", "Requests ended", ["model", "status"], registry=self._registry
         )
 
+        self._reloads = Counter(
+            "motley_router_reloads",
+            "Configurations read again",
+            ["outcome"],
+            registry=self._registry,
+        )
+
+    def reloaded(self, outcome: str) -> None:
+        """Count one reload."""
+        self._reloads.labels(outcome).inc()
+
     def picked(self, model: str, decision: Decision) -> None:
         """Count one attempt."""
         self._picks.labels(model, decision.offer or "", decision.reason).inc()
@@ -60,14 +75,16 @@ class _Gauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield one sample a replica or model."""
         healthy = _gauge("replica_healthy", "Whether a replica is healthy", "replica")
+        draining = _gauge("replica_draining", "Whether a replica finishes and leaves", "replica")
         outstanding = _gauge("outstanding_requests", "Requests on a replica", "replica")
         for replica in self._fleet.replicas:
             healthy.add_metric([replica.url], float(replica.is_healthy))
+            draining.add_metric([replica.url], float(replica.is_draining))
             outstanding.add_metric([replica.url], replica.num_outstanding)
         ratios = _gauge("tokens_per_prompt_byte", "Tokens a byte of a prompt", "model")
         for model, ratio in self._sizes.tokens_per_byte.items():
             ratios.add_metric([model], ratio)
-        yield from (healthy, outstanding, ratios)
+        yield from (healthy, draining, outstanding, ratios)
 
 
 def _gauge(name: str, text: str, label: str) -> GaugeMetricFamily:

@@ -1,7 +1,9 @@
 """The listening process: socket, loop, signals."""
 
 import asyncio
+import signal
 import socket
+from collections.abc import Callable
 
 import uvicorn
 import uvloop
@@ -16,19 +18,22 @@ BACKLOG = 2048
 """Connections the kernel keeps waiting; the system may cap it lower."""
 
 
-def serve(config: RouterConfig) -> None:
+def serve(config: RouterConfig, read_config: Callable[[], RouterConfig] | None = None) -> None:
     """Listen and route until SIGTERM or SIGINT, then let running requests finish.
+
+    SIGHUP has the settings read again, by `read_config`.
 
     Raises:
         StartError: If the address is taken or the traffic log cannot be opened.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     traffic_log = TrafficLog(config.traffic_log)
     try:
         with (
             bind(config.host, config.port) as listener,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_serve(config, traffic_log, listener))
+            runner.run(_serve(config, traffic_log, listener, read_config))
     finally:
         traffic_log.close()
 
@@ -48,8 +53,16 @@ def bind(host: str, port: int) -> socket.socket:
         raise StartError(message) from None
 
 
-async def _serve(config: RouterConfig, traffic_log: TrafficLog, listener: socket.socket) -> None:
-    async with open_gateway(config, traffic_log) as application:
+async def _serve(
+    config: RouterConfig,
+    traffic_log: TrafficLog,
+    listener: socket.socket,
+    read_config: Callable[[], RouterConfig] | None,
+) -> None:
+    async with open_gateway(config, traffic_log, read_config=read_config) as application:
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, application.reloader.reload_soon, "SIGHUP"
+        )
         server = listening.GracefulServer(
             uvicorn.Config(
                 application,

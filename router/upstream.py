@@ -76,6 +76,10 @@ class Upstream:
         control_key: str | None = None,
     ) -> None:
         self._session = session
+        self.configure(timeouts, control_key=control_key)
+
+    def configure(self, timeouts: TimeoutsConfig, *, control_key: str | None) -> None:
+        """Go by other settings from the next request on."""
         self._control_headers = (
             {} if control_key is None else {"authorization": f"Bearer {control_key}"}
         )

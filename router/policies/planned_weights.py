@@ -27,8 +27,6 @@ Weights = Mapping[str, int]
 class _Table:
     """The weights of one model."""
 
-    offers: Mapping[str, str]
-    """Replica's URL to its offer."""
     ends: tuple[int, ...]
     """Longest input of each range, in tokens, rising."""
     rows: tuple[Weights, ...]
@@ -54,13 +52,14 @@ class PlannedWeights:
         if table is None:
             return self._within.pick(candidates, query)
         weights = table.weights(self._sizes.estimate(query))
-        present = {table.offers.get(candidate.url) for candidate in candidates}
+        offers = {candidate.url: candidate.offer for candidate in candidates}
+        present = set(offers.values())
         first = draw_offer(weights, weights, query.draw)
         offer = draw_offer(weights, present, query.draw)
         if offer is None:
             decision = self._within.pick(candidates, query)
-            return replace(decision, offer=table.offers.get(decision.url), reason="unplanned_offer")
-        inside = [each for each in candidates if table.offers.get(each.url) == offer]
+            return replace(decision, offer=offers[decision.url], reason="unplanned_offer")
+        inside = [each for each in candidates if each.offer == offer]
         reason = "planned_weights" if offer == first else "other_offer"
         return replace(self._within.pick(inside, query), offer=offer, reason=reason)
 
@@ -88,7 +87,6 @@ def draw_offer(weights: Weights, present: Collection[str | None], draw: float) -
 
 def _table(model: ModelConfig) -> _Table:
     return _Table(
-        offers={each.url: each.offer for each in model.replicas if each.offer is not None},
         ends=tuple(row.input_tokens_up_to for row in model.weights),
         rows=tuple(row.weights for row in model.weights),
     )

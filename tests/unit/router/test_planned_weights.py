@@ -40,7 +40,7 @@ def policy() -> PlannedWeights:
 
 
 def candidates(*urls: str) -> list[Candidate]:
-    return [Candidate(url, 0) for url in urls]
+    return [Candidate(url, 0, OFFERS[url]) for url in urls]
 
 
 def query(prompt: str, draw: float) -> Query:
@@ -99,14 +99,18 @@ def test_the_range_follows_the_input_size() -> None:
 
 def test_replicas_without_weight_serve_only_when_no_other_can() -> None:
     """Long prompts are planned for b alone; without b the least loaded replica takes them."""
-    loaded = [Candidate("http://a1", 3), Candidate("http://c", 1)]
+    loaded = [Candidate("http://a1", 3, "a"), Candidate("http://c", 1, "c")]
     decision = policy().pick(loaded, query(LONG, 0.5))
     assert (decision.url, decision.offer, decision.reason) == ("http://c", "c", "unplanned_offer")
 
 
 def test_inside_an_offer_the_least_outstanding_replica_is_picked() -> None:
     """Two replicas of one offer share by what is outstanding."""
-    loaded = [Candidate("http://a1", 5), Candidate("http://a2", 4), Candidate("http://c", 0)]
+    loaded = [
+        Candidate("http://a1", 5, "a"),
+        Candidate("http://a2", 4, "a"),
+        Candidate("http://c", 0, "c"),
+    ]
     assert policy().pick(loaded, query(SHORT, 0.2)).url == "http://a2"
 
 
