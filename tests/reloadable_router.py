@@ -1,0 +1,79 @@
+"""A router in front of fake replicas whose settings a test can change while it runs."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from fakes import FakeReplica, served
+from router_under_test import FAST_HEALTH
+
+from planner.documents import read_document
+from router.config import RouterConfig
+from router.gateway import open_gateway
+from router.traffic_log import TrafficLog
+
+
+@dataclass
+class ReloadableRouter:
+    """The file of a running router, and a client for it."""
+
+    path: Path
+    settings: dict[str, object]
+    client: httpx.AsyncClient = field(init=False)
+
+    def write(self, *replicas: FakeReplica, **settings: object) -> None:
+        """Write a file with these replicas, each under its own model."""
+        names = dict.fromkeys(replica.model for replica in replicas)
+        models = [
+            {"name": name, "replicas": [{"url": r.url} for r in replicas if r.model == name]}
+            for name in names
+        ]
+        content = {"health": FAST_HEALTH, "models": models, **self.settings, **settings}
+        self.path.write_text(json.dumps(content))
+
+    async def reload(self) -> httpx.Response:
+        """Ask for a reload."""
+        return await self.client.post("/admin/reload")
+
+    async def urls(self) -> list[str]:
+        """Return the addresses of the fleet, as `/admin/replicas` lists them."""
+        return [card["url"] for card in await self.cards()]
+
+    async def cards(self) -> list[dict[str, object]]:
+        """Return what `/admin/replicas` lists."""
+        return (await self.client.get("/admin/replicas")).json()["data"]
+
+    async def sample(self, name: str) -> str | None:
+        """Return the value of a series of `/metrics`."""
+        lines = (await self.client.get("/metrics")).text.splitlines()
+        return next((line.split()[-1] for line in lines if line.startswith(name)), None)
+
+    async def until_urls(self, *urls: str) -> None:
+        """Wait until the fleet is just these."""
+        async with asyncio.timeout(30):
+            while sorted(await self.urls()) != sorted(urls):
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def reloadable_router(
+    folder: Path, *replicas: FakeReplica, **settings: object
+) -> AsyncIterator[ReloadableRouter]:
+    """Yield a router that reads its file again on command."""
+    router = ReloadableRouter(folder / "router.json", settings)
+    router.write(*replicas)
+
+    def read() -> RouterConfig:
+        return read_document(router.path, RouterConfig)
+
+    async with (
+        open_gateway(read(), TrafficLog(None), read_config=read) as application,
+        served(application) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as client,
+    ):
+        router.client = client
+        yield router
