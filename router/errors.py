@@ -22,6 +22,8 @@ RouterError
 │   └── ReplicaTimeoutError   nothing within the time allowed
 ├── StreamBrokenError         a stream broke after its first byte
 ├── SpoolError                the disk does not take a body
+├── TrainingDataError         graded prompts cannot be used as they are; never reaches a client
+├── PredictorFileError        a predictor's file cannot be read or written
 └── AdapterError              not every replica took an adapter command
 """
 
@@ -204,6 +206,14 @@ class SpoolError(RouterError):
         )
 
 
+class TrainingDataError(RouterError):
+    """Graded prompts are malformed, or too few to fit anything."""
+
+
+class PredictorFileError(RouterError):
+    """A predictor's file is missing, damaged or of another version, or cannot be written."""
+
+
 class AdapterError(RouterError):
     """Some replica did not take an adapter command; on those that did, it stays done."""
 
@@ -241,6 +251,8 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     ReplicaTimeoutError: (504, "GatewayTimeoutError"),
     StreamBrokenError: (502, "BadGatewayError"),
     SpoolError: (507, "InsufficientStorageError"),
+    TrainingDataError: (500, "InternalServerError"),
+    PredictorFileError: (500, "InternalServerError"),
     AdapterError: (502, "BadGatewayError"),
 }
 """Error class → (HTTP status, `type` of OpenAI's error body). Every class has its own row."""
