@@ -1,6 +1,7 @@
 """Isotonic calibration: predicted losses become the losses that were observed at that prediction.
 
-Pool adjacent violators, then straight lines between the blocks' means; one monotone map a model,
+Pool adjacent violators, then straight lines between the blocks' centres, so that no two predictions
+become one and the order of a model's prompts stays; beyond the ends the slope is one. One map a model,
 fitted on predictions for prompts that had no part in the fit.
 
 Source: Barlow et al., Statistical Inference under Order Restrictions (1972).
@@ -12,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 
-NUM_KNOTS = 33
-"""Points of every map; enough that a file holds maps of one shape."""
+NUM_KNOTS = 10
+"""Most points of a map; the rest of its row repeats the last."""
+LEAST_LABELS = 160
+"""A model with fewer keeps its predictions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,61 +34,64 @@ class Calibration:
         """Return calibrated losses. Shape: (num_prompts, num_models)."""
         result = np.empty_like(losses)
         for model in range(losses.shape[1]):
-            result[:, model] = np.interp(
-                losses[:, model], self.predicted[model], self.observed[model]
-            )
+            knots, maps = self.predicted[model], self.observed[model]
+            column = losses[:, model]
+            beyond = column - np.clip(column, knots[0], knots[-1])
+            result[:, model] = np.interp(column, knots, maps) + beyond
         return result
 
 
 def pool_adjacent_violators(
-    values: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the non-decreasing sequence nearest to `values` in weighted squares."""
-    means: list[float] = []
-    totals: list[float] = []
-    lengths: list[int] = []
-    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
-        means.append(value)
-        totals.append(weight)
-        lengths.append(1)
-        while len(means) > 1 and means[-2] > means[-1]:
-            total = totals[-2] + totals[-1]
-            means[-2] = (means[-2] * totals[-2] + means[-1] * totals[-1]) / total
-            totals[-2] = total
-            lengths[-2] += lengths[-1]
-            del means[-1], totals[-1], lengths[-1]
-    return np.repeat(means, lengths)
+    knots: Float64, values: Float64, weights: Float64
+) -> tuple[Float64, Float64]:
+    """Return the centres of the blocks of the isotonic regression, and their means, both rising.
+
+    Args:
+        knots: Rising positions.
+        values: What was observed there.
+        weights: Of each position, above 0.
+    """
+    blocks: list[tuple[float, float, float]] = []
+    for knot, value, weight in zip(knots, values, weights, strict=True):
+        block = (float(knot), float(value), float(weight))
+        while blocks and blocks[-1][1] >= block[1]:
+            before = blocks.pop()
+            total = before[2] + block[2]
+            block = (
+                (before[0] * before[2] + block[0] * block[2]) / total,
+                (before[1] * before[2] + block[1] * block[2]) / total,
+                total,
+            )
+        blocks.append(block)
+    return np.array([one[0] for one in blocks]), np.array([one[1] for one in blocks])
 
 
 def fit_calibration(predicted: Float32, losses: Float32) -> Calibration:
-    """Fit one map a model; NaN marks a missing label.
+    """Fit one map a model; NaN marks a missing label or prediction.
 
-    Neighbouring predictions are averaged into at most `NUM_KNOTS` groups of equal size first, so a
-    map rests on many labels everywhere. A model with fewer than 2 * NUM_KNOTS labels keeps its
-    predictions.
+    Neighbouring predictions are averaged into `NUM_KNOTS` groups of equal size first, so a map rests
+    on many labels everywhere.
     """
     num_models = losses.shape[1]
     knots = np.empty((num_models, NUM_KNOTS))
     maps = np.empty((num_models, NUM_KNOTS))
     for model in range(num_models):
-        known = ~np.isnan(losses[:, model])
-        knots[model], maps[model] = _knots(
+        known = ~(np.isnan(losses[:, model]) | np.isnan(predicted[:, model]))
+        knots[model], maps[model] = _map(
             predicted[known, model].astype(np.float64), losses[known, model].astype(np.float64)
         )
     return Calibration(knots.astype(np.float32), maps.astype(np.float32))
 
 
-def _knots(
-    predicted: NDArray[np.float64], observed: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    if len(predicted) < 2 * NUM_KNOTS:
-        wide = np.linspace(-1e3, 1e3, NUM_KNOTS)
-        return wide, wide
-    order = np.argsort(predicted, kind="stable")
-    groups = np.array_split(order, NUM_KNOTS)
-    sizes = np.array([len(one) for one in groups], dtype=np.float64)
-    knots = np.array([predicted[one].mean() for one in groups])
-    means = np.array([observed[one].mean() for one in groups])
-    # Equal knots would make the map jump; a hair apart is enough for interpolation.
-    knots = np.maximum.accumulate(knots + np.arange(NUM_KNOTS) * 1e-7)
-    return knots, pool_adjacent_violators(means, sizes)
+def _map(predicted: Float64, observed: Float64) -> tuple[Float64, Float64]:
+    if len(predicted) < LEAST_LABELS:
+        same = np.zeros(NUM_KNOTS)
+        return same, same
+    groups = np.array_split(np.argsort(predicted, kind="stable"), NUM_KNOTS)
+    knots, means = pool_adjacent_violators(
+        np.array([predicted[one].mean() for one in groups]),
+        np.array([observed[one].mean() for one in groups]),
+        np.array([len(one) for one in groups], dtype=np.float64),
+    )
+    missing = (0, NUM_KNOTS - len(knots))
+    return np.pad(knots, missing, mode="edge"), np.pad(means, missing, mode="edge")

@@ -11,6 +11,7 @@ of its own. Long prompts count with their first and last `CAP_CHARACTERS`, so th
 
 import re
 from dataclasses import dataclass
+from typing import Final
 from zlib import crc32
 
 import numpy as np
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 
 from router.prediction.cues import cues_of
 
-CAP_CHARACTERS = 4_000
+CAP_CHARACTERS: Final = 4_000
 """Of the beginning and of the end; what lies between is not looked at."""
-BUCKET_BITS = 16
+BUCKET_BITS: Final = 16
 NUM_BUCKETS = 1 << BUCKET_BITS
-FEATURES_VERSION = 1
+FEATURES_VERSION: Final = 1
 """Rises with every change that gives a text other features: fitted files name the one they need."""
 
 _TOKENS = re.compile(rb"[\xe3-\xed][\x80-\xbf]{2}|[a-z\x80-\xff]+|\d|[^\sa-z\d\x80-\xff]")
@@ -50,7 +51,7 @@ def hash_text(text: str) -> HashedFeatures:
     content = text.encode("utf-8", "surrogatepass")
     buckets, signs = _hashed_grams(_TOKENS.findall(content.lower()))
     sums = np.bincount(buckets, weights=signs, minlength=NUM_BUCKETS)
-    indices = np.flatnonzero(sums)
+    indices = np.flatnonzero(sums != 0)  # of booleans it takes a tenth of the time
     values = sums[indices]
     return HashedFeatures(
         indices.astype(np.uint32),

@@ -5,7 +5,7 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,8 @@ from router.prediction.projection import Projection
 from router.prediction.ridge import Ridge
 from router.prediction.settings import PredictorSettings
 
-SCHEMA_VERSION = 1
-_Arrays = dict[str, NDArray[np.float32]]
+SCHEMA_VERSION: Final = 1
+_Arrays = dict[str, NDArray[Any]]
 _MOST_HEADER_BYTES = 1 << 20
 
 
@@ -79,7 +79,8 @@ def write_predictor(predictor: Predictor, path: Path) -> None:
     )
     content = io.BytesIO()
     words = np.frombuffer(header.model_dump_json().encode(), dtype=np.uint8)
-    np.savez(content, header=words, **_arrays_of(predictor))
+    contents: dict[str, Any] = {"header": words, **_arrays_of(predictor)}
+    np.savez(content, **contents)
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(content.getvalue())
@@ -100,7 +101,7 @@ def read_predictor(path: Path) -> Predictor:
         PredictorFileError: If it is missing, damaged, or of another version or features.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             words = file["header"]
             if words.size > _MOST_HEADER_BYTES:
                 raise ValueError("its header is too long")
@@ -128,7 +129,7 @@ def _arrays_of(predictor: Predictor) -> _Arrays:
     projection, ridge = predictor.projection, predictor.ridge
     neighbours, calibration = predictor.neighbours, predictor.calibration
     return {
-        "projection_rows": projection.rows,  # type: ignore[dict-item]
+        "projection_rows": projection.rows,
         "projection_weights": projection.bucket_weights,
         "projection_components": projection.components,
         "cue_means": projection.cue_means,
@@ -137,7 +138,7 @@ def _arrays_of(predictor: Predictor) -> _Arrays:
         "ridge_weights": ridge.weights,
         "ridge_means": ridge.means,
         "ridge_inverses": ridge.inverses,
-        "ridge_groups": ridge.groups,  # type: ignore[dict-item]
+        "ridge_groups": ridge.groups,
         "neighbour_units": neighbours.units,
         "neighbour_losses": neighbours.losses,
         "neighbour_labelled": neighbours.labelled,

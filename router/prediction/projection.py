@@ -52,7 +52,8 @@ class Projection:
         if not length:
             return np.zeros(num_dimensions, dtype=np.float32)
         factors = values * np.float32(self.scale / length)
-        return factors @ self.components[rows, :num_dimensions]
+        lexical = factors @ self.components[rows, :num_dimensions]
+        return lexical.astype(np.float32, copy=False)
 
     def project(
         self, features: HashedFeatures, *, num_dimensions: int, cue_weight: float

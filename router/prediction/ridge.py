@@ -32,8 +32,8 @@ class Ridge:
 
     def predict(self, vectors: Float32) -> Float32:
         """Return losses. Shape: (num_prompts, num_models)."""
-        result: Float32 = (vectors - self.center) @ self.weights + self.means
-        return result
+        losses = (vectors - self.center) @ self.weights + self.means
+        return losses.astype(np.float32, copy=False)
 
     def leverages(self, vectors: Float32) -> Float32:
         """Return how far each prediction rests on few labels: its variance over the residuals'.
@@ -52,7 +52,7 @@ def shrunk_means(losses: Float32) -> Float32:
     sums = np.where(known, losses, 0).sum(axis=0, dtype=np.float64)
     overall = sums.sum() / max(int(counts.sum()), 1)
     means = (sums + MEAN_PRIOR_LABELS * overall) / (counts + MEAN_PRIOR_LABELS)
-    return means.astype(np.float32)
+    return np.asarray(means, dtype=np.float32)
 
 
 def fit_ridge(vectors: Float32, losses: Float32, *, penalty: float) -> Ridge:

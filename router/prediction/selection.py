@@ -14,7 +14,6 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from router.prediction.calibration import fit_calibration
 from router.prediction.labelled import LabelledPrompts, Progress
 from router.prediction.neighbours import make_neighbours, nearest, unit_rows, weigh
 from router.prediction.projection import Projection
