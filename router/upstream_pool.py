@@ -41,9 +41,12 @@ class Origin:
 class Pool:
     """Connections by origin; the last one put back is the first one taken."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, tls: ssl.SSLContext | None = None, *, kept_seconds: float = KEPT_SECONDS
+    ) -> None:
         """Verify replicas by `tls`, or by the system's certificates."""
         self._tls = tls
+        self._kept_seconds = kept_seconds
         self._idle: dict[Origin, list[Connection]] = {}
         self._origins: dict[Connection, Origin] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -90,7 +93,7 @@ class Pool:
             idle = self._idle[origin] = []
         idle.append(connection)
         if self._sweep is None:
-            self._sweep = loop.call_later(KEPT_SECONDS, self._close_old)
+            self._sweep = loop.call_later(self._kept_seconds, self._close_old)
 
     def _forget(self, connection: Connection) -> None:
         origin = self._origins.pop(connection, None)
@@ -101,7 +104,7 @@ class Pool:
     def _close_old(self) -> None:
         self._sweep = None
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - KEPT_SECONDS
+        oldest = loop.time() - self._kept_seconds
         for connections in self._idle.values():
             for connection in connections:
                 if connection.idle_since < oldest:
@@ -112,4 +115,4 @@ class Pool:
         }
         self._idle = {origin: connections for origin, connections in kept.items() if connections}
         if self._idle:
-            self._sweep = loop.call_later(KEPT_SECONDS, self._close_old)
+            self._sweep = loop.call_later(self._kept_seconds, self._close_old)
