@@ -6,14 +6,16 @@ from starlette.responses import JSONResponse, Response
 from router.errors import UnknownModelError
 from router.fleet import Fleet
 from router.health import HealthMonitor
+from router.minions.virtual_model import VirtualModels
 
 
 class Catalogue:
     """What is served, and whether anything is."""
 
-    def __init__(self, fleet: Fleet, monitor: HealthMonitor) -> None:
+    def __init__(self, fleet: Fleet, monitor: HealthMonitor, virtual: VirtualModels) -> None:
         self._fleet = fleet
         self._monitor = monitor
+        self._virtual = virtual
 
     async def health(self, request: Request) -> Response:
         """Answer 200, or 503 if no replica is healthy, with healthy replicas per model."""
@@ -30,14 +32,17 @@ class Catalogue:
 
     async def models(self, request: Request) -> Response:
         """List the configured models and whatever else the replicas list, adapters included."""
-        return JSONResponse({"object": "list", "data": list(self._fleet.model_entries().values())})
+        return JSONResponse({"object": "list", "data": list(self._entries().values())})
 
     async def model(self, request: Request) -> Response:
         """Return one entry of the list; an unknown name is looked for on the replicas once."""
         name = str(request.path_params["name"])
         if not self._fleet.knows(name):
             await self._monitor.refresh()
-        entries = self._fleet.model_entries()
+        entries = self._entries()
         if name not in entries:
             raise UnknownModelError(name, entries)
         return JSONResponse(entries[name])
+
+    def _entries(self) -> dict[str, dict[str, object]]:
+        return self._virtual.entries() | self._fleet.model_entries()

@@ -19,6 +19,7 @@ from router.exchange import (
 )
 from router.input_size import InputSizes
 from router.metrics import RouterMetrics
+from router.minions.virtual_model import VirtualModels
 from router.relay import Relay
 from router.router import Router
 from router.traffic_log import RequestRecord, TrafficLog
@@ -38,6 +39,7 @@ class Completions:
         traffic_log: TrafficLog,
         metrics: RouterMetrics,
         sizes: InputSizes,
+        virtual: VirtualModels,
         *,
         max_body_bytes: int,
         monotonic: Callable[[], float] = time.monotonic,
@@ -47,6 +49,7 @@ class Completions:
         self._traffic_log = traffic_log
         self._metrics = metrics
         self._sizes = sizes
+        self._virtual = virtual
         self._max_body_bytes = max_body_bytes
         self._monotonic = monotonic
         self._wall = wall
@@ -60,7 +63,7 @@ class Completions:
         )
         relay = Relay(send, record, monotonic=self._monotonic)
         try:
-            await self._answer(scope, receive, relay, record)
+            await self._answer(scope, receive, send, relay, record)
         except ClientGoneError as error:
             record.status = status_of(error)
         except RouterError as error:
@@ -68,13 +71,17 @@ class Completions:
             await self._fail(relay, error)
         finally:
             self._metrics.ended(record.model, record.status)
-            self._traffic_log.write(record.line(ended_at=self._monotonic()))
+            if not record.has_legs:
+                self._traffic_log.write(record.line(ended_at=self._monotonic()))
 
     async def _answer(
-        self, scope: Scope, receive: Receive, relay: Relay, record: RequestRecord
+        self, scope: Scope, receive: Receive, send: Send, relay: Relay, record: RequestRecord
     ) -> None:
         body = await read_body(scope, receive, max_body_bytes=self._max_body_bytes)
         call = read_call(body, target=target(scope), headers=headers_for_replica(scope))
+        if self._virtual.takes(call.query.model):
+            await self._virtual.answer(call, record, receive, send)
+            return
         async with cancelled_when_client_leaves(receive):
             answer = await self._router.route(call, record)
             try:

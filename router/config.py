@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ByteSize, Field, model_validator
 from planner.config import StrictModel
 from planner.units import Count, Name, Tokens
 from router.facts import ModelFacts
+from router.minions.config import MinionsConfig
 
 
 def _replica_url(url: str) -> str:
@@ -129,6 +130,8 @@ class RouterConfig(StrictModel):
     """Active health checks."""
     retry: RetryConfig = RetryConfig()
     """Retries on other replicas."""
+    minions: MinionsConfig = MinionsConfig()
+    """Virtual models in which a local model reads for a remote one."""
     timeouts: TimeoutsConfig = TimeoutsConfig()
     """Time limits."""
     traffic_log: Path | None = None

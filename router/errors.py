@@ -21,6 +21,7 @@ RouterError
 │   ├── ReplicaFailedError    refused, reset, garbage, 502 or 503 before the first byte
 │   └── ReplicaTimeoutError   nothing within the time allowed
 ├── StreamBrokenError         a stream broke after its first byte
+├── LegError                  one of the two models behind a virtual one did not answer
 ├── SpoolError                the disk does not take a body
 ├── TrainingDataError         graded prompts cannot be used as they are; never reaches a client
 ├── PredictorFileError        a predictor's file cannot be read or written
@@ -196,6 +197,18 @@ class StreamBrokenError(RouterError):
         self.problem = problem
 
 
+class LegError(RouterError):
+    """One of the two models behind a virtual one did not answer, retries on its replicas included."""
+
+    def __init__(self, model: str, problem: str, *, said: str = "") -> None:
+        """Name the model and the problem; what its replica `said` is no part of the message."""
+        super().__init__(f"model {_short(model)} gave no answer: {problem}; try again later")
+        self.model = model
+        self.problem = problem
+        self.said = said
+        """For the client only: a replica may repeat the prompt, and messages reach the log."""
+
+
 class SpoolError(RouterError):
     """A body that is kept on disk cannot be written."""
 
@@ -250,6 +263,7 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     ReplicaFailedError: (502, "BadGatewayError"),
     ReplicaTimeoutError: (504, "GatewayTimeoutError"),
     StreamBrokenError: (502, "BadGatewayError"),
+    LegError: (503, "ServiceUnavailableError"),
     SpoolError: (507, "InsufficientStorageError"),
     TrainingDataError: (500, "InternalServerError"),
     PredictorFileError: (500, "InternalServerError"),

@@ -27,6 +27,9 @@ from router.fleet import Fleet
 from router.health import HealthMonitor
 from router.input_size import InputSizes
 from router.metrics import RouterMetrics
+from router.minions.leg import Services
+from router.minions.metrics import MinionsMetrics
+from router.minions.virtual_model import VirtualModels
 from router.policies.least_outstanding import LeastOutstanding
 from router.policies.planned_weights import PlannedWeights
 from router.reload import Reloader
@@ -47,6 +50,7 @@ class Lasting:
     traffic_log: TrafficLog
     roster: Roster
     upload_places: UploadPlaces
+    minions_metrics: MinionsMetrics
 
 
 class Gateway:
@@ -85,8 +89,15 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
     attempts = config.retry.max_attempts
     router = Router(fleet, monitor, policy, upstream, lasting.metrics, max_attempts=attempts)
     limit = int(config.max_body_bytes)
+    virtual = VirtualModels(
+        config.minions,
+        config.models,
+        fleet,
+        Services(router, lasting.traffic_log, lasting.metrics),
+        lasting.minions_metrics,
+    )
     completions = Completions(
-        router, lasting.traffic_log, lasting.metrics, lasting.sizes, max_body_bytes=limit
+        router, lasting.traffic_log, lasting.metrics, lasting.sizes, virtual, max_body_bytes=limit
     )
     adapters = Adapters(
         fleet,
@@ -99,7 +110,7 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
         spool_folder=config.spool_folder,
     )
     replicas = ReplicaCommands(fleet, lasting.roster, max_body_bytes=limit)
-    catalogue = Catalogue(fleet, monitor)
+    catalogue = Catalogue(fleet, monitor, virtual)
     admin = Admin(replicas, reloader)
     return RequestIds(
         make_application(completions, adapters, catalogue, lasting.metrics, admin.routes())
@@ -139,6 +150,7 @@ async def open_gateway(
             traffic_log=traffic_log,
             roster=Roster(fleet, monitor, configured_members(config.models), MemoryStore()),
             upload_places=UploadPlaces(),
+            minions_metrics=MinionsMetrics(metrics.registry),
         )
         gateway = Gateway(config, lasting, read_config or (lambda: config))
         async with monitor.running():

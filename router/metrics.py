@@ -31,16 +31,17 @@ class RouterMetrics:
     """Counters of events, and gauges read from the fleet at each scrape."""
 
     def __init__(self, fleet: Fleet, sizes: InputSizes) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_Gauges(fleet, sizes))
+        self.registry = CollectorRegistry()
+        """Where the parts of the router register counters of their own."""
+        self.registry.register(_Gauges(fleet, sizes))
         self._picks = Counter(
             "motley_router_picks",
             "Attempts at a replica",
             ["model", "offer", "reason"],
-            registry=self._registry,
+            registry=self.registry,
         )
         self._requests = Counter(
-            "motley_router_requests", "Requests ended", ["model", "status"], registry=self._registry
+            "motley_router_requests", "Requests ended", ["model", "status"], registry=self.registry
         )
 
         self._reloads = Counter(
@@ -64,7 +65,7 @@ class RouterMetrics:
 
     async def answer(self, request: Request) -> Response:
         """Answer `GET /metrics`."""
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE)
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE)
 
 
 class _Gauges(Collector):

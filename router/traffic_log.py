@@ -50,6 +50,8 @@ class RequestRecord:
     last_byte_at: float | None = None
     status: int = 500
     num_retries: int = 0
+    has_legs: bool = False
+    """Whether requests to replicas were made in its place; they have the lines, and it has none."""
 
     def line(self, *, ended_at: float) -> str:
         """Return the record as one line of JSON, without the line end."""
