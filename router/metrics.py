@@ -48,7 +48,7 @@ class RouterMetrics:
             "motley_router_reloads",
             "Configurations read again",
             ["outcome"],
-            registry=self._registry,
+            registry=self.registry,
         )
 
     def reloaded(self, outcome: str) -> None:
