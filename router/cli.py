@@ -22,20 +22,16 @@ def route(
     verbose: Annotated[bool, typer.Option(help="Log every pick.")] = False,
 ) -> None:
     """Serve one OpenAI endpoint over many models and replicas."""
-    from planner.documents import read_document
-    from router.config import RouterConfig
+    from router.config_file import ConfigFile
 
     overrides = {"host": host, "port": port}
     given = {name: value for name, value in overrides.items() if value is not None}
-
-    def read_config() -> RouterConfig:
-        return read_document(file, RouterConfig).model_copy(update=given)
-
-    config = read_config()
+    config_file = ConfigFile(file, given)
+    config = config_file.read()
     configure_logging(verbose=verbose)
     from router.server import serve
 
-    serve(config, read_config)
+    serve(config, config_file)
 
 
 def run(arguments: list[str]) -> None:

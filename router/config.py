@@ -1,29 +1,18 @@
 """The YAML file of `motley route`."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ByteSize, Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
 from planner.config import StrictModel
 from planner.units import Count, Name, Tokens
+from router.discovery.config import DiscoveryConfig, DnsSource, PlanSource
 from router.facts import ModelFacts
 from router.minions.config import MinionsConfig
-
-
-def _replica_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be http://HOST:PORT or https://HOST")
-    if parts.query or parts.fragment:
-        raise ValueError("must carry no query and no fragment; remove them")
-    if parts.path.rstrip("/").endswith("/v1"):
-        raise ValueError("must not end in /v1; the router adds it")
-    _ = parts.port  # raises ValueError when it is no number up to 65535
-    return url.rstrip("/")
-
+from router.replica_url import ReplicaUrl
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -31,7 +20,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class ReplicaConfig(StrictModel):
     """One server that speaks OpenAI's HTTP API."""
 
-    url: Annotated[str, AfterValidator(_replica_url)]
+    url: ReplicaUrl
     """Its address without `/v1`, such as `http://127.0.0.1:8001`."""
     offer: Name | None = None
     """What it runs on, as the planned weights call it; needed where the model has weights."""
@@ -52,8 +41,9 @@ class ModelConfig(ModelFacts):
 
     name: Annotated[str, Field(min_length=1)]
     """The name clients send and the replicas serve it under; the body is forwarded unchanged."""
-    replicas: Annotated[tuple[ReplicaConfig, ...], Field(min_length=1)]
-    """At least one; a server that serves several models may stand under each of them."""
+    replicas: tuple[ReplicaConfig, ...] = ()
+    """At least one, unless a source under `discovery` names some; a server that serves several
+    models may stand under each of them."""
     weights: tuple[OfferWeights, ...] = ()
     """By input size, rising, as `motley plan render` writes them. Without any, each request goes to
     the replica with the fewest outstanding."""
@@ -68,14 +58,7 @@ class ModelConfig(ModelFacts):
         for before, after in pairwise(row.input_tokens_up_to for row in self.weights):
             if after <= before:
                 raise ValueError(f"weights: {after} tokens follow {before}; sort the ranges")
-        offers = {replica.offer for replica in self.replicas}
         for place, row in enumerate(self.weights):
-            for offer in row.weights:
-                if offer not in offers:
-                    raise ValueError(
-                        f"weights.{place}: no replica is of offer {offer!r}; name one of: "
-                        f"{', '.join(sorted(filter(None, offers)))}"
-                    )
             if not sum(row.weights.values()):
                 raise ValueError(f"weights.{place}: every weight is 0; give at least one above 0")
         return self
@@ -124,8 +107,11 @@ class RouterConfig(StrictModel):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one and the `listening` line names it."""
-    models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
-    """What is served. Adapters the replicas list are served too, without an entry."""
+    models: tuple[ModelConfig, ...] = ()
+    """What is served; at least one, unless a plan under `discovery` names some. Adapters the
+    replicas list are served too, without an entry."""
+    discovery: DiscoveryConfig = DiscoveryConfig()
+    """Replicas that do not stand in this file, and how changes are noticed."""
     health: HealthConfig = HealthConfig()
     """Active health checks."""
     retry: RetryConfig = RetryConfig()
@@ -158,3 +144,48 @@ class RouterConfig(StrictModel):
                     where = f"models.{index}.replicas.{place}.url"
                     raise ValueError(f"{where}: {url!r} appears twice; remove one")
         return self
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        if not any(isinstance(source, PlanSource) for source in self.discovery.sources):
+            check_sources(self.models, self.discovery)
+        return self
+
+
+def check_sources(models: Sequence[ModelConfig], discovery: DiscoveryConfig) -> None:
+    """Check that every model can get a replica, and every offer with a weight too.
+
+    Plans that `discovery` names must stand in `models` already.
+
+    Raises:
+        ValueError: If not; the message begins with the dotted path.
+    """
+    if not models:
+        raise ValueError("models: holds 0; give at least one")
+    names = [model.name for model in models]
+    found = [source for source in discovery.sources if isinstance(source, DnsSource)]
+    for place, source in enumerate(discovery.sources):
+        if source.name in [each.name for each in discovery.sources[:place]]:
+            raise ValueError(f"discovery.sources.{place}: {source.name} appears twice; remove one")
+        if isinstance(source, DnsSource) and source.model not in names:
+            raise ValueError(
+                f"discovery.sources.{place}.model: {source.model!r} does not stand under models; "
+                f"name one of: {', '.join(names)}"
+            )
+    for index, model in enumerate(models):
+        offers = {replica.offer for replica in model.replicas}
+        offers |= {source.offer for source in found if source.model == model.name}
+        if not offers and discovery.state_file is None:
+            raise ValueError(
+                f"models.{index}.replicas: holds 0; give at least one, or a source of "
+                "discovery.sources that names some"
+            )
+        if None in offers and model.weights:
+            raise ValueError(f"models.{index}: a source of it states no offer; its weights need it")
+        for place, row in enumerate(model.weights):
+            for offer in row.weights:
+                if offer not in offers and discovery.state_file is None:
+                    raise ValueError(
+                        f"models.{index}.weights.{place}: no replica is of offer {offer!r}; name "
+                        f"one of: {', '.join(sorted(filter(None, offers)))}"
+                    )

@@ -25,6 +25,7 @@ RouterError
 ├── SpoolError                the disk does not take a body
 ├── TrainingDataError         graded prompts cannot be used as they are; never reaches a client
 ├── PredictorFileError        a predictor's file cannot be read or written
+├── StateFileError            the file of commands cannot be read or written
 └── AdapterError              not every replica took an adapter command
 """
 
@@ -227,6 +228,10 @@ class PredictorFileError(RouterError):
     """A predictor's file is missing, damaged or of another version, or cannot be written."""
 
 
+class StateFileError(RouterError):
+    """The file that keeps what commands have changed of the fleet cannot be read or written."""
+
+
 class AdapterError(RouterError):
     """Some replica did not take an adapter command; on those that did, it stays done."""
 
@@ -267,6 +272,7 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     SpoolError: (507, "InsufficientStorageError"),
     TrainingDataError: (500, "InternalServerError"),
     PredictorFileError: (500, "InternalServerError"),
+    StateFileError: (500, "InternalServerError"),
     AdapterError: (502, "BadGatewayError"),
 }
 """Error class → (HTTP status, `type` of OpenAI's error body). Every class has its own row."""

@@ -5,7 +5,7 @@ settings alone is made by `assemble`, once at the start and once a reload; reque
 one they began with.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -20,8 +20,12 @@ from router.completions import Completions
 from router.config import RouterConfig
 from router.discovery.amendments import MemoryStore
 from router.discovery.commands import ReplicaCommands
-from router.discovery.member import CONFIG, configured_members
+from router.discovery.discovery import Discovery
+from router.discovery.dns import Resolver, SystemResolver
+from router.discovery.following import following
+from router.discovery.member import configured_members
 from router.discovery.roster import Roster
+from router.discovery.state_file import StateFile
 from router.exchange import RequestIds
 from router.fleet import Fleet
 from router.health import HealthMonitor
@@ -32,7 +36,7 @@ from router.minions.metrics import MinionsMetrics
 from router.minions.virtual_model import VirtualModels
 from router.policies.least_outstanding import LeastOutstanding
 from router.policies.planned_weights import PlannedWeights
-from router.reload import Reloader
+from router.reload import ConfigSource, FixedConfig, Reloader
 from router.router import Router
 from router.traffic_log import TrafficLog
 from router.upstream import Upstream, open_upstream
@@ -49,6 +53,7 @@ class Lasting:
     metrics: RouterMetrics
     traffic_log: TrafficLog
     roster: Roster
+    discovery: Discovery
     upload_places: UploadPlaces
     minions_metrics: MinionsMetrics
 
@@ -56,11 +61,9 @@ class Lasting:
 class Gateway:
     """The router as an ASGI application whose settings can change under running requests."""
 
-    def __init__(
-        self, config: RouterConfig, lasting: Lasting, read_config: Callable[[], RouterConfig]
-    ) -> None:
+    def __init__(self, config: RouterConfig, lasting: Lasting, config_file: ConfigSource) -> None:
         self._lasting = lasting
-        self.reloader = Reloader(config, read_config, self._apply, lasting.metrics)
+        self.reloader = Reloader(config, config_file, self._apply, lasting.metrics)
         self._application = assemble(config, lasting, self.reloader)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,10 +78,7 @@ class Gateway:
         lasting.upstream.configure(config.timeouts, control_key=control_key)
         lasting.monitor.configure(config.health)
         lasting.sizes.configure(_weighted_models(config))
-        await lasting.roster.state(
-            {CONFIG: configured_members(config.models)},
-            base_models=[model.name for model in config.models],
-        )
+        await lasting.discovery.follow(config)
         self._application = application
 
 
@@ -122,7 +122,8 @@ async def open_gateway(
     config: RouterConfig,
     traffic_log: TrafficLog,
     *,
-    read_config: Callable[[], RouterConfig] | None = None,
+    config_file: ConfigSource | None = None,
+    resolver: Resolver | None = None,
 ) -> AsyncGenerator[Gateway]:
     """Yield the router as an ASGI application, its health checks running until the end.
 
@@ -131,16 +132,21 @@ async def open_gateway(
     Args:
         config: The settings to begin with.
         traffic_log: Where each request's line goes; stays the caller's.
-        read_config: Reads the settings again for a reload; None: they stay the same.
+        config_file: Where settings are read again for a reload; None: they stay the same.
+        resolver: Who knows the addresses of names; None: the system's.
 
     Raises:
         DocumentError: If the file of the key for checks holds none.
+        StateFileError: If the file of commands cannot be read.
     """
     fleet = Fleet(config.models)
     sizes = InputSizes(_weighted_models(config))
     metrics = RouterMetrics(fleet, sizes)
     async with open_upstream(config.timeouts, control_key=_control_key(config)) as upstream:
         monitor = HealthMonitor(fleet, upstream, config.health)
+        file = config.discovery.state_file
+        store = MemoryStore() if file is None else StateFile(file)
+        roster = Roster(fleet, monitor, configured_members(config.models), store)
         lasting = Lasting(
             fleet=fleet,
             monitor=monitor,
@@ -148,16 +154,17 @@ async def open_gateway(
             sizes=sizes,
             metrics=metrics,
             traffic_log=traffic_log,
-            roster=Roster(fleet, monitor, configured_members(config.models), MemoryStore()),
+            roster=roster,
+            discovery=Discovery(roster, resolver or SystemResolver(), failed=metrics.lookup_failed),
             upload_places=UploadPlaces(),
             minions_metrics=MinionsMetrics(metrics.registry),
         )
-        gateway = Gateway(config, lasting, read_config or (lambda: config))
-        async with monitor.running():
-            try:
-                yield gateway
-            finally:
-                await gateway.reloader.stop()
+        gateway = Gateway(config, lasting, config_file or FixedConfig(config))
+        async with (
+            following(config, roster, lasting.discovery, gateway.reloader),
+            monitor.running(),
+        ):
+            yield gateway
 
 
 def _control_key(config: RouterConfig) -> str | None:

@@ -8,6 +8,7 @@
 - `motley_router_outstanding_requests{replica}`: sent and not yet ended.
 - `motley_router_tokens_per_prompt_byte{model}`: what input sizes are estimated with.
 - `motley_router_reloads_total{outcome}`: files read again: `done`, or `refused` and nothing changed.
+- `motley_router_lookup_failures_total{source}`: lookups of `discovery` that nobody answered.
 
 Replicas that have left have no series any more.
 """
@@ -50,6 +51,17 @@ class RouterMetrics:
             ["outcome"],
             registry=self.registry,
         )
+
+        self._lookups = Counter(
+            "motley_router_lookup_failures",
+            "Lookups without an answer",
+            ["source"],
+            registry=self._registry,
+        )
+
+    def lookup_failed(self, source: str) -> None:
+        """Count one lookup that nobody answered."""
+        self._lookups.labels(source).inc()
 
     def reloaded(self, outcome: str) -> None:
         """Count one reload."""

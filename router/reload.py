@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -24,6 +25,7 @@ NEEDS_RESTART = (
     "port",
     "traffic_log",
     "timeouts.shutdown_seconds",
+    "discovery.state_file",
 )
 """Settings, by dotted path, that a running process keeps."""
 
@@ -51,13 +53,40 @@ def changes(before: RouterConfig, after: RouterConfig) -> Reloaded:
     )
 
 
+class ConfigSource(Protocol):
+    """Where settings come from."""
+
+    def read(self) -> RouterConfig:
+        """Return them as they stand there now, or raise `DocumentError`."""
+        ...
+
+    def stamp(self) -> object:
+        """Return a value that changes with them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedConfig:
+    """Settings that no file holds."""
+
+    config: RouterConfig
+
+    def read(self) -> RouterConfig:
+        """Return them."""
+        return self.config
+
+    def stamp(self) -> object:
+        """Return always the same."""
+        return None
+
+
 class Reloader:
     """Puts the file in force again, one reload at a time."""
 
     def __init__(
         self,
         config: RouterConfig,
-        read: Callable[[], RouterConfig],
+        file: ConfigSource,
         apply: Callable[[RouterConfig], Awaitable[None]],
         metrics: RouterMetrics,
     ) -> None:
@@ -65,13 +94,13 @@ class Reloader:
 
         Args:
             config: What the process started with.
-            read: Reads the file; raises `DocumentError` where it is wrong.
+            file: Where settings are read again.
             apply: Puts a configuration in force, or raises `DocumentError` before it has changed
                 anything.
             metrics: Counts.
         """
         self._started_with = self._in_force = config
-        self._read = read
+        self._file = file
         self._apply = apply
         self._metrics = metrics
         self._lock = asyncio.Lock()
@@ -85,7 +114,7 @@ class Reloader:
         """
         async with self._lock:
             try:
-                config = await asyncio.to_thread(self._read)
+                config = await asyncio.to_thread(self._file.read)
                 await self._apply(config)
             except DocumentError as error:
                 self._metrics.reloaded("refused")
@@ -107,11 +136,28 @@ class Reloader:
             )
         return done
 
+    @property
+    def in_force(self) -> RouterConfig:
+        """The settings put in force last."""
+        return self._in_force
+
+    def stamp(self) -> object:
+        """Return a value that changes with the file."""
+        return self._file.stamp()
+
     def reload_soon(self, cause: str) -> None:
         """Reload in a task of its own; its outcome goes to the log."""
-        task = asyncio.create_task(self._reload_quietly(cause))
+        task = asyncio.create_task(self.reload_quietly(cause))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def reload_quietly(self, cause: str) -> None:
+        """Reload; the outcome goes to the log alone."""
+        try:
+            with suppress(ReloadRefusedError):  # told in the log and counted
+                await self.reload(cause)
+        except Exception:
+            logger.critical("reload ended by a bug cause=%s", cause, exc_info=True)
 
     async def stop(self) -> None:
         """End what `reload_soon` began."""
@@ -125,13 +171,6 @@ class Reloader:
         return JSONResponse(
             {"status": "ok", "changed": done.changed, "needs_restart": done.needs_restart}
         )
-
-    async def _reload_quietly(self, cause: str) -> None:
-        try:
-            with suppress(ReloadRefusedError):  # told in the log and counted
-                await self.reload(cause)
-        except Exception:
-            logger.critical("reload ended by a bug cause=%s", cause, exc_info=True)
 
 
 def _value(config: object, path: str) -> object:

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
 
 import uvicorn
 import uvloop
@@ -12,16 +11,17 @@ from planner import listening
 from router.config import RouterConfig
 from router.errors import StartError
 from router.gateway import open_gateway
+from router.reload import ConfigSource
 from router.traffic_log import TrafficLog
 
 BACKLOG = 2048
 """Connections the kernel keeps waiting; the system may cap it lower."""
 
 
-def serve(config: RouterConfig, read_config: Callable[[], RouterConfig] | None = None) -> None:
+def serve(config: RouterConfig, config_file: ConfigSource | None = None) -> None:
     """Listen and route until SIGTERM or SIGINT, then let running requests finish.
 
-    SIGHUP has the settings read again, by `read_config`.
+    SIGHUP has the settings read again, from `config_file`.
 
     Raises:
         StartError: If the address is taken or the traffic log cannot be opened.
@@ -33,7 +33,7 @@ def serve(config: RouterConfig, read_config: Callable[[], RouterConfig] | None =
             bind(config.host, config.port) as listener,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_serve(config, traffic_log, listener, read_config))
+            runner.run(_serve(config, traffic_log, listener, config_file))
     finally:
         traffic_log.close()
 
@@ -57,9 +57,9 @@ async def _serve(
     config: RouterConfig,
     traffic_log: TrafficLog,
     listener: socket.socket,
-    read_config: Callable[[], RouterConfig] | None,
+    config_file: ConfigSource | None,
 ) -> None:
-    async with open_gateway(config, traffic_log, read_config=read_config) as application:
+    async with open_gateway(config, traffic_log, config_file=config_file) as application:
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGHUP, application.reloader.reload_soon, "SIGHUP"
         )

@@ -11,8 +11,8 @@ import httpx
 from fakes import FakeReplica, served
 from router_under_test import FAST_HEALTH
 
-from planner.documents import read_document
-from router.config import RouterConfig
+from router.config_file import ConfigFile
+from router.discovery.dns import Resolver
 from router.gateway import open_gateway
 from router.traffic_log import TrafficLog
 
@@ -61,17 +61,23 @@ class ReloadableRouter:
 
 @asynccontextmanager
 async def reloadable_router(
-    folder: Path, *replicas: FakeReplica, **settings: object
+    folder: Path,
+    *replicas: FakeReplica,
+    resolver: Resolver | None = None,
+    content: dict[str, object] | None = None,
+    **settings: object,
 ) -> AsyncIterator[ReloadableRouter]:
-    """Yield a router that reads its file again on command."""
+    """Yield a router that reads its file again on command.
+
+    Its models are those of the replicas, or what `content` says.
+    """
     router = ReloadableRouter(folder / "router.json", settings)
-    router.write(*replicas)
-
-    def read() -> RouterConfig:
-        return read_document(router.path, RouterConfig)
-
+    router.write(*replicas, **(content or {}))
+    file = ConfigFile(router.path)
     async with (
-        open_gateway(read(), TrafficLog(None), read_config=read) as application,
+        open_gateway(
+            file.read(), TrafficLog(None), config_file=file, resolver=resolver
+        ) as application,
         served(application) as url,
         httpx.AsyncClient(base_url=url, timeout=30) as client,
     ):

@@ -38,6 +38,10 @@ class AmendmentStore(Protocol):
         """Apply `change` to what is kept, keep the outcome and return it."""
         ...
 
+    def stamp(self) -> object:
+        """Return a value that changes when another process has changed what is kept."""
+        ...
+
 
 class MemoryStore:
     """Keeps them as long as the process lives."""
@@ -49,6 +53,10 @@ class MemoryStore:
         """Apply `change`."""
         self._kept = change(self._kept)
         return self._kept
+
+    def stamp(self) -> object:
+        """Return always the same: no other process sees this store."""
+        return None
 
 
 def _place(member: Member) -> tuple[str, str]:

@@ -7,12 +7,16 @@ replica, otherwise after the newcomers have been checked, so that a replacement 
 
 import asyncio
 import itertools
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 
 from router.discovery.amendments import Amendments, AmendmentStore, Change
 from router.discovery.member import CONFIG, Member
 from router.fleet import Fleet
 from router.health import HealthMonitor
+from router.replica import Replica
+
+logger = logging.getLogger(__name__)
 
 
 class Roster:
@@ -32,28 +36,44 @@ class Roster:
         self._store = store
         self._amendments = Amendments()
         self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def withheld(self) -> frozenset[str]:
         """Addresses that were sent away by a command, whoever names them."""
         return self._amendments.withheld
 
-    async def state(
-        self, changes: dict[str, Sequence[Member]], *, base_models: Sequence[str] | None = None
-    ) -> None:
-        """Take what sources say now, and return when the fleet follows it.
+    def named(self, source: str) -> tuple[Member, ...]:
+        """Return what a source named last."""
+        return self._by_source.get(source, ())
+
+    def take(
+        self,
+        changes: Mapping[str, Sequence[Member]],
+        *,
+        base_models: Sequence[str] | None = None,
+    ) -> asyncio.Task[None]:
+        """Take what sources say now; the task ends when the fleet follows it, checks included.
 
         Args:
             changes: Source to all that it names; nothing ends the source.
             base_models: The models of the file, where they have changed. Members of others are kept
                 in mind, but serve nothing.
         """
-        async with self._lock:
-            for source, members in changes.items():
-                self._by_source[source] = tuple(members)
-            if base_models is not None:
-                self._fleet.base_models = tuple(base_models)
-            await self._follow()
+        for source, members in changes.items():
+            self._by_source[source] = tuple(members)
+        if base_models is not None:
+            self._fleet.base_models = tuple(base_models)
+        return self._follow()
+
+    async def state(
+        self,
+        changes: Mapping[str, Sequence[Member]],
+        *,
+        base_models: Sequence[str] | None = None,
+    ) -> None:
+        """Take what sources say now, and return when the fleet follows it."""
+        await asyncio.shield(self.take(changes, base_models=base_models))
 
     async def add(self, member: Member) -> None:
         """Add a member by command, or take it back if its address had been sent away."""
@@ -61,29 +81,50 @@ class Roster:
 
     async def send_away(self, url: str) -> None:
         """Drain a replica by command, whoever named it."""
-        await self._amend(
-            lambda now: now.without(url, is_named_elsewhere=self._is_named_elsewhere(url))
-        )
+        named = itertools.chain.from_iterable(self._by_source.values())
+        is_named = any(member.replica.url == url for member in named)
+        await self._amend(lambda now: now.without(url, is_named_elsewhere=is_named))
+
+    async def recall(self) -> None:
+        """Take what the store keeps: at the start, and when another process has changed it."""
+        await self._amend(lambda now: now)
+
+    def stamp(self) -> object:
+        """Return a value that changes when the store may have been changed by another process."""
+        return self._store.stamp()
+
+    async def stop(self) -> None:
+        """End the checks of newcomers that still run."""
+        for task in (tasks := list(self._tasks)):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _amend(self, change: Change) -> None:
-        async with self._lock:
-            self._amendments = self._store.change(change)
-            await self._follow()
+        async with self._lock:  # the store may wait for other processes
+            self._amendments = await asyncio.to_thread(self._store.change, change)
+            task = self._follow()
+        await asyncio.shield(task)
 
-    def _is_named_elsewhere(self, url: str) -> bool:
-        named = itertools.chain.from_iterable(self._by_source.values())
-        return any(member.replica.url == url for member in named)
-
-    async def _follow(self) -> None:
+    def _follow(self) -> asyncio.Task[None]:
         wanted = self._wanted()
         urls = {member.replica.url for member in wanted}
         newcomers = self._fleet.admit(wanted)
+        for replica in newcomers:
+            logger.info("replica added url=%s sources=%s", replica.url, ",".join(replica.sources))
         leavers = [each.url for each in self._fleet.replicas if each.url not in urls]
         self._fleet.drain(url for url in leavers if self._is_spared(url, urls))
+        task = asyncio.create_task(self._replace(newcomers, leavers))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _replace(self, newcomers: Sequence[Replica], leavers: Sequence[str]) -> None:
+        """Check who has come; then those leave who were needed until now."""
         try:
             await self._monitor.welcome(newcomers)
         finally:
-            self._fleet.drain(leavers)
+            staying = {member.replica.url for member in self._wanted()}
+            self._fleet.drain(url for url in leavers if url not in staying)
 
     def _wanted(self) -> tuple[Member, ...]:
         """Return all that is named, the file's first, without what is withheld or serves no model."""

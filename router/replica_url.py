@@ -1,0 +1,22 @@
+"""The address of a replica, as files and commands write it."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be http://HOST:PORT or https://HOST")
+    if parts.query or parts.fragment:
+        raise ValueError("must carry no query and no fragment; remove them")
+    if parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError("must not end in /v1; the router adds it")
+    _ = parts.port  # raises ValueError when it is no number up to 65535
+    return url.rstrip("/")
+
+
+ReplicaUrl = Annotated[str, AfterValidator(_checked)]
+"""Without `/v1` and without a slash at its end, such as `http://127.0.0.1:8001`."""
