@@ -17,10 +17,10 @@ from router.exchange import (
     request_id,
     target,
 )
-from router.input_size import InputSizes
 from router.metrics import RouterMetrics
 from router.minions.virtual_model import VirtualModels
 from router.relay import Relay
+from router.replica_choice import ReplicaChoice
 from router.router import Router
 from router.traffic_log import RequestRecord, TrafficLog
 
@@ -38,7 +38,7 @@ class Completions:
         router: Router,
         traffic_log: TrafficLog,
         metrics: RouterMetrics,
-        sizes: InputSizes,
+        choice: ReplicaChoice,
         virtual: VirtualModels,
         *,
         max_body_bytes: int,
@@ -48,7 +48,7 @@ class Completions:
         self._router = router
         self._traffic_log = traffic_log
         self._metrics = metrics
-        self._sizes = sizes
+        self._choice = choice
         self._virtual = virtual
         self._max_body_bytes = max_body_bytes
         self._monotonic = monotonic
@@ -88,7 +88,7 @@ class Completions:
                 await relay.pass_on(answer.reply, withhold_usage=call.withholds_usage)
             finally:
                 answer.close()
-                self._sizes.learn(call.query, record.usage.prompt_tokens)
+                self._choice.learn(call.query, record)
 
     async def _fail(self, relay: Relay, error: RouterError) -> None:
         logger.info("request failed status=%d problem=%s", status_of(error), error)

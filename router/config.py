@@ -12,6 +12,7 @@ from planner.units import Count, Name, Tokens
 from router.discovery.config import DiscoveryConfig, DnsSource, PlanSource
 from router.facts import ModelFacts
 from router.minions.config import MinionsConfig
+from router.policy_config import PolicyConfig
 from router.replica_url import ReplicaUrl
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -24,6 +25,19 @@ class ReplicaConfig(StrictModel):
     """Its address without `/v1`, such as `http://127.0.0.1:8001`."""
     offer: Name | None = None
     """What it runs on, as the planned weights call it; needed where the model has weights."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How much of the load it should carry, relative to the model's other replicas: policies divide
+    loads by it. Planned weights go first, this one counts among the replicas of an offer."""
+    max_outstanding: Annotated[int, Field(ge=1)] | None = None
+    """Most requests on it at once; beyond it another replica is taken, and 429 is the answer if all
+    are full. None: no limit."""
+    capacity_tokens: Tokens | None = None
+    """Tokens it holds at once, input and output of all its requests, as its KV memory does; a limit
+    like `max_outstanding`, on estimated sizes. A replica without work takes any request. None: no
+    limit, and loads are compared among the replicas alone."""
+    loads_adapters: bool = False
+    """Whether it loads an adapter by itself when a request names one (vLLM with a resolver). Then an
+    adapter that another replica lists under the same parent may be asked of it too."""
 
 
 class OfferWeights(StrictModel):
@@ -45,8 +59,8 @@ class ModelConfig(ModelFacts):
     """At least one, unless a source under `discovery` names some; a server that serves several
     models may stand under each of them."""
     weights: tuple[OfferWeights, ...] = ()
-    """By input size, rising, as `motley plan render` writes them. Without any, each request goes to
-    the replica with the fewest outstanding."""
+    """By input size, rising, as `motley plan render` writes them. Without any, `policy` picks among
+    all of the model's replicas."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
@@ -112,6 +126,8 @@ class RouterConfig(StrictModel):
     replicas list are served too, without an entry."""
     discovery: DiscoveryConfig = DiscoveryConfig()
     """Replicas that do not stand in this file, and how changes are noticed."""
+    policy: PolicyConfig | None = None
+    """How a replica is picked. None: `prefix_aware` with one worker, `bounded_load` with several."""
     health: HealthConfig = HealthConfig()
     """Active health checks."""
     retry: RetryConfig = RetryConfig()

@@ -17,6 +17,7 @@ RouterError
 ├── TooManyUploadsError       as many bodies as may be are on disk
 ├── StoppingError             the router stopped before the answer was complete
 ├── NoHealthyReplicaError     the model is known, but none of its replicas is healthy
+├── NoRoomError               healthy replicas of the model are all at their limits
 ├── ReplicaError              one replica did not answer; another may
 │   ├── ReplicaFailedError    refused, reset, garbage, 502 or 503 before the first byte
 │   └── ReplicaTimeoutError   nothing within the time allowed
@@ -164,10 +165,22 @@ class NoHealthyReplicaError(RouterError):
     def __init__(self, model: str, *, num_replicas: int) -> None:
         """Name the model and how many replicas it has."""
         super().__init__(
-            f"none of the {num_replicas} replicas of model {_short(model)} is healthy; try again later"
+            f"none of the {num_replicas} replicas of model {_short(model)} is healthy "
+            "(filter: health); try again later"
         )
         self.model = model
         self.num_replicas = num_replicas
+
+
+class NoRoomError(RouterError):
+    """Every healthy replica of the model has as much work as its limits allow."""
+
+    def __init__(self, model: str) -> None:
+        """Name the model, and the filter that left no replica."""
+        super().__init__(
+            f"every healthy replica of model {_short(model)} is full (filter: room); try again later"
+        )
+        self.model = model
 
 
 class ReplicaError(RouterError):
@@ -264,6 +277,7 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     TooManyUploadsError: (429, "RateLimitError"),
     StoppingError: (503, "ServiceUnavailableError"),
     NoHealthyReplicaError: (503, "ServiceUnavailableError"),
+    NoRoomError: (429, "RateLimitError"),
     ReplicaError: (502, "BadGatewayError"),
     ReplicaFailedError: (502, "BadGatewayError"),
     ReplicaTimeoutError: (504, "GatewayTimeoutError"),

@@ -3,17 +3,23 @@
 The fleet changes while requests run. A replica is *admitted*, serves, is *drained* (no new requests;
 those that run finish) and *removed* when the last has ended. One that is admitted again while it
 drains simply stays.
+
+A replica may take a request if it passes the filters, in this order: it serves the model or loads the
+adapter by itself, is healthy, is not yet tried for this request, and has room.
 """
 
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from typing import Literal
 
-from router.base import Candidate
+from router.base import NO_DEMAND, Candidate, Demand
 from router.config import ModelConfig
 from router.discovery.member import Member, configured_members, stations
-from router.replica import Replica
+from router.replica import Replica, limits_of
+
+Filter = Literal["model", "health", "untried", "room"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +27,14 @@ logger = logging.getLogger(__name__)
 class Fleet:
     """The replicas that belong; a server named under two models is one replica."""
 
-    def __init__(self, models: Sequence[ModelConfig] = ()) -> None:
+    def __init__(
+        self,
+        models: Sequence[ModelConfig] = (),
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Begin with the replicas of a file, taken for healthy until they have been checked."""
+        self._monotonic = monotonic
         self._replicas: dict[str, Replica] = {}
         self._to_tell: list[Callable[[Replica], None]] = []
         self._created_unix_seconds = int(time.time())
@@ -62,6 +74,7 @@ class Fleet:
                 logger.info("replica stays url=%s", url)
             replica.configured_models = frozenset(station.models)
             replica.offers = station.offers
+            replica.limits = limits_of(station.models.values())
             replica.sources = tuple(station.sources)
         return tuple(new)
 
@@ -101,16 +114,48 @@ class Fleet:
             each.serves(model) and not each.is_draining for each in self._replicas.values()
         )
 
-    def candidates(self, model: str, *, excluding: Collection[str]) -> tuple[Candidate, ...]:
-        """Return the healthy replicas that serve `model` and are not in `excluding` (URLs)."""
+    def candidates(
+        self, model: str, *, excluding: Collection[str], demand: Demand = NO_DEMAND
+    ) -> tuple[Candidate, ...]:
+        """Return the replicas that may take a request for `model` and are not in `excluding` (URLs).
+
+        Their prefixes are compared with `demand.blocks`, and `demand.tokens` must find room.
+        """
+        now = self._monotonic()
         return tuple(
-            Candidate(each.url, each.num_outstanding, each.offers.get(model))
-            for each in self._replicas.values()
-            if each.is_healthy
-            and not each.is_draining
-            and each.url not in excluding
-            and each.serves(model)
+            [
+                _candidate(each, model, demand, now)
+                for each in self._able(model)
+                if each.is_healthy and each.url not in excluding and each.has_room(demand.tokens)
+            ]
         )
+
+    def emptied_by(
+        self, model: str, *, excluding: Collection[str], demand: Demand = NO_DEMAND
+    ) -> Filter:
+        """Return the filter that left no candidate, where `candidates` has returned none."""
+        able = self._able(model)
+        if not able:
+            return "model"
+        healthy = [each for each in able if each.is_healthy]
+        if not healthy:
+            return "health"
+        return "untried" if all(each.url in excluding for each in healthy) else "room"
+
+    def _able(self, model: str) -> list[Replica]:
+        """Return the replicas that serve `model`, or load it by themselves where others list it."""
+        replicas = [each for each in self._replicas.values() if not each.is_draining]
+        able = [each for each in replicas if each.serves(model)]
+        if model in self.base_models or not any(each.limits.loads_adapters for each in replicas):
+            return able
+        parents = {each.listed_models.get(model, {}).get("parent") for each in able}
+        return able + [
+            each
+            for each in replicas
+            if each.limits.loads_adapters
+            and not each.serves(model)
+            and not parents.isdisjoint(each.configured_models)
+        ]
 
     def model_entries(self) -> dict[str, dict[str, object]]:
         """Return `/v1/models`' entries by name: the replicas' own, and the configured rest."""
@@ -142,3 +187,19 @@ class Fleet:
 
 def _left() -> None:
     """Do nothing: requests that end on a removed replica concern nobody."""
+
+
+def _candidate(replica: Replica, model: str, demand: Demand, now: float) -> Candidate:
+    limits = replica.limits
+    num_held = replica.prefixes.match(demand.blocks.hashes)
+    return Candidate(
+        replica.url,
+        replica.num_outstanding,
+        replica.offers.get(model),
+        replica.outstanding_tokens,
+        limits.capacity_tokens,
+        demand.blocks.fraction(num_held),
+        replica.adapter_fit(model),
+        replica.latency.expected_seconds(demand.output_tokens, now=now),
+        limits.weight,
+    )

@@ -5,6 +5,8 @@ settings alone is made by `assemble`, once at the start and once a reload; reque
 one they began with.
 """
 
+import random
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -34,9 +36,12 @@ from router.metrics import RouterMetrics
 from router.minions.leg import Services
 from router.minions.metrics import MinionsMetrics
 from router.minions.virtual_model import VirtualModels
-from router.policies.least_outstanding import LeastOutstanding
+from router.output_length import OutputLengths
 from router.policies.planned_weights import PlannedWeights
+from router.policies.registry import default_policy, make_policy
+from router.policy_config import PrefixAwareConfig
 from router.reload import ConfigSource, FixedConfig, Reloader
+from router.replica_choice import ReplicaChoice
 from router.router import Router
 from router.traffic_log import TrafficLog
 from router.upstream import Upstream, open_upstream
@@ -50,6 +55,7 @@ class Lasting:
     monitor: HealthMonitor
     upstream: Upstream
     sizes: InputSizes
+    lengths: OutputLengths
     metrics: RouterMetrics
     traffic_log: TrafficLog
     roster: Roster
@@ -77,7 +83,7 @@ class Gateway:
         application = assemble(config, lasting, self.reloader)
         lasting.upstream.configure(config.timeouts, control_key=control_key)
         lasting.monitor.configure(config.health)
-        lasting.sizes.configure(_weighted_models(config))
+        lasting.sizes.configure(model.name for model in config.models)
         await lasting.discovery.follow(config)
         self._application = application
 
@@ -85,9 +91,9 @@ class Gateway:
 def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGIApp:
     """Return the application that follows from the settings; nothing that lasts is changed."""
     fleet, monitor, upstream = lasting.fleet, lasting.monitor, lasting.upstream
-    policy = PlannedWeights(config.models, lasting.sizes, LeastOutstanding())
+    choice = replica_choice(config, lasting)
     attempts = config.retry.max_attempts
-    router = Router(fleet, monitor, policy, upstream, lasting.metrics, max_attempts=attempts)
+    router = Router(fleet, monitor, choice, upstream, max_attempts=attempts)
     limit = int(config.max_body_bytes)
     virtual = VirtualModels(
         config.minions,
@@ -97,7 +103,7 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
         lasting.minions_metrics,
     )
     completions = Completions(
-        router, lasting.traffic_log, lasting.metrics, lasting.sizes, virtual, max_body_bytes=limit
+        router, lasting.traffic_log, lasting.metrics, choice, virtual, max_body_bytes=limit
     )
     adapters = Adapters(
         fleet,
@@ -114,6 +120,21 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
     admin = Admin(replicas, reloader)
     return RequestIds(
         make_application(completions, adapters, catalogue, lasting.metrics, admin.routes())
+    )
+
+
+def replica_choice(config: RouterConfig, lasting: Lasting) -> ReplicaChoice:
+    """Return the choice of replicas as the settings want it; what has been learnt goes on."""
+    settings = config.policy or default_policy(num_workers=1)
+    policy = make_policy(settings, random.random)
+    return ReplicaChoice(
+        lasting.fleet,
+        PlannedWeights(config.models, lasting.sizes, policy),
+        lasting.sizes,
+        lasting.lengths,
+        lasting.metrics,
+        prefix_nodes=settings.most_nodes if isinstance(settings, PrefixAwareConfig) else 0,
+        monotonic=time.monotonic,
     )
 
 
@@ -140,7 +161,7 @@ async def open_gateway(
         StateFileError: If the file of commands cannot be read.
     """
     fleet = Fleet(config.models)
-    sizes = InputSizes(_weighted_models(config))
+    sizes = InputSizes(fleet.base_models)
     metrics = RouterMetrics(fleet, sizes)
     async with open_upstream(config.timeouts, control_key=_control_key(config)) as upstream:
         monitor = HealthMonitor(fleet, upstream, config.health)
@@ -152,6 +173,7 @@ async def open_gateway(
             monitor=monitor,
             upstream=upstream,
             sizes=sizes,
+            lengths=OutputLengths(),
             metrics=metrics,
             traffic_log=traffic_log,
             roster=roster,
@@ -170,7 +192,3 @@ async def open_gateway(
 def _control_key(config: RouterConfig) -> str | None:
     file = config.health.api_key_file
     return None if file is None else read_key(file)
-
-
-def _weighted_models(config: RouterConfig) -> list[str]:
-    return [model.name for model in config.models if model.weights]

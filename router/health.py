@@ -194,6 +194,7 @@ class HealthMonitor:
     def _mark_unhealthy(self, replica: Replica, problem: str) -> None:
         if replica.is_healthy:
             replica.is_healthy = False
+            replica.prefixes.clear()  # it may come back with an empty cache
             logger.warning("replica unhealthy url=%s problem=%s", replica.url, problem)
 
 

@@ -2,10 +2,17 @@
 
 - `motley_router_picks_total{model, offer, reason}`: attempts at a replica; `offer` is empty where the
   model has no planned weights; the reasons are the policies'.
+- `motley_router_no_candidates_total{model, filter}`: attempts for which no replica was left, by the
+  filter that left none: `model`, `health`, `untried` or `room`.
+- `motley_router_prompt_characters_total{model}` and `motley_router_held_characters_total{model}`: of
+  prompts sent, and of their beginnings that the replica had been sent before; prefix-aware only.
 - `motley_router_requests_total{model, status}`: requests ended, by the status of the traffic log.
 - `motley_router_replica_healthy{replica}`: 1 or 0.
 - `motley_router_replica_draining{replica}`: 1 while it finishes what runs before it leaves.
 - `motley_router_outstanding_requests{replica}`: sent and not yet ended.
+- `motley_router_outstanding_tokens{replica}`: of those, input and expected output.
+- `motley_router_ttft_seconds{replica}` and `motley_router_tpot_seconds{replica}`: moving averages.
+- `motley_router_prefix_nodes{replica}`: prefixes remembered for it.
 - `motley_router_tokens_per_prompt_byte{model}`: what input sizes are estimated with.
 - `motley_router_reloads_total{outcome}`: files read again: `done`, or `refused` and nothing changed.
 - `motley_router_lookup_failures_total{source}`: lookups of `discovery` that nobody answered.
@@ -45,6 +52,25 @@ class RouterMetrics:
             "motley_router_requests", "Requests ended", ["model", "status"], registry=self.registry
         )
 
+        self._emptied = Counter(
+            "motley_router_no_candidates",
+            "Attempts without a replica to take them",
+            ["model", "filter"],
+            registry=self._registry,
+        )
+        self._prompts = Counter(
+            "motley_router_prompt_characters",
+            "Characters of prompts sent",
+            ["model"],
+            registry=self._registry,
+        )
+        self._held = Counter(
+            "motley_router_held_characters",
+            "Characters that the replica had been sent before",
+            ["model"],
+            registry=self._registry,
+        )
+
         self._reloads = Counter(
             "motley_router_reloads",
             "Configurations read again",
@@ -71,6 +97,15 @@ class RouterMetrics:
         """Count one attempt."""
         self._picks.labels(model, decision.offer or "", decision.reason).inc()
 
+    def matched(self, model: str, *, num_characters: int, num_held: int) -> None:
+        """Count how much of a prompt the picked replica held."""
+        self._prompts.labels(model).inc(num_characters)
+        self._held.labels(model).inc(num_held)
+
+    def emptied(self, model: str, filter_name: str) -> None:
+        """Count one attempt for which that filter left no replica."""
+        self._emptied.labels(model, filter_name).inc()
+
     def ended(self, model: str | None, status: int) -> None:
         """Count one request; `model` is None where it does not exist."""
         self._requests.labels(model or "", status).inc()
@@ -90,14 +125,24 @@ class _Gauges(Collector):
         healthy = _gauge("replica_healthy", "Whether a replica is healthy", "replica")
         draining = _gauge("replica_draining", "Whether a replica finishes and leaves", "replica")
         outstanding = _gauge("outstanding_requests", "Requests on a replica", "replica")
+        tokens = _gauge("outstanding_tokens", "Tokens of requests on a replica", "replica")
+        ttft = _gauge("ttft_seconds", "Time to the first token, lately", "replica")
+        tpot = _gauge("tpot_seconds", "Time a token, lately", "replica")
+        nodes = _gauge("prefix_nodes", "Prefixes remembered for a replica", "replica")
         for replica in self._fleet.replicas:
             healthy.add_metric([replica.url], float(replica.is_healthy))
             draining.add_metric([replica.url], float(replica.is_draining))
             outstanding.add_metric([replica.url], replica.num_outstanding)
+            tokens.add_metric([replica.url], replica.outstanding_tokens)
+            nodes.add_metric([replica.url], len(replica.prefixes))
+            if replica.latency.ttft_seconds is not None:
+                ttft.add_metric([replica.url], replica.latency.ttft_seconds)
+            if replica.latency.tpot_seconds is not None:
+                tpot.add_metric([replica.url], replica.latency.tpot_seconds)
         ratios = _gauge("tokens_per_prompt_byte", "Tokens a byte of a prompt", "model")
         for model, ratio in self._sizes.tokens_per_byte.items():
             ratios.add_metric([model], ratio)
-        yield from (healthy, draining, outstanding, ratios)
+        yield from (healthy, draining, outstanding, tokens, ttft, tpot, nodes, ratios)
 
 
 def _gauge(name: str, text: str, label: str) -> GaugeMetricFamily:

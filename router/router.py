@@ -1,23 +1,20 @@
 """From a request to a replica's answer."""
 
-import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from router.base import Policy, Query
+from router.base import Query
 from router.call import Call
-from router.errors import NoHealthyReplicaError, ReplicaError, UnknownModelError
-from router.fleet import Fleet
+from router.errors import NoHealthyReplicaError, NoRoomError, ReplicaError, UnknownModelError
+from router.fleet import Filter, Fleet
 from router.health import HealthMonitor
-from router.metrics import RouterMetrics
 from router.replica import Lease
+from router.replica_choice import Choice, ReplicaChoice
 from router.traffic_log import RequestRecord
 from router.upstream import Upstream, UpstreamReply
 
 BUSY_STATUS = 429
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +37,16 @@ class Router:
         self,
         fleet: Fleet,
         monitor: HealthMonitor,
-        policy: Policy,
+        choice: ReplicaChoice,
         upstream: Upstream,
-        metrics: RouterMetrics,
         *,
         max_attempts: int,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._fleet = fleet
         self._monitor = monitor
-        self._policy = policy
+        self._choice = choice
         self._upstream = upstream
-        self._metrics = metrics
         self._max_attempts = max_attempts
         self._draw = draw
 
@@ -68,6 +63,7 @@ class Router:
         Raises:
             UnknownModelError: If no replica serves the model, after asking them all again.
             NoHealthyReplicaError: If none of those that serve it is healthy.
+            NoRoomError: If those that are healthy are all full.
             ReplicaError: If every replica tried failed; the last failure.
         """
         await self._check_model(call.query.model)
@@ -76,11 +72,11 @@ class Router:
         failure: ReplicaError | None = None
         tried: list[str] = []
         query = replace(call.query, draw=self._draw())
-        while (url := self._pick(query, tried)) is not None:
-            record.replica, record.num_retries = url, len(tried)
-            tried.append(url)
+        while isinstance(choice := self._pick(query, tried), Choice):
+            record.replica, record.num_retries = choice.url, len(tried)
+            tried.append(choice.url)
             try:
-                answer = await self._attempt(url, call)
+                answer = await self._attempt(choice, call)
             except ReplicaError as error:
                 failure = error
                 self._monitor.report_failure(error.url, error.problem)
@@ -89,7 +85,7 @@ class Router:
                 return answer
             answer.close()
             busy = answer
-        return self._give_up(call, busy, failure)
+        return self._give_up(call, busy, failure, choice)
 
     async def _check_model(self, model: str) -> None:
         if self._fleet.knows(model):
@@ -98,38 +94,30 @@ class Router:
         if not self._fleet.knows(model):
             raise UnknownModelError(model, self._fleet.model_entries())
 
-    def _pick(self, query: Query, tried: list[str]) -> str | None:
+    def _pick(self, query: Query, tried: list[str]) -> Choice | Filter:
         if len(tried) >= self._max_attempts:
-            return None
-        candidates = self._fleet.candidates(query.model, excluding=tried)
-        if not candidates:
-            return None
-        decision = self._policy.pick(candidates, query)
-        self._metrics.picked(query.model, decision)
-        logger.debug(
-            "picked url=%s offer=%s reason=%s scores=%s",
-            decision.url,
-            decision.offer,
-            decision.reason,
-            decision.scores,
-        )
-        return decision.url
+            return "untried"
+        return self._choice.choose(query, tried)
 
-    async def _attempt(self, url: str, call: Call) -> Answer:
-        lease = Lease(self._fleet.replica(url))
+    async def _attempt(self, choice: Choice, call: Call) -> Answer:
+        lease = self._choice.lease(choice)
         try:
             reply = await self._upstream.send(
-                url, call.target, headers=call.headers, body=call.body
+                choice.url, call.target, headers=call.headers, body=call.body
             )
         except BaseException:
             lease.release()
             raise
         return Answer(reply, lease)
 
-    def _give_up(self, call: Call, busy: Answer | None, failure: ReplicaError | None) -> Answer:
+    def _give_up(
+        self, call: Call, busy: Answer | None, failure: ReplicaError | None, emptied: Filter
+    ) -> Answer:
         if busy is not None:
             return busy
         if failure is not None:
             raise failure
         model = call.query.model
+        if emptied == "room":
+            raise NoRoomError(model)
         raise NoHealthyReplicaError(model, num_replicas=len(self._fleet.serving(model)))

@@ -65,20 +65,24 @@ class RequestRecord:
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
             "text_pieces": self.num_text_pieces,
-            "ttft_seconds": self._ttft_seconds(),
-            "tpot_seconds": self._tpot_seconds(),
+            "ttft_seconds": self.ttft_seconds,
+            "tpot_seconds": self.tpot_seconds,
             "duration_seconds": round(ended_at - self.arrived_at, 6),
             "status": self.status,
             "retries": self.num_retries,
         }
         return json.dumps(content, separators=(",", ":"))
 
-    def _ttft_seconds(self) -> float | None:
+    @property
+    def ttft_seconds(self) -> float | None:
+        """Arrival to the first byte of the stream; None for answers not streamed."""
         if self.first_byte_at is None:
             return None
         return round(self.first_byte_at - self.arrived_at, 6)
 
-    def _tpot_seconds(self) -> float | None:
+    @property
+    def tpot_seconds(self) -> float | None:
+        """Between tokens of the stream; None for answers not streamed, or without token counts."""
         num_tokens = self.usage.completion_tokens
         if self.first_byte_at is None or self.last_byte_at is None or not num_tokens:
             return None

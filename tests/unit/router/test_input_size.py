@@ -3,7 +3,8 @@
 import pytest
 
 from router.base import Query
-from router.input_size import InputSizes, PromptSize, prompt_size
+from router.input_size import InputSizes
+from router.prompt_size import PromptSize, prompt_size
 
 
 @pytest.mark.parametrize(
