@@ -56,19 +56,19 @@ class RouterMetrics:
             "motley_router_no_candidates",
             "Attempts without a replica to take them",
             ["model", "filter"],
-            registry=self._registry,
+            registry=self.registry,
         )
         self._prompts = Counter(
             "motley_router_prompt_characters",
             "Characters of prompts sent",
             ["model"],
-            registry=self._registry,
+            registry=self.registry,
         )
         self._held = Counter(
             "motley_router_held_characters",
             "Characters that the replica had been sent before",
             ["model"],
-            registry=self._registry,
+            registry=self.registry,
         )
 
         self._reloads = Counter(
