@@ -82,7 +82,7 @@ class RouterMetrics:
             "motley_router_lookup_failures",
             "Lookups without an answer",
             ["source"],
-            registry=self._registry,
+            registry=self.registry,
         )
 
     def lookup_failed(self, source: str) -> None:
