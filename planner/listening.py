@@ -30,6 +30,13 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def address_of(listener: socket.socket, *, scheme: str = "http") -> str:
+    """Return the address of a listening socket as a URL."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{shown}:{port}"
+
+
 class GracefulServer(uvicorn.Server):
     """Names its address once it answers, and returns from `serve` when told to stop."""
 
@@ -45,9 +52,7 @@ class GracefulServer(uvicorn.Server):
 
     def url(self, listener: socket.socket) -> str:
         """Return the address of a socket this server accepts from."""
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        return f"{'https' if self.config.is_ssl else 'http'}://{shown}:{port}"
+        return address_of(listener, scheme="https" if self.config.is_ssl else "http")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End gracefully at the first signal, at once at the second."""

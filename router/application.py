@@ -19,14 +19,14 @@ from router.errors import (
     status_of,
 )
 from router.exchange import error_headers
-from router.metrics import RouterMetrics
+from router.workers.metrics_page import MetricsPage
 
 
 def make_application(
     completions: Completions,
     adapters: Adapters,
     catalogue: Catalogue,
-    metrics: RouterMetrics,
+    metrics: MetricsPage,
     admin: Sequence[Route] = (),
 ) -> Starlette:
     """Return the router's paths; what a handler raises is answered in OpenAI's words."""

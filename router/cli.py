@@ -19,12 +19,15 @@ def route(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port, over the file's; 0: a free one.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=32, help="Processes, over the file's.")
+    ] = None,
     verbose: Annotated[bool, typer.Option(help="Log every pick.")] = False,
 ) -> None:
     """Serve one OpenAI endpoint over many models and replicas."""
     from router.config_file import ConfigFile
 
-    overrides = {"host": host, "port": port}
+    overrides = {"host": host, "port": port, "workers": workers}
     given = {name: value for name, value in overrides.items() if value is not None}
     config_file = ConfigFile(file, given)
     config = config_file.read()

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from starlette.types import Receive, Scope, Send
 
-from router.call import read_call
+from router.call import Call, read_call
 from router.errors import ClientGoneError, RouterError, status_of
 from router.exchange import (
     cancelled_when_client_leaves,
@@ -17,8 +17,11 @@ from router.exchange import (
     request_id,
     target,
 )
+from router.governance.admission import Admission
+from router.governance.governance import Governance
 from router.metrics import RouterMetrics
 from router.minions.virtual_model import VirtualModels
+from router.prompt_store import PromptStore
 from router.relay import Relay
 from router.replica_choice import ReplicaChoice
 from router.router import Router
@@ -40,7 +43,9 @@ class Completions:
         metrics: RouterMetrics,
         choice: ReplicaChoice,
         virtual: VirtualModels,
+        governance: Governance,
         *,
+        prompts: PromptStore | None = None,
         max_body_bytes: int,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -50,6 +55,8 @@ class Completions:
         self._metrics = metrics
         self._choice = choice
         self._virtual = virtual
+        self._governance = governance
+        self._prompts = prompts
         self._max_body_bytes = max_body_bytes
         self._monotonic = monotonic
         self._wall = wall
@@ -62,23 +69,35 @@ class Completions:
             request_id=request_id(scope),
         )
         relay = Relay(send, record, monotonic=self._monotonic)
+        admission: Admission | None = None
         try:
-            await self._answer(scope, receive, send, relay, record)
+            tenant = self._governance.identify(scope["headers"])
+            record.tenant = tenant.name
+            call = await self._read(scope, receive)
+            admission = self._governance.admit(tenant, call.query)
+            relay.headers.extend(admission.headers)
+            if self._prompts is not None:
+                self._prompts.keep(record, call.query)
+            await self._answer(call, receive, send, relay, record)
         except ClientGoneError as error:
             record.status = status_of(error)
         except RouterError as error:
             record.status = status_of(error)
             await self._fail(relay, error)
         finally:
+            if admission is not None:
+                self._governance.settle(admission, record)
             self._metrics.ended(record.model, record.status)
             if not record.has_legs:
                 self._traffic_log.write(record.line(ended_at=self._monotonic()))
 
-    async def _answer(
-        self, scope: Scope, receive: Receive, send: Send, relay: Relay, record: RequestRecord
-    ) -> None:
+    async def _read(self, scope: Scope, receive: Receive) -> Call:
         body = await read_body(scope, receive, max_body_bytes=self._max_body_bytes)
-        call = read_call(body, target=target(scope), headers=headers_for_replica(scope))
+        return read_call(body, target=target(scope), headers=headers_for_replica(scope))
+
+    async def _answer(
+        self, call: Call, receive: Receive, send: Send, relay: Relay, record: RequestRecord
+    ) -> None:
         if self._virtual.takes(call.query.model):
             await self._virtual.answer(call, record, receive, send)
             return

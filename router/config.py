@@ -11,11 +11,16 @@ from planner.config import StrictModel
 from planner.units import Count, Name, Tokens
 from router.discovery.config import DiscoveryConfig, DnsSource, PlanSource
 from router.facts import ModelFacts
+from router.governance_config import GovernanceConfig
 from router.minions.config import MinionsConfig
 from router.policy_config import PolicyConfig
 from router.replica_url import ReplicaUrl
+from router.traffic_log_config import TrafficLogSetting
 
 Seconds = Annotated[float, Field(gt=0)]
+
+MOST_WORKERS = 32
+"""Processes of one router; the file of the limits has a place for each."""
 
 
 class ReplicaConfig(StrictModel):
@@ -38,6 +43,8 @@ class ReplicaConfig(StrictModel):
     loads_adapters: bool = False
     """Whether it loads an adapter by itself when a request names one (vLLM with a resolver). Then an
     adapter that another replica lists under the same parent may be asked of it too."""
+    api_key_file: Path | None = None
+    """File of the key that is sent to it in place of the client's, with checks too."""
 
 
 class OfferWeights(StrictModel):
@@ -90,7 +97,8 @@ class HealthConfig(StrictModel):
     request that fails marks its replica at once, and the next check decides."""
     api_key_file: Path | None = None
     """File of the key that is sent with the checks. Replicas that ask for keys list their adapters
-    to nobody else. Requests of clients carry the clients' own keys, whatever stands here."""
+    to nobody else; a replica's own `api_key_file` goes before it. Requests of clients carry the
+    clients' own keys, whatever stands here, unless the router has keys (`governance`)."""
 
 
 class RetryConfig(StrictModel):
@@ -136,9 +144,13 @@ class RouterConfig(StrictModel):
     """Virtual models in which a local model reads for a remote one."""
     timeouts: TimeoutsConfig = TimeoutsConfig()
     """Time limits."""
-    traffic_log: Path | None = None
-    """File that gets one JSON line a request, appended; relative to the working directory. Without
-    it no line is written."""
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    """Processes that share the port, one processor core each; limits hold over all of them."""
+    governance: GovernanceConfig = GovernanceConfig()
+    """Keys, rates, budgets and the administrator's key; without any every client is let in."""
+    traffic_log: TrafficLogSetting = None
+    """File that gets one JSON line a request, appended; relative to the working directory. A path,
+    or `{path, rotate_bytes, keep}`. Without it no line is written."""
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(32 * 2**20)
     """Largest request body, such as `32MiB`; larger ones are answered 413."""
 

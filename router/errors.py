@@ -7,12 +7,22 @@ RouterError
 │   ├── ParameterError        a field or query parameter is missing or of the wrong type
 │   ├── BodyTooLargeError     the body is over the configured size
 │   ├── SlowBodyError         the body stands still
+│   ├── AuthenticationError   no key, or one that is not known
+│   ├── ForbiddenError        a key that does not suffice
+│   │   ├── ModelForbiddenError   the key's models do not include this one
+│   │   └── AdminClosedError      there is no administrator's key that would open this
 │   ├── UnknownModelError     no replica serves that name
 │   ├── UnknownPathError      no such path
 │   ├── UnknownReplicaError   the fleet has no replica of that address
 │   ├── ReloadRefusedError    the file cannot be put in force; the old settings stay
-│   ├── AdminRefusedError     commands to the router from another machine
 │   └── WrongMethodError      the path exists, the method does not
+├── LimitError                a key's limit is reached
+│   ├── RateLimitError        requests or tokens a minute
+│   └── BudgetError           a budget is used up
+├── GovernanceError           the limits cannot be kept at the moment
+│   ├── QuotaLockError        a worker holds the counts for too long
+│   ├── UsageUnwrittenError   usage cannot be written, and then nothing is to be served
+│   └── UsageUnreadableError  the usage file cannot be read
 ├── ClientGoneError           the client closed its connection; logged, never answered
 ├── TooManyUploadsError       as many bodies as may be are on disk
 ├── StoppingError             the router stopped before the answer was complete
@@ -40,6 +50,10 @@ class RouterError(Exception):
     exit_code: ClassVar[int] = 2
     param: str | None = None
     """The request field at fault, for the `param` of OpenAI's error body."""
+    retry_after_seconds: float | None = None
+    """When sending the request again may help, where the router knows."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """Headers of the answer besides `retry-after`."""
 
 
 class StartError(RouterError):
@@ -80,6 +94,35 @@ class SlowBodyError(RequestError):
         super().__init__(f"nothing of the body came for {seconds:g} seconds; send it again")
 
 
+class AuthenticationError(RequestError):
+    """The request carries no key, or one that is not known; no message quotes it."""
+
+    headers = ((b"www-authenticate", b"Bearer"),)
+
+
+class ForbiddenError(RequestError):
+    """The key is known and does not suffice."""
+
+
+class ModelForbiddenError(ForbiddenError):
+    """The key's models do not include the one asked for."""
+
+    param = "model"
+
+    def __init__(self, model: str, allowed: Iterable[str]) -> None:
+        """Name the model and what the key may use."""
+        names = ", ".join(allowed) or "none"
+        super().__init__(f"this key may not use model {_short(model)}; it may use: {names}")
+
+
+class AdminClosedError(ForbiddenError):
+    """The path asks for an administrator's key, and the router has none."""
+
+    def __init__(self, path: str) -> None:
+        """Name the path and the setting that would open it."""
+        super().__init__(f"{_short(path)} is closed; set governance.admin_key_file to open it")
+
+
 class UnknownModelError(RequestError):
     """No replica serves a model or adapter of that name."""
 
@@ -111,14 +154,6 @@ class UnknownReplicaError(RequestError):
         super().__init__(f"no replica {_short(url)}; GET /admin/replicas lists them")
 
 
-class AdminRefusedError(RequestError):
-    """Commands to the router itself are taken from its own machine alone."""
-
-    def __init__(self, host: str) -> None:
-        """Name who asked."""
-        super().__init__(f"commands to the router are not taken from {host}; ask on its machine")
-
-
 class ReloadRefusedError(RequestError):
     """The file cannot be put in force; the router goes on as it was."""
 
@@ -133,6 +168,58 @@ class WrongMethodError(RequestError):
     def __init__(self, method: str, path: str, allowed: str) -> None:
         """Name the method, the path, and what the path takes."""
         super().__init__(f"{_short(path)} does not take {method}; use {allowed}")
+
+
+class LimitError(RouterError):
+    """A limit of the client's key is reached."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float | None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        """Say which limit, when there is room again (None: never), and the limits as headers."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.headers = headers
+
+
+class RateLimitError(LimitError):
+    """Requests or tokens a minute."""
+
+
+class BudgetError(LimitError):
+    """A budget is used up until its period ends."""
+
+
+class GovernanceError(RouterError):
+    """The limits cannot be kept at the moment, so the request is not served."""
+
+
+class QuotaLockError(GovernanceError):
+    """Another worker holds the counts of the limits."""
+
+    def __init__(self, seconds: float) -> None:
+        """State how long was waited."""
+        super().__init__(f"the limits' counts were locked for {seconds:g} seconds; try again")
+
+
+class UsageUnwrittenError(GovernanceError):
+    """Usage cannot be written, and the configuration says not to serve then."""
+
+    def __init__(self) -> None:
+        """Point to the log."""
+        super().__init__("usage cannot be written, see the router's log; try again later")
+
+
+class UsageUnreadableError(GovernanceError):
+    """The usage file cannot be read."""
+
+    def __init__(self, problem: str) -> None:
+        """Name the problem."""
+        super().__init__(f"the usage file cannot be read ({problem}); check its disk")
 
 
 class ClientGoneError(RouterError):
@@ -267,12 +354,22 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     ParameterError: (400, "BadRequestError"),
     BodyTooLargeError: (413, "RequestTooLargeError"),
     SlowBodyError: (408, "RequestTimeoutError"),
+    AuthenticationError: (401, "AuthenticationError"),
+    ForbiddenError: (403, "PermissionDeniedError"),
+    ModelForbiddenError: (403, "PermissionDeniedError"),
+    AdminClosedError: (403, "PermissionDeniedError"),
     UnknownModelError: (404, "NotFoundError"),
     UnknownPathError: (404, "NotFoundError"),
     UnknownReplicaError: (404, "NotFoundError"),
-    AdminRefusedError: (403, "PermissionDeniedError"),
     ReloadRefusedError: (400, "BadRequestError"),
     WrongMethodError: (405, "MethodNotAllowedError"),
+    LimitError: (429, "RateLimitError"),
+    RateLimitError: (429, "RateLimitError"),
+    BudgetError: (429, "InsufficientQuotaError"),
+    GovernanceError: (503, "ServiceUnavailableError"),
+    QuotaLockError: (503, "ServiceUnavailableError"),
+    UsageUnwrittenError: (503, "ServiceUnavailableError"),
+    UsageUnreadableError: (503, "ServiceUnavailableError"),
     ClientGoneError: (499, "ClientClosedRequestError"),
     TooManyUploadsError: (429, "RateLimitError"),
     StoppingError: (503, "ServiceUnavailableError"),

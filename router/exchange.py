@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import math
 import re
 import uuid
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from router.errors import (
     BodyTooLargeError,
     ClientGoneError,
+    LimitError,
     RouterError,
     StoppingError,
     error_body,
@@ -172,15 +174,23 @@ async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) 
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: RouterError) -> None:
-    """Send an error as OpenAI's body."""
-    headers = [(b"content-type", b"application/json"), *error_headers(error)]
+async def send_error(
+    send: Send, error: RouterError, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    """Send an error as OpenAI's body, with `headers` besides its own."""
+    headers = [(b"content-type", b"application/json"), *error_headers(error), *headers]
     await send_whole(send, status_of(error), headers, json.dumps(error_body(error)).encode())
 
 
 def error_headers(error: RouterError) -> RawHeaders:
     """Return the headers an error's answer carries besides its type."""
-    return [(b"retry-after", b"1")] if status_of(error) in (429, 503) else []
+    seconds = error.retry_after_seconds
+    if seconds is not None:
+        return [(b"retry-after", str(math.ceil(seconds)).encode()), *error.headers]
+    is_hopeless = isinstance(error, LimitError)
+    if status_of(error) in (429, 503) and not is_hopeless:
+        return [(b"retry-after", b"1"), *error.headers]
+    return [*error.headers]
 
 
 def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

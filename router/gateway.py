@@ -8,12 +8,13 @@ one they began with.
 import random
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from planner.key_file import read_key
+from planner.errors import DocumentError
 from router.adapters import Adapters, UploadPlaces
 from router.admin import Admin
 from router.application import make_application
@@ -30,6 +31,13 @@ from router.discovery.roster import Roster
 from router.discovery.state_file import StateFile
 from router.exchange import RequestIds
 from router.fleet import Fleet
+from router.governance.admin_guard import AdminGuard
+from router.governance.governance import Governance
+from router.governance.keys import KeyRing
+from router.governance.meters import GovernanceMeters
+from router.governance.opening import GovernanceFiles, open_files, read_admin_digest, read_keys
+from router.governance.prices import Prices
+from router.governance.usage_api import UsageApi
 from router.health import HealthMonitor
 from router.input_size import InputSizes
 from router.metrics import RouterMetrics
@@ -40,11 +48,15 @@ from router.output_length import OutputLengths
 from router.policies.planned_weights import PlannedWeights
 from router.policies.registry import default_policy, make_policy
 from router.policy_config import PrefixAwareConfig
+from router.prompt_store import PromptStore
 from router.reload import ConfigSource, FixedConfig, Reloader
 from router.replica_choice import ReplicaChoice
+from router.replica_keys import ReplicaKeys, read_replica_keys
 from router.router import Router
 from router.traffic_log import TrafficLog
 from router.upstream import Upstream, open_upstream
+from router.workers.metrics_page import MetricsPage, open_metrics_page
+from router.workers.worker import ALONE, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,10 @@ class Lasting:
     discovery: Discovery
     upload_places: UploadPlaces
     minions_metrics: MinionsMetrics
+    governance: Governance
+    files: GovernanceFiles
+    metrics_page: MetricsPage
+    prompts: PromptStore | None
 
 
 class Gateway:
@@ -79,9 +95,11 @@ class Gateway:
     async def _apply(self, config: RouterConfig) -> None:
         """Put `config` in force; what can fail comes before anything is changed."""
         lasting = self._lasting
-        control_key = _control_key(config)
+        keys = _keys_again(config, lasting.governance)
+        replica_keys = _replica_keys(config, has_keys=lasting.governance.has_keys)
         application = assemble(config, lasting, self.reloader)
-        lasting.upstream.configure(config.timeouts, control_key=control_key)
+        lasting.governance.replace(keys, Prices(config.models))
+        lasting.upstream.configure(config.timeouts, keys=replica_keys)
         lasting.monitor.configure(config.health)
         lasting.sizes.configure(model.name for model in config.models)
         await lasting.discovery.follow(config)
@@ -103,7 +121,14 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
         lasting.minions_metrics,
     )
     completions = Completions(
-        router, lasting.traffic_log, lasting.metrics, choice, virtual, max_body_bytes=limit
+        router,
+        lasting.traffic_log,
+        lasting.metrics,
+        choice,
+        virtual,
+        lasting.governance,
+        prompts=lasting.prompts,
+        max_body_bytes=limit,
     )
     adapters = Adapters(
         fleet,
@@ -116,11 +141,14 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
         spool_folder=config.spool_folder,
     )
     replicas = ReplicaCommands(fleet, lasting.roster, max_body_bytes=limit)
-    catalogue = Catalogue(fleet, monitor, virtual)
-    admin = Admin(replicas, reloader)
-    return RequestIds(
-        make_application(completions, adapters, catalogue, lasting.metrics, admin.routes())
-    )
+    governance = lasting.governance
+    catalogue = Catalogue(fleet, monitor, virtual, governance)
+    usage = UsageApi(governance, lasting.files.accounts, lasting.files.store)
+    routes = Admin(replicas, reloader, usage).routes()
+    application = make_application(completions, adapters, catalogue, lasting.metrics_page, routes)
+    admin_digest = read_admin_digest(config)
+    has_keys = governance.has_keys
+    return RequestIds(AdminGuard(application, admin_digest=admin_digest, has_keys=has_keys))
 
 
 def replica_choice(config: RouterConfig, lasting: Lasting) -> ReplicaChoice:
@@ -145,6 +173,8 @@ async def open_gateway(
     *,
     config_file: ConfigSource | None = None,
     resolver: Resolver | None = None,
+    files: GovernanceFiles | None = None,
+    worker: Worker = ALONE,
 ) -> AsyncGenerator[Gateway]:
     """Yield the router as an ASGI application, its health checks running until the end.
 
@@ -155,17 +185,47 @@ async def open_gateway(
         traffic_log: Where each request's line goes; stays the caller's.
         config_file: Where settings are read again for a reload; None: they stay the same.
         resolver: Who knows the addresses of names; None: the system's.
+        files: The files of governance, which the caller closes; None: opened and closed here.
+        worker: Which of several processes this is.
 
     Raises:
-        DocumentError: If the file of the key for checks holds none.
+        DocumentError: If a file of keys cannot be used.
+        StartError: If a file of governance cannot be opened.
         StateFileError: If the file of commands cannot be read.
     """
+    async with AsyncExitStack() as closing:
+        if files is None:
+            files = open_files(config)
+            closing.callback(files.close)
+            files.begin_worker()
+        source = config_file or FixedConfig(config)
+        known = resolver or SystemResolver()
+        yield await closing.enter_async_context(
+            _opened(config, traffic_log, source, known, files, worker)
+        )
+
+
+@asynccontextmanager
+async def _opened(
+    config: RouterConfig,
+    traffic_log: TrafficLog,
+    source: ConfigSource,
+    resolver: Resolver,
+    files: GovernanceFiles,
+    worker: Worker,
+) -> AsyncGenerator[Gateway]:
     fleet = Fleet(config.models)
     sizes = InputSizes(fleet.base_models)
     metrics = RouterMetrics(fleet, sizes)
-    async with open_upstream(config.timeouts, control_key=_control_key(config)) as upstream:
+    governance = _governance(config, files, metrics)
+    keys = _replica_keys(config, has_keys=governance.has_keys)
+    async with (
+        open_upstream(config.timeouts, keys=keys) as upstream,
+        open_metrics_page(metrics.registry, worker) as metrics_page,
+        AsyncExitStack() as closing,
+    ):
         monitor = HealthMonitor(fleet, upstream, config.health)
-        file = config.discovery.state_file
+        file = config.discovery.state_file or worker.commands_path
         store = MemoryStore() if file is None else StateFile(file)
         roster = Roster(fleet, monitor, configured_members(config.models), store)
         lasting = Lasting(
@@ -177,11 +237,15 @@ async def open_gateway(
             metrics=metrics,
             traffic_log=traffic_log,
             roster=roster,
-            discovery=Discovery(roster, resolver or SystemResolver(), failed=metrics.lookup_failed),
+            discovery=Discovery(roster, resolver, failed=metrics.lookup_failed),
             upload_places=UploadPlaces(),
             minions_metrics=MinionsMetrics(metrics.registry),
+            governance=governance,
+            files=files,
+            metrics_page=metrics_page,
+            prompts=_prompts(config, closing),
         )
-        gateway = Gateway(config, lasting, config_file or FixedConfig(config))
+        gateway = Gateway(config, lasting, source)
         async with (
             following(config, roster, lasting.discovery, gateway.reloader),
             monitor.running(),
@@ -192,3 +256,44 @@ async def open_gateway(
 def _control_key(config: RouterConfig) -> str | None:
     file = config.health.api_key_file
     return None if file is None else read_key(file)
+def _governance(config: RouterConfig, files: GovernanceFiles, metrics: RouterMetrics) -> Governance:
+    store = files.store
+    meters = GovernanceMeters(
+        metrics.registry, lambda: 0 if store is None else store.num_failed_writes
+    )
+    return Governance(
+        files.keys,
+        Prices(config.models),
+        meters,
+        accounts=files.accounts,
+        store=store,
+        assumed_completion_tokens=config.governance.assumed_completion_tokens,
+        refuses_unwritten=config.governance.on_store_failure == "refuse",
+    )
+
+
+def _keys_again(config: RouterConfig, governance: Governance) -> KeyRing | None:
+    path = config.governance.keys_file
+    if (path is not None) != governance.has_keys:
+        problem = "cannot be set or taken away while the router runs; start it anew"
+        raise DocumentError(Path("governance.keys_file"), problem)
+    return None if path is None else read_keys(path, config.models)
+
+
+def _replica_keys(config: RouterConfig, *, has_keys: bool) -> ReplicaKeys:
+    return read_replica_keys(
+        config.models, withholds_clients=has_keys, check_key_file=config.health.api_key_file
+    )
+
+
+def _prompts(config: RouterConfig, closing: AsyncExitStack) -> PromptStore | None:
+    path = config.governance.store_prompts
+    if path is None:
+        return None
+    prompts = PromptStore(path)
+    closing.callback(prompts.close)
+    return prompts
+
+
+def _weighted_models(config: RouterConfig) -> list[str]:
+    return [model.name for model in config.models if model.weights]

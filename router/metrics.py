@@ -22,17 +22,13 @@ Replicas that have left have no series any more.
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.requests import Request
-from starlette.responses import Response
 
 from router.base import Decision
 from router.fleet import Fleet
 from router.input_size import InputSizes
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class RouterMetrics:
@@ -109,10 +105,6 @@ class RouterMetrics:
     def ended(self, model: str | None, status: int) -> None:
         """Count one request; `model` is None where it does not exist."""
         self._requests.labels(model or "", status).inc()
-
-    async def answer(self, request: Request) -> Response:
-        """Answer `GET /metrics`."""
-        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE)
 
 
 class _Gauges(Collector):

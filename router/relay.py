@@ -6,7 +6,7 @@ from collections.abc import Callable
 from starlette.types import Send
 
 from router.errors import RouterError, error_body
-from router.exchange import headers_for_client, send_error, send_whole
+from router.exchange import RawHeaders, headers_for_client, send_error, send_whole
 from router.router import BUSY_STATUS
 from router.sse import data_event
 from router.traffic_log import RequestRecord
@@ -23,6 +23,8 @@ class Relay:
         self._send = send
         self._record = record
         self._monotonic = monotonic
+        self.headers: RawHeaders = []
+        """The router's own headers of the answer, whatever the answer is."""
         self._filter: UsageFilter | None = None
         """Set once a stream has begun: from then on errors are events."""
 
@@ -41,14 +43,22 @@ class Relay:
     async def fail(self, error: RouterError) -> None:
         """Answer with `error`: OpenAI's body, or an event at the end of a stream that has begun."""
         if self._filter is None:
-            await send_error(self._send, error)
+            await send_error(self._send, error, self.headers)
             return
         last = self._filter.abort() + data_event(error_body(error))
         await self._send({"type": "http.response.body", "body": last})
 
+    def _headers(self, reply: UpstreamReply) -> RawHeaders:
+        """Return the replica's headers, with ours in place of those of the same names."""
+        theirs = headers_for_client(reply.headers)
+        if not self.headers:
+            return theirs
+        ours = {name for name, _ in self.headers}
+        return [each for each in theirs if each[0] not in ours] + self.headers
+
     async def _pass_whole(self, reply: UpstreamReply) -> None:
         self._record.usage = read_body_usage(reply.body)
-        headers = headers_for_client(reply.headers)
+        headers = self._headers(reply)
         if reply.status == BUSY_STATUS and all(name != b"retry-after" for name, _ in headers):
             headers.append((b"retry-after", b"1"))
         await send_whole(self._send, reply.status, headers, reply.body)
@@ -57,7 +67,7 @@ class Relay:
         record = self._record
         record.is_stream = True
         record.first_byte_at = self._monotonic()
-        headers = headers_for_client(reply.headers)
+        headers = self._headers(reply)
         await self._send(
             {"type": "http.response.start", "status": reply.status, "headers": headers}
         )

@@ -23,7 +23,10 @@ from router.metrics import RouterMetrics
 NEEDS_RESTART = (
     "host",
     "port",
+    "workers",
     "traffic_log",
+    "governance.usage_file",
+    "governance.store_prompts",
     "timeouts.shutdown_seconds",
     "discovery.state_file",
 )

@@ -1,8 +1,12 @@
 """The listening process: socket, loop, signals."""
 
 import asyncio
+import logging
 import signal
 import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import uvicorn
 import uvloop
@@ -11,29 +15,54 @@ from planner import listening
 from router.config import RouterConfig
 from router.errors import StartError
 from router.gateway import open_gateway
+from router.governance.opening import GovernanceFiles, open_files
 from router.reload import ConfigSource
-from router.traffic_log import TrafficLog
+from router.traffic_log import TrafficLog, open_traffic_log
+from router.workers.supervisor import Supervisor, Ties
+from router.workers.worker import ALONE, Worker
+from router.workers.worker_server import WorkerServer
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """Connections the kernel keeps waiting; the system may cap it lower."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """What one process needs to serve; workers inherit it."""
+
+    config: RouterConfig
+    config_file: ConfigSource | None
+    traffic_log: TrafficLog
+    files: GovernanceFiles
+    listener: socket.socket
+    worker: Worker = ALONE
+    ties: Ties | None = None
+    """To the supervisor, where there are several workers."""
+
+
 def serve(config: RouterConfig, config_file: ConfigSource | None = None) -> None:
     """Listen and route until SIGTERM or SIGINT, then let running requests finish.
 
-    SIGHUP has the settings read again, from `config_file`.
+    SIGHUP has the settings read again, from `config_file`. With several workers this process only
+    keeps them alive and passes signals on.
 
     Raises:
-        StartError: If the address is taken or the traffic log cannot be opened.
+        DocumentError: If a file of keys cannot be used.
+        StartError: If the address is taken, or the traffic log or a file of governance cannot be
+            opened.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    traffic_log = TrafficLog(config.traffic_log)
+    traffic_log = open_traffic_log(config.traffic_log)
     try:
-        with (
-            bind(config.host, config.port) as listener,
-            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-        ):
-            runner.run(_serve(config, traffic_log, listener, config_file))
+        with bind(config.host, config.port) as listener:
+            files = open_files(config)
+            service = _Service(config, config_file, traffic_log, files, listener)
+            if config.workers == 1:
+                _run(service)
+            else:
+                _supervise(service)
     finally:
         traffic_log.close()
 
@@ -53,17 +82,42 @@ def bind(host: str, port: int) -> socket.socket:
         raise StartError(message) from None
 
 
-async def _serve(
-    config: RouterConfig,
-    traffic_log: TrafficLog,
-    listener: socket.socket,
-    config_file: ConfigSource | None,
-) -> None:
-    async with open_gateway(config, traffic_log, config_file=config_file) as application:
+def _supervise(service: _Service) -> None:
+    def run_worker(worker: Worker, ties: Ties) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        _run(replace(service, worker=worker, ties=ties))
+
+    def announce() -> None:
+        logger.info("listening url=%s", listening.address_of(service.listener))
+
+    with TemporaryDirectory(prefix="motley-router-") as folder:
+        num_workers = service.config.workers
+        Supervisor(num_workers, Path(folder), run_worker, announce=announce).run()
+
+
+def _run(service: _Service) -> None:
+    """Serve in this process until it is told to stop."""
+    worker = service.worker
+    service.files.begin_worker(worker.number, is_shared=worker.num_workers > 1)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(service))
+    finally:
+        service.files.close()
+
+
+async def _serve(service: _Service) -> None:
+    async with open_gateway(
+        service.config,
+        service.traffic_log,
+        config_file=service.config_file,
+        files=service.files,
+        worker=service.worker,
+    ) as application:
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGHUP, application.reloader.reload_soon, "SIGHUP"
         )
-        server = listening.GracefulServer(
+        server = _server(
             uvicorn.Config(
                 application,
                 http="httptools",
@@ -75,7 +129,12 @@ async def _serve(
                 proxy_headers=False,
                 server_header=False,
                 backlog=BACKLOG,
-                timeout_graceful_shutdown=config.timeouts.shutdown_seconds,
-            )
+                timeout_graceful_shutdown=service.config.timeouts.shutdown_seconds,
+            ),
+            service.ties,
         )
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=[service.listener])
+
+
+def _server(config: uvicorn.Config, ties: Ties | None) -> uvicorn.Server:
+    return listening.GracefulServer(config) if ties is None else WorkerServer(config, ties=ties)

@@ -5,6 +5,8 @@ The planner reads these lines as a workload. Fields of schema 1:
 - `schema_version`: 1.
 - `arrival_unix_seconds`: when the request's headers arrived.
 - `request_id`: the `x-request-id` the client sent or the router made.
+- `tenant`: the name of the client's key, never the key; null where it is not known or the router has
+  no keys.
 - `model`: the model or adapter asked for, null where it does not exist.
 - `replica`: URL of the replica that answered or, if none did, of the last one tried; else null.
 - `stream`: whether the answer was streamed.
@@ -21,17 +23,14 @@ The planner reads these lines as a workload. Fields of schema 1:
 """
 
 import json
-import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.errors import StartError
+from router.line_file import LineFile
+from router.traffic_log_config import TrafficLogConfig
 from router.usage import UNKNOWN, Usage
 
 SCHEMA_VERSION = 1
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -41,6 +40,7 @@ class RequestRecord:
     arrival_unix_seconds: float
     arrived_at: float
     request_id: str
+    tenant: str | None = None
     model: str | None = None
     replica: str | None = None
     is_stream: bool = False
@@ -50,6 +50,8 @@ class RequestRecord:
     last_byte_at: float | None = None
     status: int = 500
     num_retries: int = 0
+    cost_usd: float | None = None
+    """Where several models took part; otherwise the model's price tells."""
     has_legs: bool = False
     """Whether requests to replicas were made in its place; they have the lines, and it has none."""
 
@@ -59,6 +61,7 @@ class RequestRecord:
             "schema_version": SCHEMA_VERSION,
             "arrival_unix_seconds": self.arrival_unix_seconds,
             "request_id": self.request_id,
+            "tenant": self.tenant,
             "model": self.model,
             "replica": self.replica,
             "stream": self.is_stream,
@@ -91,42 +94,26 @@ class RequestRecord:
         return round((self.last_byte_at - self.first_byte_at) / (num_tokens - 1), 9)
 
 
-class TrafficLog:
-    """Appends whole lines to a file, each by one unbuffered write.
+class TrafficLog(LineFile):
+    """The file of the lines; one log serves several processes.
 
     Raises:
         StartError: If the file cannot be opened for appending.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-        self.num_lost_lines = 0
-        if path is None:
-            return
-        try:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        except OSError as error:
-            message = f"traffic_log: {path} cannot be opened ({error.strerror}); check the folder"
-            raise StartError(message) from None
+    def __init__(
+        self, path: Path | None, *, rotate_bytes: int | None = None, keep: int = 9
+    ) -> None:
+        super().__init__(path, setting="traffic_log", rotate_bytes=rotate_bytes, keep=keep)
 
-    def write(self, line: str) -> None:
-        """Append `line`; a line that cannot be written is counted and reported, not raised."""
-        if self._descriptor is None:
-            return
-        data = line.encode() + b"\n"
-        try:
-            is_whole = os.write(self._descriptor, data) == len(data)
-        except OSError:
-            is_whole = False
-        if not is_whole:
-            self.num_lost_lines += 1
-            logger.warning(
-                "traffic line lost path=%s num_lost_lines=%d", self._path, self.num_lost_lines
-            )
 
-    def close(self) -> None:
-        """Close the file; lines written afterwards are not kept."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+def open_traffic_log(config: TrafficLogConfig | None) -> TrafficLog:
+    """Return the log of a configuration; without one a log that keeps nothing.
+
+    Raises:
+        StartError: If the file cannot be opened for appending.
+    """
+    if config is None:
+        return TrafficLog(None)
+    rotate_bytes = None if config.rotate_bytes is None else int(config.rotate_bytes)
+    return TrafficLog(config.path, rotate_bytes=rotate_bytes, keep=config.keep)

@@ -19,6 +19,7 @@ from router.errors import (
     ReplicaTimeoutError,
     StreamBrokenError,
 )
+from router.replica_keys import NO_KEYS, ReplicaKeys
 from router.spool import Spool
 from router.upstream_connection import Connection, Exchange
 from router.upstream_pool import Origin, Pool
@@ -92,17 +93,15 @@ class Upstream:
     """Sends requests over kept connections, without a limit on their number."""
 
     def __init__(
-        self, pool: Pool, timeouts: TimeoutsConfig, *, control_key: str | None = None
+        self, pool: Pool, timeouts: TimeoutsConfig, *, keys: ReplicaKeys = NO_KEYS
     ) -> None:
         self._pool = pool
         self._origins: dict[str, Origin] = {}
-        self.configure(timeouts, control_key=control_key)
+        self.configure(timeouts, keys=keys)
 
-    def configure(self, timeouts: TimeoutsConfig, *, control_key: str | None) -> None:
+    def configure(self, timeouts: TimeoutsConfig, *, keys: ReplicaKeys) -> None:
         """Go by other settings from the next request on."""
-        self._control_headers: tuple[tuple[str, str], ...] = (
-            () if control_key is None else (("authorization", f"Bearer {control_key}"),)
-        )
+        self._keys = keys
         self._timeouts = timeouts
 
     async def send(
@@ -120,7 +119,7 @@ class Upstream:
         Args:
             url: The replica.
             target: Path and query.
-            headers: All but those of the connection.
+            headers: All but those of the connection; the replica's own key is added.
             body: May be sent several times.
             method: HTTP's.
             timeout_seconds: Until the first byte; None: as configured.
@@ -129,6 +128,7 @@ class Upstream:
             ReplicaError: If there is none, or if it is a 502 or 503; another replica may do.
         """
         seconds = timeout_seconds or self._timeouts.first_byte_seconds
+        headers = self._keys.request_headers(url, headers)
         try:
             reply = await self._ask(url, target, headers, body, method, seconds)
         except TimeoutError:
@@ -146,7 +146,9 @@ class Upstream:
             ReplicaError: If there is no answer in time.
         """
         try:
-            reply = await self._ask(url, path, self._control_headers, b"", "GET", timeout_seconds)
+            reply = await self._ask(
+                url, path, self._keys.check_headers(url), b"", "GET", timeout_seconds
+            )
         except TimeoutError:
             problem = f"did not answer {path} within {timeout_seconds:g} seconds"
             raise ReplicaTimeoutError(url, problem) from None
@@ -231,12 +233,12 @@ class Upstream:
 
 @asynccontextmanager
 async def open_upstream(
-    timeouts: TimeoutsConfig, *, control_key: str | None = None
+    timeouts: TimeoutsConfig, *, keys: ReplicaKeys = NO_KEYS
 ) -> AsyncGenerator[Upstream]:
-    """Yield a client; its connections are closed at the end. The key is sent with checks only."""
+    """Yield a client; its connections are closed at the end."""
     pool = Pool()
     try:
-        yield Upstream(pool, timeouts, control_key=control_key)
+        yield Upstream(pool, timeouts, keys=keys)
     finally:
         pool.close()
         await asyncio.sleep(0)  # for the transports to be gone

@@ -80,6 +80,7 @@ class Leg:
             arrival_unix_seconds=services.wall(),
             arrived_at=services.monotonic(),
             request_id=self._parent.request_id,
+            tenant=self._parent.tenant,
             status=499,  # stands if this is cancelled
         )
         try:

@@ -162,6 +162,7 @@ class VirtualModels:
         finally:
             self._metrics.spent(ledger)
             record.usage = _total(ledger)
+            record.cost_usd = ledger.cost_usd
         self._metrics.answered(name.protocol, outcome)
         logger.info(
             "minions answered model=%s result=%s num_rounds=%d num_jobs=%d num_abstained=%d "

@@ -10,6 +10,7 @@ FIELDS = {
     "schema_version": int,
     "arrival_unix_seconds": float,
     "request_id": str,
+    "tenant": type(None),
     "model": str,
     "replica": str,
     "stream": bool,

@@ -26,6 +26,7 @@ def test_line_of_a_stream() -> None:
         "schema_version": 1,
         "arrival_unix_seconds": 1000.5,
         "request_id": "r",
+        "tenant": None,
         "model": "m",
         "replica": "http://a",
         "stream": True,
