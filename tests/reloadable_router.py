@@ -16,6 +16,9 @@ from router.discovery.dns import Resolver
 from router.gateway import open_gateway
 from router.traffic_log import TrafficLog
 
+ADMIN_KEY = "the-administrators-key"
+"""Every request of the client carries it; the data path of a router without keys does not mind."""
+
 
 @dataclass
 class ReloadableRouter:
@@ -32,7 +35,11 @@ class ReloadableRouter:
             {"name": name, "replicas": [{"url": r.url} for r in replicas if r.model == name]}
             for name in names
         ]
-        content = {"health": FAST_HEALTH, "models": models, **self.settings, **settings}
+        key_path = self.path.with_name("admin.key")
+        key_path.write_text(ADMIN_KEY)
+        governance = {"admin_key_file": str(key_path)}
+        content = {"health": FAST_HEALTH, "models": models, "governance": governance}
+        content |= {**self.settings, **settings}
         self.path.write_text(json.dumps(content))
 
     async def reload(self) -> httpx.Response:
@@ -74,12 +81,13 @@ async def reloadable_router(
     router = ReloadableRouter(folder / "router.json", settings)
     router.write(*replicas, **(content or {}))
     file = ConfigFile(router.path)
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
     async with (
         open_gateway(
             file.read(), TrafficLog(None), config_file=file, resolver=resolver
         ) as application,
         served(application) as url,
-        httpx.AsyncClient(base_url=url, timeout=30) as client,
+        httpx.AsyncClient(base_url=url, timeout=30, headers=headers) as client,
     ):
         router.client = client
         yield router
