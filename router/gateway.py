@@ -153,7 +153,7 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
 
 def replica_choice(config: RouterConfig, lasting: Lasting) -> ReplicaChoice:
     """Return the choice of replicas as the settings want it; what has been learnt goes on."""
-    settings = config.policy or default_policy(num_workers=1)
+    settings = config.policy or default_policy(num_workers=config.workers)
     policy = make_policy(settings, random.random)
     return ReplicaChoice(
         lasting.fleet,
@@ -253,9 +253,6 @@ async def _opened(
             yield gateway
 
 
-def _control_key(config: RouterConfig) -> str | None:
-    file = config.health.api_key_file
-    return None if file is None else read_key(file)
 def _governance(config: RouterConfig, files: GovernanceFiles, metrics: RouterMetrics) -> Governance:
     store = files.store
     meters = GovernanceMeters(

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from router.input_size import START_TOKENS_PER_BYTE, prompt_size
+from router.input_size import START_TOKENS_PER_BYTE
+from router.prompt_size import prompt_size
 
 _MOST_TOKENS = 1_000_000_000
 
