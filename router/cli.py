@@ -10,7 +10,10 @@ from planner.console import configure_logging, run_app
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(
+    epilog="`motley route train --help`, `evaluate` and `explain` are about the predictor that picks "
+    "a model for each prompt; `./train` names a file."
+)
 def route(
     file: Annotated[
         Path, typer.Argument(help="YAML with models and replicas; see configs/router/.")
@@ -38,5 +41,12 @@ def route(
 
 
 def run(arguments: list[str]) -> None:
-    """Run `motley route` with the words after the subcommand."""
+    """Run `motley route`; a reserved first word names another command of this package."""
+    from router.prediction.cli import COMMANDS
+
+    if arguments and arguments[0] in COMMANDS:
+        from router.prediction.cli import run as run_prediction
+
+        run_prediction(arguments)
+        return
     run_app(app, arguments, name="motley route")

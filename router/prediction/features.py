@@ -11,6 +11,7 @@ of its own. Long prompts count with their first and last `CAP_CHARACTERS`, so th
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 from zlib import crc32
 
@@ -45,9 +46,7 @@ class HashedFeatures:
 
 def hash_text(text: str) -> HashedFeatures:
     """Return the features of a prompt; any string has some, the empty one included."""
-    text = text.strip()
-    if len(text) > 2 * CAP_CHARACTERS:
-        text = f"{text[:CAP_CHARACTERS]} {text[-CAP_CHARACTERS:]}"
+    text = _capped(text)
     content = text.encode("utf-8", "surrogatepass")
     buckets, signs = _hashed_grams(_TOKENS.findall(content.lower()))
     sums = np.bincount(buckets, weights=signs, minlength=NUM_BUCKETS)
@@ -58,6 +57,22 @@ def hash_text(text: str) -> HashedFeatures:
         (np.sign(values) * np.log1p(np.abs(values))).astype(np.float32),
         cues_of(text, content),
     )
+
+
+def grams_of(text: str) -> list[tuple[str, int, float]]:
+    """Return every word and pair of the text as `hash_text` sees it: its words, bucket and sign."""
+    tokens = _TOKENS.findall(_capped(text).encode("utf-8", "surrogatepass").lower())
+    buckets, signs = _hashed_grams(tokens)
+    words = ["^", *(one.decode("utf-8", "replace") for one in tokens), "$"]
+    names = words[1:-1] + [f"{one} {other}" for one, other in pairwise(words)]
+    return list(zip(names, buckets.tolist(), signs.tolist(), strict=True))
+
+
+def _capped(text: str) -> str:
+    text = text.strip()
+    if len(text) <= 2 * CAP_CHARACTERS:
+        return text
+    return f"{text[:CAP_CHARACTERS]} {text[-CAP_CHARACTERS:]}"
 
 
 def _hashed_grams(tokens: list[bytes]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -21,6 +21,8 @@ from router.prediction.ridge import Ridge
 from router.prediction.settings import PredictorSettings
 
 Float32 = NDArray[np.float32]
+_MOST_AT_ONCE = 500
+"""Prompts whose similarities to all neighbours are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,14 @@ class Predictor:
 
     def predict_many(self, features: Sequence[HashedFeatures]) -> tuple[Float32, Float32]:
         """Return losses and standard errors. Both shapes: (num_prompts, num_models)."""
+        parts = [
+            self._predict_some(features[begin : begin + _MOST_AT_ONCE])
+            for begin in range(0, len(features), _MOST_AT_ONCE)
+        ]
+        losses, errors = zip(*parts, strict=True)
+        return np.concatenate(losses), np.concatenate(errors)
+
+    def _predict_some(self, features: Sequence[HashedFeatures]) -> tuple[Float32, Float32]:
         vectors = vectors_of(self.projection, features, self.settings)
         by_ridge = self.ridge.predict(vectors)
         by_neighbours, counts = self.neighbours.predict(

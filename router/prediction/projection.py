@@ -1,6 +1,6 @@
 """From hashed features to a short dense vector: rare-word weights, then a fixed projection.
 
-Weights are inverse document frequencies over the training prompts; buckets filled by fewer than two
+Weights are inverse document frequencies over the training prompts; buckets filled by too few
 prompts count nothing. The weighted rows are scaled to length one and projected on the leading right
 singular vectors of the training matrix (randomised subspace iteration). The dense cues, standardised,
 stand behind the projected part.
@@ -20,7 +20,6 @@ from router.prediction.sparse_rows import SparseRows, stack
 Float32 = NDArray[np.float32]
 _OVERSAMPLING = 20
 _NUM_ITERATIONS = 3
-_LEAST_PROMPTS = 2
 _MOST_ROWS = 20_000
 """Rows the singular vectors are computed from, drawn from more."""
 
@@ -89,7 +88,7 @@ def fit_projection(
         features = [features[int(one)] for one in np.sort(drawn)]
     everything = stack(features, num_columns=NUM_BUCKETS)
     counts = np.bincount(everything.columns, minlength=NUM_BUCKETS)
-    kept = np.flatnonzero(counts >= min(_LEAST_PROMPTS, len(features)))
+    kept = np.flatnonzero(counts >= least_prompts(len(features)))
     rows = np.full(NUM_BUCKETS, -1, dtype=np.int32)
     rows[kept] = np.arange(len(kept), dtype=np.int32)
     bucket_weights = np.log((len(features) + 1) / (counts[kept] + 1)).astype(np.float32) + 0.01
@@ -107,6 +106,14 @@ def fit_projection(
         cues.mean(axis=0),
         np.where(deviations > 1e-6, 1 / np.maximum(deviations, 1e-6), 0).astype(np.float32),
     )
+
+
+def least_prompts(num_prompts: int) -> int:
+    """Return how many prompts must fill a bucket for it to count: 2 of few, up to 5 of many.
+
+    Measured: with 5 in place of 2 out of 5,600 the table is half as large, and picks are better.
+    """
+    return min(max(2, num_prompts // 1_000), 5, max(num_prompts, 1))
 
 
 def _weighted(everything: SparseRows, rows: NDArray[np.int32], weights: Float32) -> SparseRows:

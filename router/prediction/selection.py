@@ -4,7 +4,7 @@ Every candidate predicts each training prompt from folds without it. Two measure
 error of the *differences* between models varies little between samples: a prompt that is hard for all
 of them moves every prediction alike and decides nothing. The true loss of the picks is what counts, but
 is noisy. So: among the candidates whose error is within `TOLERANCE_FRACTION` of the least, the one whose
-picks lose least. The margin to abstain is judged by the picks alone.
+picks lose least.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,12 @@ from router.prediction.settings import PredictorSettings
 Float32 = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-DIMENSIONS = (64, 128)
+DIMENSIONS = (64, 96)
 CUE_WEIGHTS = (0.1, 0.2)
 RIDGE_PENALTIES = (3.0, 10.0)
 NEIGHBOURS = (60, 100, 150, 250)
 SHARPNESSES = (3.0, 6.0)
 RIDGE_SHARES = (0.0, 0.2, 0.4, 0.6, 1.0)
-ABSTAIN_MARGINS = (0.0, 0.25, 0.5)
 TOLERANCE_FRACTION = 0.01
 MOST_DIMENSIONS = max(DIMENSIONS)
 NUM_FOLDS = 5

@@ -1,7 +1,7 @@
 """Fits a predictor to labelled prompts; every setting is chosen on prompts held out inside them."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,20 @@ Float32 = NDArray[np.float32]
 
 WANTED_PROMPTS = 2_000
 """Labelled prompts below which `fit` warns, shrinks harder and abstains sooner."""
+ABSTAIN_MARGINS = (0.0, 0.25, 0.5)
 LEAST_PROMPTS = 20
 """Fewer cannot be split into folds that say anything."""
 MOST_NEIGHBOUR_ROWS = 8_000
 """Training prompts kept as neighbours, drawn from more: they decide the time of a prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A predictor with held-out predictions for its own training prompts."""
+
+    predictor: Predictor
+    losses: Float32
+    """Calibrated; NaN where a prompt was left out. Shape: (num_prompts, num_models)."""
 
 
 def fit(
@@ -35,7 +45,18 @@ def fit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Predictor:
-    """Return a predictor fitted on all the prompts.
+    """Return a predictor fitted on all the prompts; arguments and errors as of `fit_held_out`."""
+    return fit_held_out(prompts, settings=settings, seed=seed, progress=progress).predictor
+
+
+def fit_held_out(
+    prompts: LabelledPrompts,
+    *,
+    settings: PredictorSettings | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Return a predictor fitted on all the prompts, and what folds without them predicted.
 
     Args:
         prompts: Their losses may be missing anywhere, but each model needs some.
@@ -59,8 +80,13 @@ def fit(
         )
     projection = fit_projection(prompts.features, num_dimensions=MOST_DIMENSIONS, seed=seed)
     held_out = select(projection, prompts, settings=settings, seed=seed, progress=progress)
-    chosen = _shrunk(held_out.settings, num_prompts=len(prompts)) if settings is None else settings
-    return _fit_all(prompts, replace(held_out, settings=chosen), projection, seed=seed)
+    if settings is not None:
+        return _fit_all(prompts, held_out, projection, seed=seed)
+    chosen = _shrunk(held_out.settings, num_prompts=len(prompts))
+    fitted = _fit_all(prompts, replace(held_out, settings=chosen), projection, seed=seed)
+    if len(prompts) < WANTED_PROMPTS:
+        return fitted
+    return _with_margin(fitted, prompts)
 
 
 def _shrunk(settings: PredictorSettings, *, num_prompts: int) -> PredictorSettings:
@@ -70,14 +96,14 @@ def _shrunk(settings: PredictorSettings, *, num_prompts: int) -> PredictorSettin
     return settings.model_copy(
         update={
             "ridge_penalty": settings.ridge_penalty * WANTED_PROMPTS / num_prompts,
-            "abstain_margin": max(settings.abstain_margin, 1.0),
+            "abstain_margin": max(ABSTAIN_MARGINS),
         }
     )
 
 
 def _fit_all(
     prompts: LabelledPrompts, held_out: HeldOut, projection: Projection, *, seed: int
-) -> Predictor:
+) -> Fitted:
     settings = held_out.settings
     projection = projection.truncated(settings.num_dimensions)
     vectors = vectors_of(projection, prompts.features, settings)
@@ -89,7 +115,7 @@ def _fit_all(
     calibration = fit_calibration(held_out.losses, prompts.losses)
     calibrated = calibration.apply(held_out.losses) if settings.is_calibrated else held_out.losses
     errors = np.where(np.isnan(prompts.losses), np.nan, calibrated - prompts.losses)
-    return Predictor(
+    predictor = Predictor(
         prompts.models,
         settings,
         projection,
@@ -99,3 +125,26 @@ def _fit_all(
         np.sqrt(np.nanmean(errors**2, axis=0)).astype(np.float32),
         Provenance(len(prompts), prompts.sha256()),
     )
+    return Fitted(predictor, calibrated)
+
+
+def _with_margin(fitted: Fitted, prompts: LabelledPrompts) -> Fitted:
+    """Set the margin to abstain: the one whose held-out picks lose least, the widest of equals."""
+    predictor = fitted.predictor
+    known = np.flatnonzero(~np.isnan(fitted.losses).any(axis=1))
+    sample = prompts.take(known)
+    _, errors = predictor.predict_many(sample.features)
+    losses, single = fitted.losses[known], predictor.best_single
+    rows, picks = np.arange(len(sample)), losses.argmin(axis=1)
+    noise = np.hypot(errors[rows, picks], errors[:, single])
+    lead = losses[:, single] - losses[rows, picks]
+
+    def true_loss(margin: float) -> float:
+        # Only prompts where both are labelled tell whether abstaining was right.
+        gains = sample.losses[:, single] - sample.losses[rows, picks]
+        kept = gains[(lead >= margin * noise) & ~np.isnan(gains)]
+        return -float(kept.sum())
+
+    margin = min(sorted(ABSTAIN_MARGINS, reverse=True), key=true_loss)
+    settings = predictor.settings.model_copy(update={"abstain_margin": margin})
+    return replace(fitted, predictor=replace(predictor, settings=settings))

@@ -27,6 +27,7 @@ BENCHMARKS = {
     "federated-time": "virtual time to a loss with real gradients: FedCompass, FedAST; an hour, or QUICK=1",
     "router": "added latency, requests a processor second, 2,000 checked streams; beside LiteLLM",
     "scheduling": "virtual time to a target loss: synchronous, FedCompass, FedBuff, FedAST; 5,000 clients",
+    "routing-quality": "picks of the router's predictor beside best single, random, oracle, kNN; needs DATA=path",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }
 RESULTS = Path("runs") / "benchmarks"

@@ -1,0 +1,180 @@
+"""`motley route train`, `evaluate` and `explain`: the predictor behind `model: "auto"`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.console import configure_logging, progress_bar, run_app
+
+if TYPE_CHECKING:
+    from router.prediction.labelled import LabelledPrompts, Progress
+    from router.prediction.metrics import Array
+    from router.prediction.prices import Price
+
+COMMANDS = ("train", "evaluate", "explain")
+"""First words of `motley route` that stand for these; `./train` names a file."""
+
+app = typer.Typer(add_completion=False)
+
+_DataOption = Annotated[
+    Path,
+    typer.Option(
+        help="JSON list of {question, scores: {model: 0 to 1}}; with --grades, a features log of "
+        "the router."
+    ),
+]
+_GradesOption = Annotated[
+    Path | None,
+    typer.Option(help="Lines of {request_id, model, score} for the requests of a features log."),
+]
+_PricesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON of {model: {input_price, output_price}} in dollars a million tokens; without it "
+        "all models cost alike."
+    ),
+]
+
+
+def run(arguments: list[str]) -> None:
+    """Run `motley route` with the words after it, the first of which is one of `COMMANDS`."""
+    run_app(app, arguments, name="motley route")
+
+
+@app.command()
+def train(
+    data: _DataOption,
+    output: Annotated[Path, typer.Option(help="File to write, such as predictor.npz.")],
+    grades: _GradesOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of folds and draws.")] = 0,
+) -> None:
+    """Fit a predictor of each model's quality; every setting is chosen on held-out folds."""
+    configure_logging()
+    from router.prediction.predictor_file import write_predictor
+    from router.prediction.training import fit
+
+    prompts = _read(data, grades)
+    with _progress("choosing settings") as progress:
+        predictor = fit(prompts, seed=seed, progress=progress)
+    write_predictor(predictor, output)
+    print(f"fitted to {len(prompts):,} prompts and {len(prompts.models)} models")
+    print("settings: " + ", ".join(f"{k} {v}" for k, v in predictor.settings.model_dump().items()))
+    print("best single model: " + predictor.models[predictor.best_single])
+    print(f"written to {output}; its quality: `motley route evaluate --data {data}`")
+
+
+@app.command()
+def evaluate(
+    data: _DataOption,
+    grades: _GradesOption = None,
+    prices: _PricesOption = None,
+    folds: Annotated[int, typer.Option(min=2, max=50, help="Of the cross-validation.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG of quality against cost; needs matplotlib.")
+    ] = None,
+) -> None:
+    """Cross-validate: fit on some folds, judge on the others; nothing is tuned on the latter."""
+    configure_logging()
+    import time
+
+    from planner.plots import check_plots
+    from router.prediction import evaluation, report
+    from router.prediction.latency import time_decisions
+    from router.prediction.training import fit
+
+    if plot is not None:
+        check_plots()
+    prompts = evaluation.complete(_read(data, grades))
+    costs = _costs(prompts, prices)
+    with _progress("folds") as progress:
+        outcome = evaluation.cross_validate(
+            prompts,
+            costs,
+            fitter=evaluation.fit_ours,
+            num_folds=folds,
+            seed=seed,
+            progress=progress,
+        )
+    quality = evaluation.quality_of(outcome)
+    print(report.quality_table({"predictor": (outcome, quality)}))
+    for line in report.notes(outcome, quality):
+        print(line)
+    if grades is None:
+        from router.prediction.graded_files import read_graded_prompts
+
+        texts = [one.question for one in read_graded_prompts(data)]
+        times = time_decisions(fit(prompts), texts, clock=time.process_time)
+        print("\n".join(report.latency_lines(times)))
+    if plot is not None:
+        plot.write_bytes(report.front_png(outcome, prompts.models))
+        print(f"front drawn in {plot}")
+
+
+@app.command()
+def explain(
+    prompt: Annotated[str, typer.Argument(help="The prompt's text.")],
+    predictor: Annotated[Path, typer.Option(help="File of `motley route train`.")],
+    prices: _PricesOption = None,
+    cheapest: Annotated[
+        float, typer.Option(min=0, help="Weight of the price, as in [Flag: cheapest=0.3].")
+    ] = 0.0,
+) -> None:
+    """Show what decides about one prompt: words, predictions, terms, the pick and its reason."""
+    from router.prediction.explanation import explain as taken_apart
+    from router.prediction.explanation_text import explanation_text
+    from router.prediction.predictor import Predictor
+
+    fitted = Predictor.load(predictor)
+    costs: dict[str, list[float]] = {}
+    if prices is not None:
+        costs["cheapest"] = _prompt_costs(prompt, fitted.models, prices)
+    elif cheapest:
+        raise typer.BadParameter("--cheapest needs --prices; name the file")
+    weights = {"cheapest": cheapest} if costs else {}
+    print(explanation_text(fitted, taken_apart(fitted, prompt, costs=costs, weights=weights)))
+
+
+def _read(data: Path, grades: Path | None) -> "LabelledPrompts":
+    from router.prediction.graded_files import read_labelled
+
+    with _progress("reading prompts") as progress:
+        return read_labelled(data, grades=grades, progress=progress)
+
+
+def _costs(prompts: "LabelledPrompts", prices: Path | None) -> "Array":
+    import numpy as np
+
+    from router.prediction.prices import costs_usd, read_prices
+
+    if prices is None:
+        return np.ones(prompts.losses.shape)
+    return costs_usd(prompts.models, read_prices(prices), prompts.prompt_tokens.astype(float))
+
+
+def _prompt_costs(prompt: str, models: tuple[str, ...], prices: Path) -> list[float]:
+    import numpy as np
+
+    from router.input_size import START_TOKENS_PER_BYTE
+    from router.prediction.prices import costs_usd, read_prices
+
+    num_tokens = np.ceil(len(prompt.encode("utf-8", "replace")) * START_TOKENS_PER_BYTE)
+    known: dict[str, Price] = read_prices(prices)
+    return list(costs_usd(models, known, np.array([num_tokens]))[0])
+
+
+@contextmanager
+def _progress(description: str) -> "Iterator[Progress]":
+    """Show how far the work is, on standard error."""
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=None)
+
+        def update(num_done: int, num_all: int) -> None:
+            # Drawing costs more than hashing one prompt.
+            if num_done % 50 == 0 or num_all < 500 or num_done == num_all:
+                bar.update(task, completed=num_done, total=num_all)
+
+        yield update
