@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from planner.documents import read_text
 from router.errors import TrainingDataError
-from router.features_log import read_lines
-from router.grades import read_grades
 from router.prediction.labelled import LabelledPrompts, Progress, label_features, label_scores
 
 _Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -74,6 +72,9 @@ def read_labelled(
 
 def _join(log: Path, grades: Path) -> LabelledPrompts:
     """Return the logged requests that were graded; grades of unknown requests are passed over."""
+    from router.features_log import read_lines
+    from router.grades import read_grades
+
     losses: dict[str, dict[str, float]] = {}
     for grade in read_grades(grades):
         losses.setdefault(grade.request_id, {})[grade.model] = 1 - grade.score
