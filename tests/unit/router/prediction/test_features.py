@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.prediction.cues import CUES
-from router.prediction.features import CAP_CHARACTERS, NUM_BUCKETS, HashedFeatures, hash_text
+from router.prediction.features import CAP_CHARACTERS, NUM_BUCKETS, HashedFeatures, grams_of, hash_text
 
 
 def _same(one: HashedFeatures, other: HashedFeatures) -> bool:
@@ -74,3 +75,25 @@ def test_words_and_pairs_are_counted_once_each() -> None:
 def test_half_of_a_surrogate_pair_is_hashed_too() -> None:
     """JSON may hold text that has no UTF-8."""
     assert len(hash_text("\ud83d").indices) > 0
+
+
+@given(st.text(alphabet="aB9_é?\n 中かβ😀", max_size=40))
+def test_tokens_are_those_of_a_plain_expression(text: str) -> None:
+    """Runs of letters, single digits and signs, ideographs one by one."""
+    expression = r"[\u3000-\ud7ff]|(?:(?![\u3000-\ud7ff])[a-z\u0080-\U0010ffff])+|[^\s]"
+    tokens = re.findall(expression, text.strip().lower())
+    names = [name for name, _, _ in grams_of(text)]
+    assert names[: len(tokens)] == tokens
+    assert len(names) == 2 * len(tokens) + 1
+
+
+def test_a_gram_lies_where_the_features_have_it() -> None:
+    """Buckets and signs of the grams add up to the features' values."""
+    text = "the cat and the dog and the bird"
+    sums = np.zeros(NUM_BUCKETS)
+    for _, bucket, sign in grams_of(text):
+        sums[bucket] += sign
+    features = hash_text(text)
+    expected = np.sign(sums) * np.log1p(np.abs(sums))
+    assert np.array_equal(features.indices, np.flatnonzero(sums))
+    np.testing.assert_allclose(features.values, expected[features.indices], rtol=1e-6)
