@@ -21,14 +21,7 @@ app = typer.Typer(add_completion=False)
 
 _DataOption = Annotated[
     Path,
-    typer.Option(
-        help="JSON list of {question, scores: {model: 0 to 1}}; with --grades, a features log of "
-        "the router."
-    ),
-]
-_GradesOption = Annotated[
-    Path | None,
-    typer.Option(help="Lines of {request_id, model, score} for the requests of a features log."),
+    typer.Option(help="JSON list of {question, scores: {model: 0 to 1}}."),
 ]
 _PricesOption = Annotated[
     Path | None,
@@ -48,7 +41,6 @@ def run(arguments: list[str]) -> None:
 def train(
     data: _DataOption,
     output: Annotated[Path, typer.Option(help="File to write, such as predictor.npz.")],
-    grades: _GradesOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and draws.")] = 0,
 ) -> None:
     """Fit a predictor of each model's quality; every setting is chosen on held-out folds."""
@@ -56,7 +48,7 @@ def train(
     from router.prediction.predictor_file import write_predictor
     from router.prediction.training import fit
 
-    prompts = _read(data, grades)
+    prompts = _read(data)
     with _progress("choosing settings") as progress:
         predictor = fit(prompts, seed=seed, progress=progress)
     write_predictor(predictor, output)
@@ -69,7 +61,6 @@ def train(
 @app.command()
 def evaluate(
     data: _DataOption,
-    grades: _GradesOption = None,
     prices: _PricesOption = None,
     folds: Annotated[int, typer.Option(min=2, max=50, help="Of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
@@ -83,12 +74,13 @@ def evaluate(
 
     from planner.plots import check_plots
     from router.prediction import evaluation, report
+    from router.prediction.graded_files import read_graded_prompts
     from router.prediction.latency import time_decisions
     from router.prediction.training import fit
 
     if plot is not None:
         check_plots()
-    prompts = evaluation.complete(_read(data, grades))
+    prompts = evaluation.complete(_read(data))
     costs = _costs(prompts, prices)
     with _progress("folds") as progress:
         outcome = evaluation.cross_validate(
@@ -103,12 +95,9 @@ def evaluate(
     print(report.quality_table({"predictor": (outcome, quality)}))
     for line in report.notes(outcome, quality):
         print(line)
-    if grades is None:
-        from router.prediction.graded_files import read_graded_prompts
-
-        texts = [one.question for one in read_graded_prompts(data)]
-        times = time_decisions(fit(prompts), texts, clock=time.process_time)
-        print("\n".join(report.latency_lines(times)))
+    texts = [one.question for one in read_graded_prompts(data)]
+    times = time_decisions(fit(prompts), texts, clock=time.process_time)
+    print("\n".join(report.latency_lines(times)))
     if plot is not None:
         plot.write_bytes(report.front_png(outcome, prompts.models))
         print(f"front drawn in {plot}")
@@ -138,11 +127,11 @@ def explain(
     print(explanation_text(fitted, taken_apart(fitted, prompt, costs=costs, weights=weights)))
 
 
-def _read(data: Path, grades: Path | None) -> "LabelledPrompts":
+def _read(data: Path) -> "LabelledPrompts":
     from router.prediction.graded_files import read_labelled
 
     with _progress("reading prompts") as progress:
-        return read_labelled(data, grades=grades, progress=progress)
+        return read_labelled(data, progress=progress)
 
 
 def _costs(prompts: "LabelledPrompts", prices: Path | None) -> "Array":

@@ -1,4 +1,4 @@
-"""Reads graded prompts: a JSON list with texts, or a features log and the grades that came later."""
+"""Reads graded prompts: a JSON list of texts, each with a score of the models that answered it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from planner.documents import read_text
 from router.errors import TrainingDataError
-from router.prediction.labelled import LabelledPrompts, Progress, label_features, label_scores
+from router.prediction.labelled import LabelledPrompts, Progress, label_scores
 
 _Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -53,39 +53,9 @@ def read_graded_prompts(path: Path) -> list[GradedPrompt]:
     return prompts
 
 
-def read_labelled(
-    path: Path, *, grades: Path | None = None, progress: Progress | None = None
-) -> LabelledPrompts:
-    """Return labelled prompts of a JSON list, or with `grades`, of a features log.
-
-    Raises:
-        DocumentError: If a file cannot be read or a line of a log is malformed.
-        TrainingDataError: If the content cannot be used.
-    """
-    if grades is not None:
-        return _join(path, grades)
+def read_labelled(path: Path, *, progress: Progress | None = None) -> LabelledPrompts:
+    """Return the prompts of such a list as features and losses; errors as above."""
     prompts = read_graded_prompts(path)
     return label_scores(
         [one.question for one in prompts], [one.scores for one in prompts], progress=progress
-    )
-
-
-def _join(log: Path, grades: Path) -> LabelledPrompts:
-    """Return the logged requests that were graded; grades of unknown requests are passed over."""
-    from router.features_log import read_lines
-    from router.grades import read_grades
-
-    losses: dict[str, dict[str, float]] = {}
-    for grade in read_grades(grades):
-        losses.setdefault(grade.request_id, {})[grade.model] = 1 - grade.score
-    lines = {line.request_id: line for line in read_lines(log) if line.request_id in losses}
-    if not lines:
-        raise TrainingDataError(
-            f"{grades}: none of its {len(losses)} request ids is in {log}; name the log and the "
-            "grades of the same router"
-        )
-    return label_features(
-        [line.features for line in lines.values()],
-        [losses[request_id] for request_id in lines],
-        prompt_bytes=[line.prompt_bytes for line in lines.values()],
     )

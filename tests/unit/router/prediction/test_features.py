@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.prediction.cues import CUES
-from router.prediction.features import CAP_CHARACTERS, NUM_BUCKETS, HashedFeatures, grams_of, hash_text
+from router.prediction.features import (
+    CAP_CHARACTERS,
+    NUM_BUCKETS,
+    HashedFeatures,
+    grams_of,
+    hash_text,
+)
 
 
 def _same(one: HashedFeatures, other: HashedFeatures) -> bool:
