@@ -48,10 +48,11 @@ class PrefixAwareConfig(StrictModel):
     replica can load."""
     load_weight: Weight = 1.0
     """Score lost at full load."""
-    latency_weight: Weight = 0.2
-    """Score lost where an answer would take twice as long as on the fastest replica, or more."""
-    queue_tokens: Annotated[int, Field(ge=1)] = 32_768
-    """Outstanding tokens that are full load where `capacity_tokens` is not configured."""
+    most_slowness: Annotated[float, Field(ge=1)] = 4.0
+    """How many times a slow replica's outstanding tokens may count; 1: measured times do not count."""
+    queue_tokens: Annotated[int, Field(ge=1)] = 65_536
+    """Outstanding tokens that are full load where `capacity_tokens` is not configured; measured by
+    `make bench NAME=prefix-routing`: 32,768 and 131,072 are about as good, 16,384 gives prefixes up."""
     most_nodes: Annotated[int, Field(ge=1)] = 65_536
     """Prefixes remembered for each replica, of about 150 bytes each; the oldest go first."""
 

@@ -7,10 +7,11 @@ Algorithm:
 2. Finalists: all candidates when there are fewer than 32; else two at random and the one that holds
    the most of the prefix.
 3. Score, more is better: `prefix_weight` (1) x share of the prompt held + `adapter_weight` (0.3) x
-   readiness for the adapter - `load_weight` (1) x load - `latency_weight` (0.2) x slowness. Load is the
-   outstanding tokens beyond the least loaded finalist's, as a share of the capacity (of
-   `queue_tokens` where none is configured), at most 1. Slowness is how much longer than the fastest
-   finalist the answer would take, at most 1; 10 % or 50 ms is no difference, and unmeasured is fast.
+   readiness for the adapter - `load_weight` (1) x load. Load is how many tokens more than the best
+   finalist a replica has to do, with this request, as a share of its capacity (of `queue_tokens`,
+   65,536, where none is configured), at most 1. A slow replica's tokens count as many times as its
+   answers take longer than the fastest finalist's, up to `most_slowness` (4) times; up to 10 % or 50 ms
+   is no difference, and unmeasured is fast.
 4. The best score; of equals the one picked longest ago. Reason `prefix` where it holds at least `match_fraction`
    (0.1) of the prompt, else `no_prefix`.
 
@@ -32,6 +33,9 @@ EQUAL_LATENCY = 1.1
 """Answers up to this many times as slow as the fastest count as fast (litellm #3370) ..."""
 EQUAL_SECONDS = 0.05
 """... and so do those up to this much slower: less is noise."""
+
+NEW_TOKENS = 512
+"""What this request adds to a queue: no more than a guess, so that slowness counts without any queue."""
 
 
 class PrefixAware:
@@ -73,21 +77,31 @@ class PrefixAware:
 
     def _scores(self, finalists: Sequence[Candidate]) -> Scores:
         config = self._config
-        least = min([each.token_load for each in finalists])
-        measured = [each.latency_seconds for each in finalists if each.latency_seconds is not None]
-        fastest = min(measured, default=0.0)
-        equal_seconds = max(EQUAL_LATENCY * fastest, fastest + EQUAL_SECONDS)
+        queues = self._queues(finalists)
+        least = min(queues)
         scores = []
-        for each in finalists:
+        for each, queue in zip(finalists, queues, strict=True):
             room = each.capacity_tokens or config.queue_tokens
             score = config.prefix_weight * each.prefix_fraction
             score += config.adapter_weight * each.adapter_fit
-            score -= config.load_weight * min(1.0, (each.token_load - least) / room)
-            seconds = each.latency_seconds
-            if seconds is not None and seconds > equal_seconds:
-                score -= config.latency_weight * min(1.0, seconds / equal_seconds - 1)
+            score -= config.load_weight * min(1.0, (queue - least) / room)
             scores.append((each.url, score))
         return tuple(scores)
+
+    def _queues(self, finalists: Sequence[Candidate]) -> list[float]:
+        """Return what each would have to do with this request, in tokens of the fastest."""
+        measured = [each.latency_seconds for each in finalists if each.latency_seconds is not None]
+        fastest = min(measured, default=0.0)
+        equal_seconds = max(EQUAL_LATENCY * fastest, fastest + EQUAL_SECONDS)
+        most = self._config.most_slowness
+        queues = []
+        for each in finalists:
+            queue = each.token_load + NEW_TOKENS / each.weight
+            seconds = each.latency_seconds
+            if seconds is not None and seconds > equal_seconds:
+                queue *= min(most, seconds / equal_seconds)
+            queues.append(queue)
+        return queues
 
     def _best(self, scores: Scores) -> int:
         best = max([score for _, score in scores])

@@ -28,6 +28,7 @@ BENCHMARKS = {
     "router": "added latency, requests a processor second, 2,000 checked streams; beside LiteLLM",
     "scheduling": "virtual time to a target loss: synchronous, FedCompass, FedBuff, FedAST; 5,000 clients",
     "routing-quality": "picks of the router's predictor beside best single, random, oracle, kNN; needs DATA=path",
+    "prefix-routing": "prefix-aware against round robin and the rest, emulated replicas in virtual time",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }
 RESULTS = Path("runs") / "benchmarks"

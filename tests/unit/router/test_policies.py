@@ -170,7 +170,7 @@ def test_the_prefix_holder_is_picked_unless_it_has_too_much_to_do() -> None:
     buried = holder._replace(num_outstanding=33)
     decision = prefix_aware().pick([empty, buried], QUERY)
     assert (decision.url, decision.reason) == ("empty", "imbalanced")
-    heavy = holder._replace(outstanding_tokens=40_000)
+    heavy = holder._replace(outstanding_tokens=70_000)
     decision = prefix_aware().pick([empty, heavy], QUERY)
     assert (decision.url, decision.reason) == ("empty", "no_prefix")
 
@@ -190,9 +190,13 @@ def test_a_loaded_adapter_and_a_fast_replica_break_what_would_be_a_tie() -> None
     loadable, used = Candidate("a", 0, adapter_fit=0.6), Candidate("b", 0, adapter_fit=1.0)
     assert prefix_aware().pick([loadable, used], QUERY).url == "b"
     fast = Candidate("fast", 0, latency_seconds=1.0)
-    for seconds, score in ((1.0, 0.3), (1.1, 0.3), (1.65, 0.2), (5.0, 0.1)):
+    for seconds, slowness in ((1.0, 1.0), (1.1, 1.0), (1.65, 1.5), (50.0, 4.0)):
         slow = Candidate("slow", 0, latency_seconds=seconds)
-        assert dict(prefix_aware().pick([slow, fast], QUERY).scores)["slow"] == pytest.approx(score)
+        scores = dict(prefix_aware().pick([slow, fast], QUERY).scores)
+        assert scores["fast"] - scores["slow"] == pytest.approx(512 * (slowness - 1) / 65_536)
+    busy = fast._replace(outstanding_tokens=10_000)
+    slow = Candidate("slow", 0, latency_seconds=3.0)
+    assert prefix_aware().pick([busy, slow], QUERY).url == "slow"
 
 
 def test_of_many_replicas_a_sample_and_the_holder_are_scored() -> None:
