@@ -136,3 +136,27 @@ def test_a_draw_is_always_of_a_present_offer_with_weight(weights, present, draw)
 def test_a_draw_falls_on_the_stretch_of_its_offer(draw: float, offer: str) -> None:
     """Offers take stretches of [0, 1) as long as their weights, in order."""
     assert draw_offer({"a": 1, "b": 3}, {"a", "b"}, draw) == offer
+
+
+def held(fraction: float, url: str) -> list[Candidate]:
+    """Return every replica idle, with part of the prompt held at `url`."""
+    return [
+        each._replace(prefix_fraction=fraction) if each.url == url else each
+        for each in candidates(*URLS)
+    ]
+
+
+def test_a_conversation_follows_its_prefix_to_another_offer() -> None:
+    """Half of the prompt or more held by another planned offer outweighs the draw; less does not."""
+    decision = policy().pick(held(0.6, "http://c"), query(SHORT, 0.0))
+    assert (decision.url, decision.offer, decision.reason) == ("http://c", "c", "planned_prefix")
+    assert policy().pick(held(0.4, "http://c"), query(SHORT, 0.0)).offer == "a"
+    assert policy().pick(held(0.9, "http://c"), query(LONG, 0.0)).offer == "b"
+
+
+def test_shares_hold_even_if_one_offer_holds_every_prompt() -> None:
+    """However the prefixes pull, the offer with a tenth of the requests gets little more."""
+    random_draw, chosen = random.Random(3).random, policy()
+    picks = [chosen.pick(held(1.0, "http://c"), query(SHORT, random_draw())) for _ in range(5000)]
+    share = sum(decision.offer == "c" for decision in picks) / len(picks)
+    assert 0.1 < share < 0.16
