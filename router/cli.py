@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(
     epilog="`motley route train --help`, `evaluate` and `explain` are about the predictor that picks "
-    "a model for each prompt; `./train` names a file."
+    "a model for each prompt, `motley route key --help` about clients' keys; `./train` names a file."
 )
 def route(
     file: Annotated[
@@ -42,6 +42,11 @@ def route(
 
 def run(arguments: list[str]) -> None:
     """Run `motley route`; a reserved first word names another command of this package."""
+    if arguments[:1] == ["key"]:
+        from router.governance.key_cli import run as make_key
+
+        make_key(arguments[1:])
+        return
     from router.prediction.cli import COMMANDS
 
     if arguments and arguments[0] in COMMANDS:

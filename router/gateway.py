@@ -83,9 +83,17 @@ class Lasting:
 class Gateway:
     """The router as an ASGI application whose settings can change under running requests."""
 
-    def __init__(self, config: RouterConfig, lasting: Lasting, config_file: ConfigSource) -> None:
+    def __init__(
+        self, config: RouterConfig, lasting: Lasting, config_file: ConfigSource, worker: Worker
+    ) -> None:
         self._lasting = lasting
-        self.reloader = Reloader(config, config_file, self._apply, lasting.metrics)
+        self.reloader = Reloader(
+            config,
+            config_file,
+            self._apply,
+            lasting.metrics,
+            tell_others=worker.have_all_reload,
+        )
         self._application = assemble(config, lasting, self.reloader)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -245,7 +253,7 @@ async def _opened(
             metrics_page=metrics_page,
             prompts=_prompts(config, closing),
         )
-        gateway = Gateway(config, lasting, source)
+        gateway = Gateway(config, lasting, source, worker)
         async with (
             following(config, roster, lasting.discovery, gateway.reloader),
             monitor.running(),

@@ -92,6 +92,8 @@ class Reloader:
         file: ConfigSource,
         apply: Callable[[RouterConfig], Awaitable[None]],
         metrics: RouterMetrics,
+        *,
+        tell_others: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin with the `config` in force.
 
@@ -101,11 +103,13 @@ class Reloader:
             apply: Puts a configuration in force, or raises `DocumentError` before it has changed
                 anything.
             metrics: Counts.
+            tell_others: Has the other workers, if there are any, read the file too.
         """
         self._started_with = self._in_force = config
         self._file = file
         self._apply = apply
         self._metrics = metrics
+        self._tell_others = tell_others
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -171,6 +175,7 @@ class Reloader:
     async def answer(self, request: Request) -> Response:
         """Answer `POST /admin/reload`."""
         done = await self.reload("admin")
+        self._tell_others()
         return JSONResponse(
             {"status": "ok", "changed": done.changed, "needs_restart": done.needs_restart}
         )

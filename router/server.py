@@ -12,10 +12,11 @@ import uvicorn
 import uvloop
 
 from planner import listening
+from planner.errors import DocumentError
 from router.config import RouterConfig
 from router.errors import StartError
 from router.gateway import open_gateway
-from router.governance.opening import GovernanceFiles, open_files
+from router.governance.opening import GovernanceFiles, open_files, read_keys
 from router.reload import ConfigSource
 from router.traffic_log import TrafficLog, open_traffic_log
 from router.workers.supervisor import Supervisor, Ties
@@ -85,7 +86,7 @@ def bind(host: str, port: int) -> socket.socket:
 def _supervise(service: _Service) -> None:
     def run_worker(worker: Worker, ties: Ties) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        _run(replace(service, worker=worker, ties=ties))
+        _run(_as_it_stands(replace(service, worker=worker, ties=ties)))
 
     def announce() -> None:
         logger.info("listening url=%s", listening.address_of(service.listener))
@@ -93,6 +94,26 @@ def _supervise(service: _Service) -> None:
     with TemporaryDirectory(prefix="motley-router-") as folder:
         num_workers = service.config.workers
         Supervisor(num_workers, Path(folder), run_worker, announce=announce).run()
+
+
+def _as_it_stands(service: _Service) -> _Service:
+    """Return the service with the settings and keys of now; one that replaces another needs them.
+
+    A file that is wrong by now is told, and the settings of the start stand in for it.
+    """
+    if service.config_file is None:
+        return service
+    try:
+        config = service.config_file.read()
+        path = config.governance.keys_file
+        if (path is None) != (service.files.keys is None):
+            logger.warning("setting needs a restart name=governance.keys_file")
+            return service
+        keys = None if path is None else read_keys(path, config.models)
+    except DocumentError as error:
+        logger.error("worker starts with the settings of the start problem=%s", error)
+        return service
+    return replace(service, config=config, files=replace(service.files, keys=keys))
 
 
 def _run(service: _Service) -> None:

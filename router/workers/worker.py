@@ -1,5 +1,7 @@
 """Which of several processes this is."""
 
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,11 @@ class Worker:
     def commands_path(self) -> Path | None:
         """Where commands on the fleet are kept for the other workers; None: there are none."""
         return None if self.folder is None else self.folder / "commands.json"
+
+    def have_all_reload(self) -> None:
+        """Have every worker read the router's file, this one too; alone there is nothing to do."""
+        if self.folder is not None:
+            os.kill(os.getppid(), signal.SIGHUP)  # the supervisor, which passes it on
 
 
 ALONE = Worker(number=0, num_workers=1, folder=None)

@@ -1,0 +1,69 @@
+"""Lines of several processes in one file, and its rotation."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+from planner.workloads.trace_readers import read_trace
+from router.line_file import LineFile, rotated_files
+from router.traffic_log import RequestRecord, TrafficLog
+from router.usage import Usage
+
+NUM_LINES = 400
+
+
+def write_lines(path: Path, writer: int) -> None:
+    """Write numbered lines as one of several processes."""
+    file = LineFile(path, setting="test", rotate_bytes=4096, keep=99)
+    for number in range(NUM_LINES):
+        file.write(json.dumps([writer, number, "x" * (number % 50)]))
+    assert file.num_lost_lines == 0
+    file.close()
+
+
+def test_processes_that_rotate_lose_no_line(tmp_path: Path) -> None:
+    """Every line is in exactly one file, whole, and each process's lines are in their order."""
+    path = tmp_path / "log.jsonl"
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=write_lines, args=(path, n)) for n in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    files = rotated_files(path)
+    assert len(files) > 5
+    assert all(each.stat().st_size < 4096 + 4 * 100 for each in files)
+    lines = [json.loads(line) for each in files for line in each.read_text().splitlines()]
+    for n in range(3):
+        assert sorted(line[1] for line in lines if line[0] == n) == list(range(NUM_LINES))
+    assert len(lines) == 3 * NUM_LINES
+
+
+def test_the_oldest_file_is_deleted(tmp_path: Path) -> None:
+    """At most `keep` older files stay, the newest lines among them."""
+    path = tmp_path / "log"
+    file = LineFile(path, setting="test", rotate_bytes=4096, keep=2)
+    for number in range(100):
+        file.write(f"{number:03d}" + "x" * 500)
+    file.close()
+    files = rotated_files(path)
+    assert [each.name for each in files] == ["log.2", "log.1", "log"]
+    numbers = [int(line[:3]) for each in files for line in each.read_text().splitlines()]
+    assert numbers == list(range(numbers[0], 100))
+
+
+def test_the_planner_reads_a_rotated_log(tmp_path: Path) -> None:
+    """The files of a rotated log, one after another, are the trace of every request."""
+    log = TrafficLog(tmp_path / "traffic.jsonl", rotate_bytes=4096, keep=99)
+    for number in range(60):
+        record = RequestRecord(1000.0 + number, 0.0, f"r{number}", tenant="alice", model="m")
+        record.usage, record.status = Usage(10 + number, 5), 200
+        log.write(record.line(ended_at=1.0))
+    log.close()
+    files = rotated_files(tmp_path / "traffic.jsonl")
+    assert len(files) > 2
+    whole = tmp_path / "whole.jsonl"
+    whole.write_text("".join(each.read_text() for each in files))
+    assert read_trace(whole).trace.input_tokens == tuple(range(10, 70))
+    assert read_trace(files[0]).trace.input_tokens[0] == 10
