@@ -10,7 +10,8 @@ from dataclasses import replace
 from starlette.types import Receive, Scope, Send
 
 from router.call import Call, read_call
-from router.errors import ClientGoneError, RouterError, status_of
+from router.error_answers import status_of
+from router.errors import ClientGoneError, RouterError
 from router.exchange import (
     cancelled_when_client_leaves,
     headers_for_replica,

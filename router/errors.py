@@ -1,4 +1,4 @@
-"""Failures of the router, and the one table that turns each into an HTTP answer.
+"""Failures of the router; `error_answers.py` turns each into an HTTP answer.
 
 RouterError
 ├── StartError                the router cannot start; never reaches a client
@@ -378,65 +378,6 @@ class AdapterError(RouterError):
             f"done on {', '.join(done) or 'none'}"
         )
         self.failures = failures
-
-
-ANSWERS: dict[type[RouterError], tuple[int, str]] = {
-    RouterError: (500, "InternalServerError"),
-    StartError: (500, "InternalServerError"),
-    RequestError: (400, "BadRequestError"),
-    MalformedBodyError: (400, "BadRequestError"),
-    ParameterError: (400, "BadRequestError"),
-    BodyTooLargeError: (413, "RequestTooLargeError"),
-    SlowBodyError: (408, "RequestTimeoutError"),
-    AuthenticationError: (401, "AuthenticationError"),
-    ForbiddenError: (403, "PermissionDeniedError"),
-    ModelForbiddenError: (403, "PermissionDeniedError"),
-    AdminClosedError: (403, "PermissionDeniedError"),
-    UnknownModelError: (404, "NotFoundError"),
-    UnknownPathError: (404, "NotFoundError"),
-    UnknownReplicaError: (404, "NotFoundError"),
-    ReloadRefusedError: (400, "BadRequestError"),
-    WrongMethodError: (405, "MethodNotAllowedError"),
-    LimitError: (429, "RateLimitError"),
-    RateLimitError: (429, "RateLimitError"),
-    BudgetError: (429, "InsufficientQuotaError"),
-    GovernanceError: (503, "ServiceUnavailableError"),
-    QuotaLockError: (503, "ServiceUnavailableError"),
-    UsageUnwrittenError: (503, "ServiceUnavailableError"),
-    UsageUnreadableError: (503, "ServiceUnavailableError"),
-    ClientGoneError: (499, "ClientClosedRequestError"),
-    TooManyUploadsError: (429, "RateLimitError"),
-    StoppingError: (503, "ServiceUnavailableError"),
-    NoHealthyReplicaError: (503, "ServiceUnavailableError"),
-    NoRoomError: (429, "RateLimitError"),
-    ReplicasBusyError: (429, "RateLimitError"),
-    ReplicaError: (502, "BadGatewayError"),
-    ReplicaFailedError: (502, "BadGatewayError"),
-    ReplicaGarbageError: (502, "BadGatewayError"),
-    ReplicaLeftError: (504, "GatewayTimeoutError"),
-    ReplicaTimeoutError: (504, "GatewayTimeoutError"),
-    StreamBrokenError: (502, "BadGatewayError"),
-    LegError: (503, "ServiceUnavailableError"),
-    SpoolError: (507, "InsufficientStorageError"),
-    TrainingDataError: (500, "InternalServerError"),
-    PredictorFileError: (500, "InternalServerError"),
-    StateFileError: (500, "InternalServerError"),
-    AdapterError: (502, "BadGatewayError"),
-}
-"""Error class → (HTTP status, `type` of OpenAI's error body). Every class has its own row."""
-
-
-def status_of(error: RouterError) -> int:
-    """Return the HTTP status that answers `error`."""
-    return ANSWERS[type(error)][0]
-
-
-def error_body(error: RouterError) -> dict[str, object]:
-    """Return OpenAI's error body; its `code` is the integer status, as vLLM's is."""
-    status, kind = ANSWERS[type(error)]
-    return {
-        "error": {"message": str(error), "type": kind, "param": error.param, "code": status},
-    }
 
 
 def _short(text: str) -> str:

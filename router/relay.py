@@ -6,7 +6,8 @@ from collections.abc import Callable
 from starlette.types import Send
 
 from router.attempt import BUSY_STATUS
-from router.errors import RouterError, error_body
+from router.error_answers import error_body
+from router.errors import RouterError
 from router.exchange import RawHeaders, headers_for_client, send_error, send_whole
 from router.sse import data_event
 from router.traffic_log import RequestRecord

@@ -1,6 +1,7 @@
 """From a request to a replica's answer."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
