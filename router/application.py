@@ -11,13 +11,8 @@ from starlette.routing import Route
 from router.adapters import Adapters
 from router.catalogue import Catalogue
 from router.completions import Completions
-from router.errors import (
-    RouterError,
-    UnknownPathError,
-    WrongMethodError,
-    error_body,
-    status_of,
-)
+from router.error_answers import error_body, status_of
+from router.errors import RouterError, UnknownPathError, WrongMethodError
 from router.exchange import error_headers
 from router.workers.metrics_page import MetricsPage
 

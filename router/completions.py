@@ -5,11 +5,13 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
 from router.call import Call, read_call
-from router.errors import ClientGoneError, RouterError, status_of
+from router.error_answers import status_of
+from router.errors import ClientGoneError, RouterError
 from router.exchange import (
     cancelled_when_client_leaves,
     headers_for_replica,
@@ -78,7 +80,7 @@ class Completions:
             relay.headers.extend(admission.headers)
             if self._prompts is not None:
                 self._prompts.keep(record, call.query)
-            await self._answer(call, receive, send, relay, record)
+            await self._answer(call, receive, send, relay, record, tenant.allows)
         except ClientGoneError as error:
             record.status = status_of(error)
         except RouterError as error:
@@ -96,18 +98,24 @@ class Completions:
         return read_call(body, target=target(scope), headers=headers_for_replica(scope))
 
     async def _answer(
-        self, call: Call, receive: Receive, send: Send, relay: Relay, record: RequestRecord
+        self,
+        call: Call,
+        receive: Receive,
+        send: Send,
+        relay: Relay,
+        record: RequestRecord,
+        allows: Callable[[str], bool],
     ) -> None:
         if self._virtual.takes(call.query.model):
             await self._virtual.answer(call, record, receive, send)
             return
         async with cancelled_when_client_leaves(receive):
-            answer = await self._router.route(call, record)
-            try:
-                await relay.pass_on(answer.reply, withhold_usage=call.withholds_usage)
-            finally:
-                answer.close()
-                self._choice.learn(call.query, record)
+            models = [each for each in self._router.models_for(call.query.model) if allows(each)]
+            with await self._router.route(call, record, models=models) as answer:
+                try:
+                    await relay.pass_on(answer.reply, withhold_usage=call.withholds_usage)
+                finally:
+                    self._choice.learn(replace(call.query, model=answer.model), record)
 
     async def _fail(self, relay: Relay, error: RouterError) -> None:
         logger.info("request failed status=%d problem=%s", status_of(error), error)

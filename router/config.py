@@ -11,6 +11,8 @@ from planner.config import StrictModel
 from planner.units import Count, Name, Tokens
 from router.discovery.config import DiscoveryConfig, DnsSource, PlanSource
 from router.facts import ModelFacts
+from router.fallbacks import chain, check_fallbacks
+from router.faults_config import BreakerConfig, HedgingConfig, RetryConfig
 from router.governance_config import GovernanceConfig
 from router.minions.config import MinionsConfig
 from router.policy_config import PolicyConfig
@@ -68,6 +70,9 @@ class ModelConfig(ModelFacts):
     weights: tuple[OfferWeights, ...] = ()
     """By input size, rising, as `motley plan render` writes them. Without any, `policy` picks among
     all of the model's replicas."""
+    fallbacks: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Other models of the file that answer where none of this one's replicas can, in this order;
+    their own fallbacks come after each of them."""
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
@@ -94,18 +99,11 @@ class HealthConfig(StrictModel):
     """How long each of the two requests may take, and `GET /admin/adapters` before an upload."""
     failures_to_unhealthy: Annotated[int, Field(ge=1)] = 2
     """Consecutive failed checks before a replica gets no more requests; one success heals it. A
-    request that fails marks its replica at once, and the next check decides."""
+    request that fails makes its replica suspect at once, and has it checked."""
     api_key_file: Path | None = None
     """File of the key that is sent with the checks. Replicas that ask for keys list their adapters
     to nobody else; a replica's own `api_key_file` goes before it. Requests of clients carry the
     clients' own keys, whatever stands here, unless the router has keys (`governance`)."""
-
-
-class RetryConfig(StrictModel):
-    """What happens before the first byte has gone to the client; afterwards nothing is retried."""
-
-    max_attempts: Annotated[int, Field(ge=1)] = 3
-    """Replicas tried for one request, the first included; never the same one twice."""
 
 
 class TimeoutsConfig(StrictModel):
@@ -140,6 +138,10 @@ class RouterConfig(StrictModel):
     """Active health checks."""
     retry: RetryConfig = RetryConfig()
     """Retries on other replicas."""
+    breaker: BreakerConfig = BreakerConfig()
+    """The circuit breaker of each replica."""
+    hedging: HedgingConfig | None = None
+    """Second attempts at short requests whose first one is slow; without it none is made."""
     minions: MinionsConfig = MinionsConfig()
     """Virtual models in which a local model reads for a remote one."""
     timeouts: TimeoutsConfig = TimeoutsConfig()
@@ -179,9 +181,15 @@ class RouterConfig(StrictModel):
             check_sources(self.models, self.discovery)
         return self
 
+    @property
+    def fallback_chains(self) -> dict[str, tuple[str, ...]]:
+        """Model → every model that may answer in its place, in order; only those that have some."""
+        fallbacks = {model.name: model.fallbacks for model in self.models if model.fallbacks}
+        return {name: chain(name, fallbacks) for name in fallbacks}
+
 
 def check_sources(models: Sequence[ModelConfig], discovery: DiscoveryConfig) -> None:
-    """Check that every model can get a replica, and every offer with a weight too.
+    """Check that every model can get a replica, every offer with a weight too, and the fallbacks.
 
     Plans that `discovery` names must stand in `models` already.
 
@@ -190,6 +198,7 @@ def check_sources(models: Sequence[ModelConfig], discovery: DiscoveryConfig) -> 
     """
     if not models:
         raise ValueError("models: holds 0; give at least one")
+    check_fallbacks({model.name: model.fallbacks for model in models})
     names = [model.name for model in models]
     found = [source for source in discovery.sources if isinstance(source, DnsSource)]
     for place, source in enumerate(discovery.sources):

@@ -1,4 +1,4 @@
-"""Failures of the router, and the one table that turns each into an HTTP answer.
+"""Failures of the router; `error_answers.py` turns each into an HTTP answer.
 
 RouterError
 ├── StartError                the router cannot start; never reaches a client
@@ -28,9 +28,12 @@ RouterError
 ├── StoppingError             the router stopped before the answer was complete
 ├── NoHealthyReplicaError     the model is known, but none of its replicas is healthy
 ├── NoRoomError               healthy replicas of the model are all at their limits
+├── ReplicasBusyError         every replica of the model has said 429 and is left alone for a while
 ├── ReplicaError              one replica did not answer; another may
-│   ├── ReplicaFailedError    refused, reset, garbage, 502 or 503 before the first byte
-│   └── ReplicaTimeoutError   nothing within the time allowed
+│   ├── ReplicaFailedError    refused, reset, no HTTP, or 502 to 504 before the first byte
+│   ├── ReplicaGarbageError   200, but what followed is no answer
+│   ├── ReplicaTimeoutError   nothing within the time allowed
+│   └── ReplicaLeftError      a check found it down while it had not answered
 ├── StreamBrokenError         a stream broke after its first byte
 ├── LegError                  one of the two models behind a virtual one did not answer
 ├── SpoolError                the disk does not take a body
@@ -40,6 +43,7 @@ RouterError
 └── AdapterError              not every replica took an adapter command
 """
 
+import math
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -270,8 +274,24 @@ class NoRoomError(RouterError):
         self.model = model
 
 
+class ReplicasBusyError(RouterError):
+    """Every replica of the model has said 429 not long ago and is left alone."""
+
+    def __init__(self, model: str, *, retry_after_seconds: float) -> None:
+        """Name the model, and when the first of its replicas is asked again."""
+        self.retry_after_seconds = max(1, math.ceil(retry_after_seconds))
+        super().__init__(
+            f"every replica of model {_short(model)} is busy; "
+            f"try again in {self.retry_after_seconds} seconds"
+        )
+        self.model = model
+
+
 class ReplicaError(RouterError):
     """One replica did not answer a request; nothing has been sent to the client."""
+
+    reason: ClassVar[str] = "failed"
+    """A stable word for counters and logs."""
 
     def __init__(self, url: str, problem: str) -> None:
         """Name the replica and the problem."""
@@ -281,11 +301,25 @@ class ReplicaError(RouterError):
 
 
 class ReplicaFailedError(ReplicaError):
-    """The connection failed, the answer was no HTTP, or its status was 502 or 503."""
+    """The connection failed, the answer was no HTTP, or its status was 502, 503 or 504."""
+
+
+class ReplicaGarbageError(ReplicaError):
+    """The status was 200, but what followed is no answer."""
+
+    reason = "garbage"
 
 
 class ReplicaTimeoutError(ReplicaError):
     """The replica did not accept the connection or send its first byte in time."""
+
+    reason = "timeout"
+
+
+class ReplicaLeftError(ReplicaError):
+    """A check found the replica down while a request waited for its first byte."""
+
+    reason = "left"
 
 
 class StreamBrokenError(RouterError):
@@ -344,62 +378,6 @@ class AdapterError(RouterError):
             f"done on {', '.join(done) or 'none'}"
         )
         self.failures = failures
-
-
-ANSWERS: dict[type[RouterError], tuple[int, str]] = {
-    RouterError: (500, "InternalServerError"),
-    StartError: (500, "InternalServerError"),
-    RequestError: (400, "BadRequestError"),
-    MalformedBodyError: (400, "BadRequestError"),
-    ParameterError: (400, "BadRequestError"),
-    BodyTooLargeError: (413, "RequestTooLargeError"),
-    SlowBodyError: (408, "RequestTimeoutError"),
-    AuthenticationError: (401, "AuthenticationError"),
-    ForbiddenError: (403, "PermissionDeniedError"),
-    ModelForbiddenError: (403, "PermissionDeniedError"),
-    AdminClosedError: (403, "PermissionDeniedError"),
-    UnknownModelError: (404, "NotFoundError"),
-    UnknownPathError: (404, "NotFoundError"),
-    UnknownReplicaError: (404, "NotFoundError"),
-    ReloadRefusedError: (400, "BadRequestError"),
-    WrongMethodError: (405, "MethodNotAllowedError"),
-    LimitError: (429, "RateLimitError"),
-    RateLimitError: (429, "RateLimitError"),
-    BudgetError: (429, "InsufficientQuotaError"),
-    GovernanceError: (503, "ServiceUnavailableError"),
-    QuotaLockError: (503, "ServiceUnavailableError"),
-    UsageUnwrittenError: (503, "ServiceUnavailableError"),
-    UsageUnreadableError: (503, "ServiceUnavailableError"),
-    ClientGoneError: (499, "ClientClosedRequestError"),
-    TooManyUploadsError: (429, "RateLimitError"),
-    StoppingError: (503, "ServiceUnavailableError"),
-    NoHealthyReplicaError: (503, "ServiceUnavailableError"),
-    NoRoomError: (429, "RateLimitError"),
-    ReplicaError: (502, "BadGatewayError"),
-    ReplicaFailedError: (502, "BadGatewayError"),
-    ReplicaTimeoutError: (504, "GatewayTimeoutError"),
-    StreamBrokenError: (502, "BadGatewayError"),
-    LegError: (503, "ServiceUnavailableError"),
-    SpoolError: (507, "InsufficientStorageError"),
-    TrainingDataError: (500, "InternalServerError"),
-    PredictorFileError: (500, "InternalServerError"),
-    StateFileError: (500, "InternalServerError"),
-    AdapterError: (502, "BadGatewayError"),
-}
-"""Error class → (HTTP status, `type` of OpenAI's error body). Every class has its own row."""
-
-
-def status_of(error: RouterError) -> int:
-    """Return the HTTP status that answers `error`."""
-    return ANSWERS[type(error)][0]
-
-
-def error_body(error: RouterError) -> dict[str, object]:
-    """Return OpenAI's error body; its `code` is the integer status, as vLLM's is."""
-    status, kind = ANSWERS[type(error)]
-    return {
-        "error": {"message": str(error), "type": kind, "param": error.param, "code": status},
-    }
 
 
 def _short(text: str) -> str:

@@ -10,15 +10,8 @@ from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.errors import (
-    BodyTooLargeError,
-    ClientGoneError,
-    LimitError,
-    RouterError,
-    StoppingError,
-    error_body,
-    status_of,
-)
+from router.error_answers import error_body, status_of
+from router.errors import BodyTooLargeError, ClientGoneError, LimitError, RouterError, StoppingError
 
 RawHeaders = list[tuple[bytes, bytes]]
 

@@ -18,6 +18,7 @@ from planner.errors import DocumentError
 from router.adapters import Adapters, UploadPlaces
 from router.admin import Admin
 from router.application import make_application
+from router.attempt import Attempts
 from router.catalogue import Catalogue
 from router.completions import Completions
 from router.config import RouterConfig
@@ -30,6 +31,7 @@ from router.discovery.member import configured_members
 from router.discovery.roster import Roster
 from router.discovery.state_file import StateFile
 from router.exchange import RequestIds
+from router.faults import Faults
 from router.fleet import Fleet
 from router.governance.admin_guard import AdminGuard
 from router.governance.governance import Governance
@@ -69,6 +71,7 @@ class Lasting:
     sizes: InputSizes
     lengths: OutputLengths
     metrics: RouterMetrics
+    faults: Faults
     traffic_log: TrafficLog
     roster: Roster
     discovery: Discovery
@@ -109,6 +112,7 @@ class Gateway:
         lasting.governance.replace(keys, Prices(config.models))
         lasting.upstream.configure(config.timeouts, keys=replica_keys)
         lasting.monitor.configure(config.health)
+        lasting.faults.configure(config.breaker, config.retry)
         lasting.sizes.configure(model.name for model in config.models)
         await lasting.discovery.follow(config)
         self._application = application
@@ -118,8 +122,16 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
     """Return the application that follows from the settings; nothing that lasts is changed."""
     fleet, monitor, upstream = lasting.fleet, lasting.monitor, lasting.upstream
     choice = replica_choice(config, lasting)
-    attempts = config.retry.max_attempts
-    router = Router(fleet, monitor, choice, upstream, max_attempts=attempts)
+    router = Router(
+        fleet,
+        monitor,
+        choice,
+        Attempts(lasting.faults.guards, upstream),
+        lasting.faults,
+        retry=config.retry,
+        hedging=config.hedging,
+        fallbacks=config.fallback_chains,
+    )
     limit = int(config.max_body_bytes)
     virtual = VirtualModels(
         config.minions,
@@ -225,6 +237,7 @@ async def _opened(
     fleet = Fleet(config.models)
     sizes = InputSizes(fleet.base_models)
     metrics = RouterMetrics(fleet, sizes)
+    faults = Faults(fleet, config.breaker, config.retry, metrics.registry)
     governance = _governance(config, files, metrics)
     keys = _replica_keys(config, has_keys=governance.has_keys)
     async with (
@@ -232,7 +245,7 @@ async def _opened(
         open_metrics_page(metrics.registry, worker) as metrics_page,
         AsyncExitStack() as closing,
     ):
-        monitor = HealthMonitor(fleet, upstream, config.health)
+        monitor = HealthMonitor(fleet, upstream, config.health, faults.guards)
         file = config.discovery.state_file or worker.commands_path
         store = MemoryStore() if file is None else StateFile(file)
         roster = Roster(fleet, monitor, configured_members(config.models), store)
@@ -243,6 +256,7 @@ async def _opened(
             sizes=sizes,
             lengths=OutputLengths(),
             metrics=metrics,
+            faults=faults,
             traffic_log=traffic_log,
             roster=roster,
             discovery=Discovery(roster, resolver, failed=metrics.lookup_failed),

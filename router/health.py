@@ -1,4 +1,4 @@
-"""Which replicas are healthy, and what they list: active checks plus what requests report."""
+"""Which replicas are healthy, and what they list: active checks at an interval, and at once after a failure."""
 
 import asyncio
 import logging
@@ -62,6 +62,18 @@ class _Watch:
     """Set to have the next check at once."""
 
 
+class CheckListener(Protocol):
+    """Who is told what checks say besides the fleet."""
+
+    def check_passed(self, url: str, *, begun_at: float, was_down: bool) -> None:
+        """Take in a check that found the replica well; monotonic seconds."""
+        ...
+
+    def went_down(self, url: str) -> None:
+        """Take in that checks have found the replica down."""
+        ...
+
+
 class HealthMonitor:
     """Keeps the fleet's health and model lists current; the only writer of both."""
 
@@ -70,12 +82,14 @@ class HealthMonitor:
         fleet: Fleet,
         client: ControlClient,
         config: HealthConfig,
+        listener: CheckListener,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
         self._client = client
         self._config = config
+        self._listener = listener
         self._monotonic = monotonic
         self._watches: dict[str, _Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,14 +146,8 @@ class HealthMonitor:
             await asyncio.gather(*[self._check(replica) for replica in self._fleet.replicas])
             self._refreshed_at = started_at
 
-    def report_failure(self, url: str, problem: str) -> None:
-        """Take a replica out after a request failed on it, and have it checked at once.
-
-        One that has left meanwhile is none of ours any more.
-        """
-        replica = self._fleet.find(url)
-        if replica is not None:
-            self._mark_unhealthy(replica, problem)
+    def check_soon(self, url: str) -> None:
+        """Have a replica checked at once: a request has failed on it."""
         if url in self._watches:
             self._watches[url].wake.set()
 
@@ -160,11 +168,14 @@ class HealthMonitor:
     async def _check(self, replica: Replica) -> None:
         if replica.is_draining:
             return  # it gets no more requests, and may stop answering when it likes
+        begun_at = self._monotonic()
         finding = await check(
             self._client, replica.url, timeout_seconds=self._config.timeout_seconds
         )
         if finding.problem is None:
+            was_down = not replica.is_healthy
             self._mark_healthy(replica, finding.models)
+            self._listener.check_passed(replica.url, begun_at=begun_at, was_down=was_down)
             return
         replica.num_failed_checks += 1
         if replica.num_failed_checks >= self._config.failures_to_unhealthy:
@@ -196,6 +207,7 @@ class HealthMonitor:
             replica.is_healthy = False
             replica.prefixes.clear()  # it may come back with an empty cache
             logger.warning("replica unhealthy url=%s problem=%s", replica.url, problem)
+            self._listener.went_down(replica.url)
 
 
 def _report_crash(task: asyncio.Task[None]) -> None:

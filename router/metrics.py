@@ -17,7 +17,8 @@
 - `motley_router_reloads_total{outcome}`: files read again: `done`, or `refused` and nothing changed.
 - `motley_router_lookup_failures_total{source}`: lookups of `discovery` that nobody answered.
 
-Replicas that have left have no series any more.
+Replicas that have left have no series any more. What is counted of failures stands in
+`fault_metrics.py`.
 """
 
 from collections.abc import Iterator

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from starlette.types import Send
 
-from router.errors import RouterError, error_body
+from router.attempt import BUSY_STATUS
+from router.error_answers import error_body
+from router.errors import RouterError
 from router.exchange import RawHeaders, headers_for_client, send_error, send_whole
-from router.router import BUSY_STATUS
 from router.sse import data_event
 from router.traffic_log import RequestRecord
 from router.upstream import UpstreamReply

@@ -24,7 +24,7 @@ from router.spool import Spool
 from router.upstream_connection import Connection, Exchange
 from router.upstream_pool import Origin, Pool
 
-FAILED_STATUSES = frozenset({502, 503})
+FAILED_STATUSES = frozenset({502, 503, 504})
 """Answers that say the replica, not the request, is at fault."""
 LARGE_BODY_BYTES = 2**19
 """From here on a body is written piece by piece, so that other requests get their turn."""
@@ -125,7 +125,7 @@ class Upstream:
             timeout_seconds: Until the first byte; None: as configured.
 
         Raises:
-            ReplicaError: If there is none, or if it is a 502 or 503; another replica may do.
+            ReplicaError: If there is none, or if it is a 502, 503 or 504; another replica may do.
         """
         seconds = timeout_seconds or self._timeouts.first_byte_seconds
         headers = self._keys.request_headers(url, headers)

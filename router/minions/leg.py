@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from router.attempt import Answer
 from router.base import Query
 from router.call import Call
-from router.errors import LegError, RouterError, status_of
+from router.error_answers import status_of
+from router.errors import LegError, RouterError
 from router.metrics import RouterMetrics
 from router.minions.asking import Message, Reply, Schema
 from router.minions.config import MinionsConfig
-from router.router import Answer
 from router.traffic_log import RequestRecord, TrafficLog
 from router.usage import UNKNOWN, read_usage
 

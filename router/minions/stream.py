@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 from starlette.types import Send
 
-from router.errors import RouterError, error_body
+from router.error_answers import error_body
+from router.errors import RouterError
 from router.sse import data_event
 
 HEARTBEAT_SECONDS = 15.0

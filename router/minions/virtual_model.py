@@ -11,7 +11,8 @@ from starlette.types import Receive, Send
 
 from router.call import Call
 from router.config import ModelConfig
-from router.errors import ClientGoneError, ParameterError, RouterError, UnknownModelError, status_of
+from router.error_answers import status_of
+from router.errors import ClientGoneError, ParameterError, RouterError, UnknownModelError
 from router.exchange import cancelled_when_client_leaves, send_whole
 from router.fleet import Fleet
 from router.minions.accounting import Ledger, Price, Side

@@ -1,7 +1,7 @@
 """A router on a loopback socket in front of fake replicas."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,13 +33,17 @@ def open_router(traffic_path: Path) -> OpenRouter:
 
     @asynccontextmanager
     async def opened(
-        *replicas: FakeReplica, **settings: object
+        *replicas: FakeReplica,
+        fallbacks: Mapping[str, Sequence[str]] | None = None,
+        **settings: object,
     ) -> AsyncIterator[httpx.AsyncClient]:
         names = dict.fromkeys(replica.model for replica in replicas)
-        models = [
+        models: list[dict[str, object]] = [
             {"name": name, "replicas": [{"url": r.url} for r in replicas if r.model == name]}
             for name in names
         ]
+        for model in models:
+            model["fallbacks"] = (fallbacks or {}).get(str(model["name"]), ())
         config = RouterConfig.model_validate({"models": models, **settings})
         log = TrafficLog(traffic_path)
         try:

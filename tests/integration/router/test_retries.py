@@ -84,10 +84,10 @@ async def test_failed_replica_returns_after_a_good_check(open_router: OpenRouter
     """A replica out after a failure gets requests again once a check has succeeded."""
     async with (
         FakeReplica(behaviour="refuse", is_healthy=True) as flaky,
-        open_router(flaky, health=FAST_HEALTH) as client,
+        open_router(flaky, health=FAST_HEALTH, retry={"wait_seconds": 0}) as client,
     ):
-        flaky.is_healthy = False
         assert (await client.post("/v1/completions", json=BODY)).status_code == 502
+        flaky.is_healthy = False
         await asyncio.sleep(0.3)
         answer = await client.post("/v1/completions", json=BODY)
         assert answer.status_code == 503
@@ -119,7 +119,7 @@ async def test_429_of_all_replicas_passes(
     assert len(first.requests) == len(second.requests) == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422, 500])
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
 async def test_other_refusals_pass_unchanged(
     open_router: OpenRouter, read_lines: ReadLines, status: int
 ) -> None:

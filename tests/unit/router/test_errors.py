@@ -2,14 +2,8 @@
 
 from http import HTTPStatus
 
-from router.errors import (
-    ANSWERS,
-    ParameterError,
-    RouterError,
-    UnknownModelError,
-    error_body,
-    status_of,
-)
+from router.error_answers import ANSWERS, error_body, status_of
+from router.errors import ParameterError, RouterError, UnknownModelError
 
 
 def all_classes(root: type[RouterError]) -> set[type[RouterError]]:

@@ -34,6 +34,20 @@ class ScriptedClient:
         return self.answers[path]
 
 
+class RememberingListener:
+    """Remembers what checks said."""
+
+    def __init__(self) -> None:
+        self.passed: list[tuple[str, bool]] = []
+        self.down: list[str] = []
+
+    def check_passed(self, url: str, *, begun_at: float, was_down: bool) -> None:
+        self.passed.append((url, was_down))
+
+    def went_down(self, url: str) -> None:
+        self.down.append(url)
+
+
 @pytest.mark.parametrize(
     ("answers", "finding"),
     [
@@ -78,7 +92,9 @@ async def test_unhealthy_findings(answers: dict[str, tuple[int, object]], proble
 async def test_threshold_and_recovery() -> None:
     """A replica goes out after the configured failures in a row and returns after one success."""
     fleet, client = Fleet([MODEL]), ScriptedClient()
-    monitor = HealthMonitor(fleet, client, HealthConfig(failures_to_unhealthy=2))
+    monitor = HealthMonitor(
+        fleet, client, HealthConfig(failures_to_unhealthy=2), RememberingListener()
+    )
     (replica,) = fleet.replicas
     await monitor.refresh()
     assert fleet.knows("adapter")
@@ -92,25 +108,37 @@ async def test_threshold_and_recovery() -> None:
     assert replica.is_healthy
 
 
-async def test_failed_request_takes_out_and_wakes_the_check() -> None:
-    """A reported failure takes effect at once; the next check comes at once too and decides."""
-    fleet, client = Fleet([MODEL]), ScriptedClient()
-    monitor = HealthMonitor(fleet, client, HealthConfig(interval_seconds=3600))
-    (replica,) = fleet.replicas
+async def test_a_failed_request_wakes_the_check() -> None:
+    """After a failure the next check comes at once, and its outcome is told."""
+    fleet, client, told = Fleet([MODEL]), ScriptedClient(), RememberingListener()
+    monitor = HealthMonitor(fleet, client, HealthConfig(interval_seconds=3600), told)
     async with monitor.running():
-        monitor.report_failure("http://a", "reset")
-        assert fleet.candidates("m", excluding=()) == ()
+        num_passed = len(told.passed)
+        monitor.check_soon("http://a")
         for _ in range(1000):
             await asyncio.sleep(0.001)
-            if replica.is_healthy:
+            if len(told.passed) > num_passed:
                 break
-        assert replica.is_healthy
+        assert told.passed[num_passed:] == [("http://a", False)]
+
+
+async def test_going_down_and_coming_back_is_told() -> None:
+    """Who listens is told once that a replica went down, and with the check that found it up."""
+    fleet, client, told = Fleet([MODEL]), ScriptedClient(), RememberingListener()
+    monitor = HealthMonitor(fleet, client, HealthConfig(failures_to_unhealthy=1), told)
+    answers = client.answers
+    for client.answers in ({}, {}, answers, answers):
+        await monitor.refresh()
+    assert told.down == ["http://a"]
+    assert told.passed == [("http://a", True), ("http://a", False)]
 
 
 async def test_concurrent_refreshes_share_a_round() -> None:
     """Callers that wait for a running round share the next one instead of queueing one each."""
     fleet, client = Fleet([MODEL]), ScriptedClient()
-    monitor = HealthMonitor(fleet, client, HealthConfig())
+    monitor = HealthMonitor(
+        fleet, client, HealthConfig(failures_to_unhealthy=1), RememberingListener()
+    )
     first = asyncio.create_task(monitor.refresh())
     await asyncio.sleep(0)
     await asyncio.gather(first, *[monitor.refresh() for _ in range(50)])
@@ -120,8 +148,11 @@ async def test_concurrent_refreshes_share_a_round() -> None:
 async def test_names_stay_known_while_a_replica_is_down() -> None:
     """An adapter of a replica that is down is still known, so that the answer is 503, not 404."""
     fleet, client = Fleet([MODEL]), ScriptedClient()
-    monitor = HealthMonitor(fleet, client, HealthConfig())
+    monitor = HealthMonitor(
+        fleet, client, HealthConfig(failures_to_unhealthy=1), RememberingListener()
+    )
     await monitor.refresh()
-    monitor.report_failure("http://a", "reset")
+    client.answers = {}
+    await monitor.refresh()
     assert fleet.knows("adapter")
     assert fleet.candidates("adapter", excluding=()) == ()

@@ -13,7 +13,9 @@ from router.discovery.amendments import MemoryStore
 from router.discovery.member import ADMIN, Member, configured_members
 from router.discovery.roster import Roster
 from router.errors import ReplicaFailedError
+from router.faults_config import BreakerConfig
 from router.fleet import Fleet
+from router.guards import Guards
 from router.health import HealthMonitor
 
 MODEL = ModelConfig(name="m", replicas=(ReplicaConfig(url="http://a"),))
@@ -40,7 +42,9 @@ class GatedClient:
 async def rostered(client: GatedClient) -> AsyncIterator[tuple[Fleet, Roster]]:
     """Yield a fleet of `http://a` with its checks running."""
     fleet = Fleet([MODEL])
-    monitor = HealthMonitor(fleet, client, HealthConfig(interval_seconds=3600))
+    monitor = HealthMonitor(
+        fleet, client, HealthConfig(interval_seconds=3600), Guards(BreakerConfig())
+    )
     roster = Roster(fleet, monitor, configured_members([MODEL]), MemoryStore())
     async with monitor.running():
         yield fleet, roster

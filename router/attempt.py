@@ -1,0 +1,139 @@
+"""One attempt at a request on one replica, until the first byte of its answer."""
+
+import asyncio
+from dataclasses import dataclass
+from types import TracebackType
+
+from router.answer_check import check_answer
+from router.call import Call
+from router.errors import (
+    ReplicaError,
+    ReplicaLeftError,
+    ReplicaTimeoutError,
+    StreamBrokenError,
+)
+from router.guards import LEAVE, Guards, Ticket
+from router.replica import Lease
+from router.upstream import Upstream, UpstreamReply
+
+BUSY_STATUS = 429
+ERROR_STATUS = 500
+
+LEAST_BLAMED_FRACTION = 0.5
+"""An attempt that had less than this share of the request's time when it ran out is not blamed."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A replica's reply, the request's place on it, and its line to the replica's guard.
+
+    As a context it ends the exchange: well where the block ends, as a failure where the stream broke,
+    and without a word on the replica where anything else ended it.
+    """
+
+    reply: UpstreamReply
+    lease: Lease
+    ticket: Ticket
+    model: str
+    """The model that answers: the one asked for, or a fallback."""
+
+    @property
+    def url(self) -> str:
+        """The replica."""
+        return self.lease.replica.url
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether it may be passed on at once: it says neither busy nor internal error."""
+        return self.reply.status not in (BUSY_STATUS, ERROR_STATUS)
+
+    def release(self) -> None:
+        """End the exchange with the replica and give the place back; the outcome stays open."""
+        self.reply.close()
+        self.lease.release()
+
+    def close(self) -> None:
+        """End the exchange; of the replica it says nothing that has not been said."""
+        self.release()
+        self.ticket.given_up()
+
+    def __enter__(self) -> "Answer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.ticket.succeeded()
+        elif isinstance(error, StreamBrokenError):
+            self.ticket.failed()
+        self.close()
+
+
+class Attempts:
+    """Sends requests to replicas, and tells the guards how it went."""
+
+    def __init__(self, guards: Guards, upstream: Upstream) -> None:
+        self._guards = guards
+        self._upstream = upstream
+
+    async def send(self, lease: Lease, call: Call, *, seconds: float, share: float) -> Answer:
+        """Return the replica's answer as soon as it has begun and is one.
+
+        Args:
+            lease: The request's place on a replica; given back if there is no answer.
+            call: The request.
+            seconds: Time left to the request.
+            share: What part of the request's whole time that is, from 0 to 1.
+
+        Raises:
+            ReplicaError: If there is none; the replica's guard has been told.
+        """
+        url = lease.replica.url
+        guard = self._guards.of(url)
+        ticket = self._guards.begin(url)
+        reply: UpstreamReply | None = None
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                guard.waiting.add(limit)
+                reply = await self._upstream.send(
+                    url, call.target, headers=call.headers, body=call.body
+                )
+                await check_answer(reply)
+        except BaseException as error:
+            lease.release()
+            if reply is not None:
+                reply.close()
+            if isinstance(error, TimeoutError):
+                raise _out_of_time(ticket, has_left=limit.when() == LEAVE, share=share) from None
+            _tell(ticket, error)
+            raise
+        finally:
+            guard.waiting.discard(limit)
+        if reply.is_stream:
+            ticket.answers()
+        elif reply.status != ERROR_STATUS:
+            ticket.succeeded()
+        return Answer(reply, lease, ticket, call.query.model)
+
+
+def _out_of_time(ticket: Ticket, *, has_left: bool, share: float) -> ReplicaError:
+    if has_left:
+        ticket.failed()
+        return ReplicaLeftError(ticket.url, "had not answered when checks found it down")
+    if share < LEAST_BLAMED_FRACTION:
+        ticket.given_up()
+    else:
+        ticket.failed()
+    return ReplicaTimeoutError(ticket.url, "had not answered when the request's time was over")
+
+
+def _tell(ticket: Ticket, error: BaseException) -> None:
+    if isinstance(error, ReplicaError):
+        ticket.failed()
+    else:
+        ticket.given_up()

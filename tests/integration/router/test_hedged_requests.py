@@ -1,0 +1,65 @@
+"""Second attempts at short requests whose first one is slow."""
+
+import asyncio
+
+import httpx
+import pytest
+from fakes import FakeReplica
+from router_under_test import OpenRouter, ReadLines, metric
+
+BODY = {"model": "tiny", "prompt": "x"}
+SLOW_HEALTH = {"interval_seconds": 3600}
+HEDGED = {"after_seconds": 0.1, "max_tokens": 8}
+SHORT = {**BODY, "max_tokens": 8}
+
+
+async def outstanding(client: httpx.AsyncClient, *replicas: FakeReplica) -> list[float]:
+    """Return what runs on each replica, by the router's count."""
+    return [await metric(client, "outstanding_requests", replica=each.url) for each in replicas]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_slow_replica_is_overtaken(
+    open_router: OpenRouter, read_lines: ReadLines, stream: bool
+) -> None:
+    """A short request that gets no first byte is asked of a second replica; the first is left."""
+    async with (
+        FakeReplica(behaviour="hang") as slow,
+        FakeReplica() as quick,
+        open_router(slow, quick, health=SLOW_HEALTH, hedging=HEDGED) as client,
+    ):
+        for _ in range(2):
+            answer = await client.post("/v1/completions", json={**SHORT, "stream": stream})
+            assert answer.status_code == 200
+        assert await metric(client, "hedges_total", result="second") >= 1
+        assert await outstanding(client, slow, quick) == [0, 0]
+    assert slow.num_cancelled == len(slow.requests) >= 1
+    assert {line["replica"] for line in read_lines()} == {quick.url}
+
+
+async def test_a_client_that_leaves_ends_both_attempts(open_router: OpenRouter) -> None:
+    """No attempt outlives its request, and the places are given back."""
+    async with (
+        FakeReplica(behaviour="hang") as first,
+        FakeReplica(behaviour="hang") as second,
+        open_router(first, second, health=SLOW_HEALTH, hedging=HEDGED) as client,
+    ):
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/v1/completions", json=SHORT, timeout=0.5)
+        for _ in range(500):
+            if first.num_cancelled + second.num_cancelled == 2:
+                break
+            await asyncio.sleep(0.01)
+        assert (first.num_cancelled, second.num_cancelled) == (1, 1)
+        assert await outstanding(client, first, second) == [0, 0]
+
+
+async def test_long_requests_are_not_hedged(open_router: OpenRouter) -> None:
+    """A request that allows a long answer waits for its one replica."""
+    async with (
+        FakeReplica(delay_seconds=0.4) as first,
+        FakeReplica(delay_seconds=0.4) as second,
+        open_router(first, second, health=SLOW_HEALTH, hedging=HEDGED) as client,
+    ):
+        assert (await client.post("/v1/completions", json=BODY)).status_code == 200
+    assert len(first.requests) + len(second.requests) == 1
