@@ -37,6 +37,7 @@ RouterError
 ├── TrainingDataError         graded prompts cannot be used as they are; never reaches a client
 ├── PredictorFileError        a predictor's file cannot be read or written
 ├── StateFileError            the file of commands cannot be read or written
+├── GradesUnwrittenError      the disk does not take grades
 └── AdapterError              not every replica took an adapter command
 """
 
@@ -332,6 +333,10 @@ class StateFileError(RouterError):
     """The file that keeps what commands have changed of the fleet cannot be read or written."""
 
 
+class GradesUnwrittenError(RouterError):
+    """Grades cannot be appended to their file."""
+
+
 class AdapterError(RouterError):
     """Some replica did not take an adapter command; on those that did, it stays done."""
 
@@ -384,6 +389,7 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     TrainingDataError: (500, "InternalServerError"),
     PredictorFileError: (500, "InternalServerError"),
     StateFileError: (500, "InternalServerError"),
+    GradesUnwrittenError: (507, "InsufficientStorageError"),
     AdapterError: (502, "BadGatewayError"),
 }
 """Error class → (HTTP status, `type` of OpenAI's error body). Every class has its own row."""
