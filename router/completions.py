@@ -21,8 +21,10 @@ from router.exchange import (
 )
 from router.governance.admission import Admission
 from router.governance.governance import Governance
+from router.governance.tenant import Tenant
 from router.metrics import RouterMetrics
 from router.minions.virtual_model import VirtualModels
+from router.model_choice import ModelChoice, ModelPlan
 from router.prompt_store import PromptStore
 from router.relay import Relay
 from router.replica_choice import ReplicaChoice
@@ -49,6 +51,7 @@ class Completions:
         *,
         prompts: PromptStore | None = None,
         max_body_bytes: int,
+        model_choice: ModelChoice | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -60,6 +63,7 @@ class Completions:
         self._governance = governance
         self._prompts = prompts
         self._max_body_bytes = max_body_bytes
+        self._model_choice = model_choice
         self._monotonic = monotonic
         self._wall = wall
 
@@ -76,8 +80,10 @@ class Completions:
             tenant = self._governance.identify(scope["headers"])
             record.tenant = tenant.name
             call = await self._read(scope, receive)
+            plan = self._plan(call, scope, tenant, record)
+            call = plan.call
             admission = self._governance.admit(tenant, call.query)
-            relay.headers.extend(admission.headers)
+            relay.headers.extend([*admission.headers, *plan.headers()])
             if self._prompts is not None:
                 self._prompts.keep(record, call.query)
             await self._answer(call, receive, send, relay, record, tenant.allows)
@@ -116,6 +122,19 @@ class Completions:
                     await relay.pass_on(answer.reply, withhold_usage=call.withholds_usage)
                 finally:
                     self._choice.learn(replace(call.query, model=answer.model), record)
+
+    def _plan(self, call: Call, scope: Scope, tenant: Tenant, record: RequestRecord) -> ModelPlan:
+        if self._model_choice is None:
+            return ModelPlan(call)
+        plan = self._model_choice.plan(
+            call,
+            scope["headers"],
+            request_id=record.request_id,
+            arrival_unix_seconds=record.arrival_unix_seconds,
+            tenant=tenant,
+        )
+        record.choice = plan.record()
+        return plan
 
     async def _fail(self, relay: Relay, error: RouterError) -> None:
         logger.info("request failed status=%d problem=%s", status_of(error), error)

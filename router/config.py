@@ -9,6 +9,7 @@ from pydantic import ByteSize, Field, model_validator
 
 from planner.config import StrictModel
 from planner.units import Count, Name, Tokens
+from router.choice_config import ModelChoiceConfig, pool_problem
 from router.discovery.config import DiscoveryConfig, DnsSource, PlanSource
 from router.facts import ModelFacts
 from router.fallbacks import chain, check_fallbacks
@@ -153,6 +154,9 @@ class RouterConfig(StrictModel):
     traffic_log: TrafficLogSetting = None
     """File that gets one JSON line a request, appended; relative to the working directory. A path,
     or `{path, rotate_bytes, keep}`. Without it no line is written."""
+    model_choice: ModelChoiceConfig | None = None
+    """Pools of models, `auto` among them, one of which is chosen for each request; without it every
+    request names its model."""
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(32 * 2**20)
     """Largest request body, such as `32MiB`; larger ones are answered 413."""
 
@@ -173,6 +177,15 @@ class RouterConfig(StrictModel):
                 if url in urls[:place]:
                     where = f"models.{index}.replicas.{place}.url"
                     raise ValueError(f"{where}: {url!r} appears twice; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _check_pools(self) -> "RouterConfig":
+        is_whole = not any(isinstance(source, PlanSource) for source in self.discovery.sources)
+        if self.model_choice is not None and is_whole:
+            problem = pool_problem(self.model_choice, [model.name for model in self.models])
+            if problem is not None:
+                raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

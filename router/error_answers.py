@@ -9,6 +9,7 @@ from router.errors import (
     ClientGoneError,
     ForbiddenError,
     GovernanceError,
+    GradesUnwrittenError,
     LegError,
     LimitError,
     MalformedBodyError,
@@ -85,6 +86,7 @@ ANSWERS: dict[type[RouterError], tuple[int, str]] = {
     TrainingDataError: (500, "InternalServerError"),
     PredictorFileError: (500, "InternalServerError"),
     StateFileError: (500, "InternalServerError"),
+    GradesUnwrittenError: (507, "InsufficientStorageError"),
     AdapterError: (502, "BadGatewayError"),
 }
 """Error class → (HTTP status, `type` of OpenAI's error body). Every class has its own row."""

@@ -40,6 +40,7 @@ RouterError
 ├── TrainingDataError         graded prompts cannot be used as they are; never reaches a client
 ├── PredictorFileError        a predictor's file cannot be read or written
 ├── StateFileError            the file of commands cannot be read or written
+├── GradesUnwrittenError      the disk does not take grades
 └── AdapterError              not every replica took an adapter command
 """
 
@@ -364,6 +365,10 @@ class PredictorFileError(RouterError):
 
 class StateFileError(RouterError):
     """The file that keeps what commands have changed of the fleet cannot be read or written."""
+
+
+class GradesUnwrittenError(RouterError):
+    """Grades cannot be appended to their file."""
 
 
 class AdapterError(RouterError):

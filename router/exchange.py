@@ -34,6 +34,7 @@ _NOT_SENT_UP = _PER_CONNECTION | {
     b"content-length",
     b"expect",
     b"host",
+    b"x-motley-goals",
     b"x-request-id",
 }
 _NOT_SENT_BACK = _PER_CONNECTION | {b"content-length", b"date", b"server", b"x-request-id"}

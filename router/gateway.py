@@ -5,6 +5,7 @@ settings alone is made by `assemble`, once at the start and once a reload; reque
 one they began with.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator
@@ -20,6 +21,7 @@ from router.admin import Admin
 from router.application import make_application
 from router.attempt import Attempts
 from router.catalogue import Catalogue
+from router.choice_metrics import ChoiceMetrics
 from router.completions import Completions
 from router.config import RouterConfig
 from router.discovery.amendments import MemoryStore
@@ -32,6 +34,7 @@ from router.discovery.roster import Roster
 from router.discovery.state_file import StateFile
 from router.exchange import RequestIds
 from router.faults import Faults
+from router.features_log import FeaturesLogs
 from router.fleet import Fleet
 from router.governance.admin_guard import AdminGuard
 from router.governance.governance import Governance
@@ -40,16 +43,20 @@ from router.governance.meters import GovernanceMeters
 from router.governance.opening import GovernanceFiles, open_files, read_admin_digest, read_keys
 from router.governance.prices import Prices
 from router.governance.usage_api import UsageApi
+from router.grades import Grades
 from router.health import HealthMonitor
 from router.input_size import InputSizes
 from router.metrics import RouterMetrics
 from router.minions.leg import Services
 from router.minions.metrics import MinionsMetrics
 from router.minions.virtual_model import VirtualModels
+from router.model_choice import ModelChoice
+from router.model_standing import FleetStanding
 from router.output_length import OutputLengths
 from router.policies.planned_weights import PlannedWeights
 from router.policies.registry import default_policy, make_policy
 from router.policy_config import PrefixAwareConfig
+from router.prediction.predictor import Predictor
 from router.prompt_store import PromptStore
 from router.reload import ConfigSource, FixedConfig, Reloader
 from router.replica_choice import ReplicaChoice
@@ -81,6 +88,8 @@ class Lasting:
     files: GovernanceFiles
     metrics_page: MetricsPage
     prompts: PromptStore | None
+    choice_metrics: ChoiceMetrics
+    features_logs: FeaturesLogs
 
 
 class Gateway:
@@ -97,7 +106,9 @@ class Gateway:
             lasting.metrics,
             tell_others=worker.have_all_reload,
         )
-        self._application = assemble(config, lasting, self.reloader)
+        self._application = assemble(
+            config, lasting, self.reloader, make_model_choice(config, lasting)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by the settings in force when the request arrives."""
@@ -108,7 +119,8 @@ class Gateway:
         lasting = self._lasting
         keys = _keys_again(config, lasting.governance)
         replica_keys = _replica_keys(config, has_keys=lasting.governance.has_keys)
-        application = assemble(config, lasting, self.reloader)
+        model_choice = await asyncio.to_thread(make_model_choice, config, lasting)
+        application = assemble(config, lasting, self.reloader, model_choice)
         lasting.governance.replace(keys, Prices(config.models))
         lasting.upstream.configure(config.timeouts, keys=replica_keys)
         lasting.monitor.configure(config.health)
@@ -118,7 +130,9 @@ class Gateway:
         self._application = application
 
 
-def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGIApp:
+def assemble(
+    config: RouterConfig, lasting: Lasting, reloader: Reloader, model_choice: ModelChoice | None
+) -> ASGIApp:
     """Return the application that follows from the settings; nothing that lasts is changed."""
     fleet, monitor, upstream = lasting.fleet, lasting.monitor, lasting.upstream
     choice = replica_choice(config, lasting)
@@ -149,6 +163,7 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
         lasting.governance,
         prompts=lasting.prompts,
         max_body_bytes=limit,
+        model_choice=model_choice,
     )
     adapters = Adapters(
         fleet,
@@ -162,9 +177,10 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
     )
     replicas = ReplicaCommands(fleet, lasting.roster, max_body_bytes=limit)
     governance = lasting.governance
-    catalogue = Catalogue(fleet, monitor, virtual, governance)
+    pools = {} if model_choice is None else model_choice.members
+    catalogue = Catalogue(fleet, monitor, virtual, governance, pools=pools)
     usage = UsageApi(governance, lasting.files.accounts, lasting.files.store)
-    routes = Admin(replicas, reloader, usage).routes()
+    routes = Admin(replicas, reloader, usage, _grades(config)).routes()
     application = make_application(completions, adapters, catalogue, lasting.metrics_page, routes)
     admin_digest = read_admin_digest(config)
     has_keys = governance.has_keys
@@ -266,13 +282,18 @@ async def _opened(
             files=files,
             metrics_page=metrics_page,
             prompts=_prompts(config, closing),
+            choice_metrics=ChoiceMetrics(metrics.registry),
+            features_logs=FeaturesLogs(),
         )
         gateway = Gateway(config, lasting, source, worker)
         async with (
             following(config, roster, lasting.discovery, gateway.reloader),
             monitor.running(),
         ):
-            yield gateway
+            try:
+                yield gateway
+            finally:
+                lasting.features_logs.close()
 
 
 def _governance(config: RouterConfig, files: GovernanceFiles, metrics: RouterMetrics) -> Governance:
@@ -316,3 +337,30 @@ def _prompts(config: RouterConfig, closing: AsyncExitStack) -> PromptStore | Non
 
 def _weighted_models(config: RouterConfig) -> list[str]:
     return [model.name for model in config.models if model.weights]
+
+
+def make_model_choice(config: RouterConfig, lasting: Lasting) -> ModelChoice | None:
+    """Return the choice among models that the settings ask for; it reads the predictor's file.
+
+    Raises:
+        StartError: If pools and predictor do not fit together, or the features log cannot be opened.
+        PredictorFileError: If the predictor cannot be read.
+    """
+    choice = config.model_choice
+    if choice is None:
+        return None
+    path = choice.features_path
+    return ModelChoice(
+        choice,
+        config.models,
+        None if choice.predictor is None else Predictor.load(choice.predictor),
+        FleetStanding(lasting.fleet, lasting.lengths, monotonic=time.monotonic),
+        lasting.choice_metrics,
+        None if path is None else lasting.features_logs.at(path, int(choice.features_log_bytes)),
+    )
+
+
+def _grades(config: RouterConfig) -> Grades | None:
+    if config.model_choice is None:
+        return None
+    return Grades(config.model_choice.grades, max_body_bytes=int(config.max_body_bytes))

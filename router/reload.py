@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from planner.errors import DocumentError
 from router.config import RouterConfig
-from router.errors import ReloadRefusedError
+from router.errors import PredictorFileError, ReloadRefusedError, StartError
 from router.metrics import RouterMetrics
 
 NEEDS_RESTART = (
@@ -100,8 +100,8 @@ class Reloader:
         Args:
             config: What the process started with.
             file: Where settings are read again.
-            apply: Puts a configuration in force, or raises `DocumentError` before it has changed
-                anything.
+            apply: Puts a configuration in force, or raises `DocumentError`, `StartError` or
+                `PredictorFileError` before it has changed anything.
             metrics: Counts.
             tell_others: Has the other workers, if there are any, read the file too.
         """
@@ -123,7 +123,7 @@ class Reloader:
             try:
                 config = await asyncio.to_thread(self._file.read)
                 await self._apply(config)
-            except DocumentError as error:
+            except (DocumentError, StartError, PredictorFileError) as error:
                 self._metrics.reloaded("refused")
                 logger.error("reload refused cause=%s problem=%s", cause, error)
                 raise ReloadRefusedError(str(error)) from None

@@ -20,9 +20,12 @@ The planner reads these lines as a workload. Fields of schema 1:
 - `status`: the HTTP status; the code of the error event for a stream that broke; 499 where the
   client left first.
 - `retries`: how often the request went to another replica.
+- `choice`: only where the client named a pool: the `pool`, the `reason` of the pick, and the `goals`,
+  goal to weight.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +57,11 @@ class RequestRecord:
     """Where several models took part; otherwise the model's price tells."""
     has_legs: bool = False
     """Whether requests to replicas were made in its place; they have the lines, and it has none."""
+    choice: Mapping[str, object] | None = None
 
     def line(self, *, ended_at: float) -> str:
         """Return the record as one line of JSON, without the line end."""
-        content = {
+        content: dict[str, object] = {
             "schema_version": SCHEMA_VERSION,
             "arrival_unix_seconds": self.arrival_unix_seconds,
             "request_id": self.request_id,
@@ -74,6 +78,8 @@ class RequestRecord:
             "status": self.status,
             "retries": self.num_retries,
         }
+        if self.choice is not None:
+            content["choice"] = self.choice
         return json.dumps(content, separators=(",", ":"))
 
     @property
