@@ -19,6 +19,7 @@ from router.exchange import (
 )
 from router.governance.admission import Admission
 from router.governance.governance import Governance
+from router.governance.tenant import Tenant
 from router.metrics import RouterMetrics
 from router.minions.virtual_model import VirtualModels
 from router.prompt_store import PromptStore
@@ -78,7 +79,7 @@ class Completions:
             relay.headers.extend(admission.headers)
             if self._prompts is not None:
                 self._prompts.keep(record, call.query)
-            await self._answer(call, receive, send, relay, record)
+            await self._answer(call, tenant, receive, send, relay, record)
         except ClientGoneError as error:
             record.status = status_of(error)
         except RouterError as error:
@@ -96,10 +97,16 @@ class Completions:
         return read_call(body, target=target(scope), headers=headers_for_replica(scope))
 
     async def _answer(
-        self, call: Call, receive: Receive, send: Send, relay: Relay, record: RequestRecord
+        self,
+        call: Call,
+        tenant: Tenant,
+        receive: Receive,
+        send: Send,
+        relay: Relay,
+        record: RequestRecord,
     ) -> None:
         if self._virtual.takes(call.query.model):
-            await self._virtual.answer(call, record, receive, send)
+            await self._virtual.answer(call, tenant, record, receive, send)
             return
         async with cancelled_when_client_leaves(receive):
             answer = await self._router.route(call, record)
