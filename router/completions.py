@@ -83,10 +83,10 @@ class Completions:
             plan = self._plan(call, scope, tenant, record)
             call = plan.call
             admission = self._governance.admit(tenant, call.query)
-            relay.headers.extend([*admission.headers, *plan.headers()])
+            relay.headers.extend(admission.headers)
             if self._prompts is not None:
                 self._prompts.keep(record, call.query)
-            await self._answer(call, receive, send, relay, record, tenant.allows)
+            await self._answer(plan, tenant, receive, send, relay, record)
         except ClientGoneError as error:
             record.status = status_of(error)
         except RouterError as error:
@@ -105,19 +105,22 @@ class Completions:
 
     async def _answer(
         self,
-        call: Call,
+        plan: ModelPlan,
+        tenant: Tenant,
         receive: Receive,
         send: Send,
         relay: Relay,
         record: RequestRecord,
-        allows: Callable[[str], bool],
     ) -> None:
+        call = plan.call
         if self._virtual.takes(call.query.model):
-            await self._virtual.answer(call, record, receive, send)
+            await self._virtual.answer(call, tenant, record, receive, send)
             return
+        names = plan.models or self._router.models_for(call.query.model)
+        models = [name for name in names if tenant.allows(name)]
         async with cancelled_when_client_leaves(receive):
-            models = [each for each in self._router.models_for(call.query.model) if allows(each)]
             with await self._router.route(call, record, models=models) as answer:
+                relay.headers.extend(plan.headers(answer.model))
                 try:
                     await relay.pass_on(answer.reply, withhold_usage=call.withholds_usage)
                 finally:

@@ -338,7 +338,7 @@ class LegError(RouterError):
 
     def __init__(self, model: str, problem: str, *, said: str = "") -> None:
         """Name the model and the problem; what its replica `said` is no part of the message."""
-        super().__init__(f"model {_short(model)} gave no answer: {problem}; try again later")
+        super().__init__(f"model {_short(model)} gave no answer: {problem}")
         self.model = model
         self.problem = problem
         self.said = said

@@ -61,8 +61,8 @@ class Chat:
         for number in range(1, self._config.max_rounds + 1):
             self._tell(f"turn {number}")
             turn = await self._turn(question, is_last=False)
-            if turn.decision == "final" and turn.answer:
-                return turn.answer
+            if turn.decision == "final" and turn.answer and self._exchanges:
+                return turn.answer  # never before the document was asked at all
             try:
                 await self._ask_local(text, turn.message or question)
             except LegError:

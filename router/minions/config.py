@@ -76,6 +76,9 @@ class MinionsConfig(StrictModel):
     """From here on a text part of a message is a document."""
     json_mode: Literal["json_schema", "json_object", "none"] = "json_schema"
     """The `response_format` asked of both models; `none` where a server has neither."""
+    text_characters: Annotated[int, Field(ge=10)] | None = None
+    """Longest text in a model's JSON, held by the schema (`maxLength`, and `maxItems` of tasks): for
+    small models that begin a text and do not end it. Without it the schemas bound nothing."""
     shield: ShieldConfig = ShieldConfig()
     """What is hidden from the remote model; nothing by default."""
 

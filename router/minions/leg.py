@@ -18,6 +18,7 @@ from router.error_answers import status_of
 from router.errors import LegError, RouterError
 from router.metrics import RouterMetrics
 from router.minions.asking import Message, Reply, Schema
+from router.minions.bounded_schema import bounded
 from router.minions.config import MinionsConfig
 from router.traffic_log import RequestRecord, TrafficLog
 from router.usage import UNKNOWN, read_usage
@@ -62,7 +63,7 @@ class Leg:
         """Take the request it is part of, its headers for replicas, and its sampling fields."""
         self._model = model
         self._services = services
-        self._json_mode = config.json_mode
+        self._config = config
         self._parent = parent
         self._headers = headers
         self._sampling = sampling
@@ -109,11 +110,17 @@ class Leg:
         finally:
             answer.close()
         if record.status != 200:
-            raise LegError(self._model, f"answered {record.status}", said=_said(content))
+            raise LegError(
+                self._model,
+                f"a replica answered {record.status}; look at what it logs",
+                said=_said(content),
+            )
         reply = _read_reply(content, record)
         if reply is None:
             record.status = 502
-            raise LegError(self._model, "the answer is no chat completion")
+            raise LegError(
+                self._model, "a replica's answer is no chat completion; look at what serves it"
+            )
         return reply
 
     def _call(self, messages: Sequence[Message], max_tokens: int, schema: Schema | None) -> Call:
@@ -123,8 +130,8 @@ class Leg:
             "max_tokens": max_tokens,
             **self._sampling,
         }
-        if schema is not None and self._json_mode != "none":
-            fields["response_format"] = _response_format(self._json_mode, schema)
+        if schema is not None and self._config.json_mode != "none":
+            fields["response_format"] = _response_format(self._config, schema)
         return Call(
             target=TARGET,
             headers=self._headers,
@@ -134,9 +141,11 @@ class Leg:
         )
 
 
-def _response_format(mode: str, schema: Schema) -> dict[str, object]:
-    if mode == "json_object":
+def _response_format(config: MinionsConfig, schema: Schema) -> dict[str, object]:
+    if config.json_mode == "json_object":
         return {"type": "json_object"}
+    if config.text_characters is not None:
+        schema = bounded(schema, text_characters=config.text_characters, max_items=config.max_tasks)
     return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
 
 

@@ -88,61 +88,6 @@ class Bounds:
     num_earlier_tasks: int = 0
 
 
-PLAN_SCHEMA: dict[str, object] = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["tasks", "fold"],
-    "properties": {
-        "tasks": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["task", "advice", "chunks"],
-                "properties": {
-                    "task": {"type": "string"},
-                    "advice": {"type": "string"},
-                    "chunks": {
-                        "anyOf": [
-                            {
-                                "type": "object",
-                                "additionalProperties": False,
-                                "required": ["kind"],
-                                "properties": {"kind": {"const": "all"}},
-                            },
-                            {
-                                "type": "object",
-                                "additionalProperties": False,
-                                "required": ["kind", "first", "last"],
-                                "properties": {
-                                    "kind": {"const": "range"},
-                                    "first": {"type": "integer"},
-                                    "last": {"type": "integer"},
-                                },
-                            },
-                            {
-                                "type": "object",
-                                "additionalProperties": False,
-                                "required": ["kind", "query", "top_k"],
-                                "properties": {
-                                    "kind": {"const": "retrieve"},
-                                    "query": {"type": "string"},
-                                    "top_k": {"type": "integer"},
-                                },
-                            },
-                        ]
-                    },
-                    "earlier": {"type": "array", "items": {"type": "integer"}},
-                },
-            },
-        },
-        "fold": {"enum": ["by_task", "by_chunk"]},
-    },
-}
-"""What the remote's server is asked to hold it to; `read_plan` judges all the same."""
-
-
 def read_plan(text: str) -> Plan:
     """Return the task list in a reply; words and a code fence around it are passed over.
 

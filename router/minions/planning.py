@@ -10,7 +10,6 @@ from router.minions.config import MinionsConfig
 from router.minions.outcome import EndedError, Result
 from router.minions.plan import (
     MAX_TASK_CHARACTERS,
-    PLAN_SCHEMA,
     AllChunks,
     Bounds,
     Plan,
@@ -21,6 +20,7 @@ from router.minions.plan import (
     choose_chunks,
     read_plan,
 )
+from router.minions.plan_schema import plan_schema
 from router.minions.remote_desk import RemoteDesk
 from router.minions.retrieval import Retrieval
 
@@ -109,7 +109,9 @@ class Planning:
                 lambda text: self._checked(read_plan(text), bounds),
                 messages,
                 max_tokens=self._config.plan_answer_tokens,
-                schema=PLAN_SCHEMA,
+                schema=plan_schema(
+                    num_chunks=len(self._chunks), num_earlier_tasks=bounds.num_earlier_tasks
+                ),
             )
         except TooManyJobsError:
             raise EndedError(Result.JOB_LIMIT) from None

@@ -14,7 +14,9 @@ from router.minions.config import ShieldConfig
 
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _IBAN = re.compile(r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}\b")
-_PHONE = re.compile(r"(?<![\w.])(?:\+|00)?[0-9](?:[ ()/-]{0,2}[0-9]){7,14}(?![\w.]?[0-9])")
+_PHONE = re.compile(
+    r"(?<![\w.])(?![0-9]{4}-[0-9]{2}-[0-9]{2}\b)(?:\+|00)?[0-9](?:[ ()/-]{0,2}[0-9]){7,14}(?![\w.]?[0-9])"
+)
 _PLACEHOLDER = re.compile(r"\[(?:EMAIL|IBAN|PHONE)-[0-9]{1,9}\]")
 
 

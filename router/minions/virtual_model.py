@@ -12,9 +12,16 @@ from starlette.types import Receive, Send
 from router.call import Call
 from router.config import ModelConfig
 from router.error_answers import status_of
-from router.errors import ClientGoneError, ParameterError, RouterError, UnknownModelError
+from router.errors import (
+    ClientGoneError,
+    ModelForbiddenError,
+    ParameterError,
+    RouterError,
+    UnknownModelError,
+)
 from router.exchange import cancelled_when_client_leaves, send_whole
 from router.fleet import Fleet
+from router.governance.tenant import Tenant
 from router.minions.accounting import Ledger, Price, Side
 from router.minions.answers import Answered
 from router.minions.config import MinionsConfig
@@ -75,14 +82,19 @@ class VirtualModels:
             for name in names
         }
 
-    async def answer(self, call: Call, record: RequestRecord, receive: Receive, send: Send) -> None:
-        """Answer one request; its body has been read.
+    async def answer(
+        self, call: Call, tenant: Tenant, record: RequestRecord, receive: Receive, send: Send
+    ) -> None:
+        """Answer one request; its body has been read, and the tenant let in by the virtual name.
 
         Raises:
             RouterError: If there is no answer and nothing has been sent.
         """
         name = self._find(call)
         record.model = name.model
+        for model in (name.local, name.remote):
+            if not tenant.allows(model):
+                raise ModelForbiddenError(model, tenant.models or ())
         part_bytes = self._config.document_part_bytes
         request = read_request(call.query.fields, document_part_bytes=part_bytes)
         check_length(name, request, self._config, self._context_tokens(name.local))

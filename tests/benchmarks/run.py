@@ -29,6 +29,7 @@ BENCHMARKS = {
     "scheduling": "virtual time to a target loss: synchronous, FedCompass, FedBuff, FedAST; 5,000 clients",
     "routing-quality": "picks of the router's predictor beside best single, random, oracle, kNN; needs DATA=path",
     "prefix-routing": "prefix-aware against round robin and the rest, emulated replicas in virtual time",
+    "minions": "remote tokens of MinionS against the whole document, planted facts, scripted models",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }
 RESULTS = Path("runs") / "benchmarks"
