@@ -29,7 +29,7 @@ from router.discovery.following import following
 from router.discovery.member import configured_members
 from router.discovery.roster import Roster
 from router.discovery.state_file import StateFile
-from router.exchange import RequestIds
+from router.exchange import DataPath, RequestIds
 from router.fleet import Fleet
 from router.governance.admin_guard import AdminGuard
 from router.governance.governance import Governance
@@ -156,7 +156,8 @@ def assemble(config: RouterConfig, lasting: Lasting, reloader: Reloader) -> ASGI
     application = make_application(completions, adapters, catalogue, lasting.metrics_page, routes)
     admin_digest = read_admin_digest(config)
     has_keys = governance.has_keys
-    return RequestIds(AdminGuard(application, admin_digest=admin_digest, has_keys=has_keys))
+    others = AdminGuard(application, admin_digest=admin_digest, has_keys=has_keys)
+    return RequestIds(DataPath(completions, others))
 
 
 def replica_choice(config: RouterConfig, lasting: Lasting) -> ReplicaChoice:
