@@ -5,6 +5,7 @@ Both route to the same four mock replicas, ask for a key and log each request as
 
 import json
 import os
+import random
 import socket
 import subprocess
 import time
@@ -135,9 +136,12 @@ def write_request(path: Path, **fields: object) -> int:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that no one else is given meanwhile: below those the kernel hands out."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise RivalError("no free port between 20000 and 30000")
 
 
 def _await_listener(port: int, process: "subprocess.Popen[bytes]") -> None:
