@@ -5,8 +5,7 @@ import json
 import math
 import re
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +13,8 @@ from router.error_answers import error_body, status_of
 from router.errors import BodyTooLargeError, ClientGoneError, LimitError, RouterError, StoppingError
 
 RawHeaders = list[tuple[bytes, bytes]]
+
+COMPLETION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 _ANY_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _PER_CONNECTION = frozenset(
@@ -61,11 +62,40 @@ class RequestIds:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
+                scope["router.has_begun"] = True
                 headers = [*message.get("headers", ()), (b"x-request-id", own.encode("latin-1"))]
                 message = {**message, "headers": headers}
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+class DataPath:
+    """Takes completion requests past the routing, middleware and objects of everything else.
+
+    They cost a tenth of a completion's processor time.
+    """
+
+    def __init__(self, completions: ASGIApp, application: ASGIApp) -> None:
+        """Give `completions` the requests to COMPLETION_PATHS, `application` all others."""
+        self._completions = completions
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the inner application; a bug in `completions` is answered and raised again."""
+        if (
+            scope["type"] != "http"
+            or scope["method"] != "POST"
+            or scope["path"] not in COMPLETION_PATHS
+        ):
+            await self._application(scope, receive, send)
+            return
+        try:
+            await self._completions(scope, receive, send)
+        except Exception:
+            if "router.has_begun" not in scope:
+                await send_error(send, RouterError("internal error; see the router's log"))
+            raise
 
 
 def request_id(scope: Scope) -> str:
@@ -132,33 +162,47 @@ async def read_body(scope: Scope, receive: Receive, *, max_body_bytes: int) -> b
             return b"".join(pieces)
 
 
-@asynccontextmanager
-async def cancelled_when_client_leaves(receive: Receive) -> AsyncGenerator[None]:
-    """Cancel the block when the client disconnects; the request's body must have been read.
+def cancelled_when_client_leaves(receive: Receive) -> "ClientWatch":
+    """Return a block that is cancelled when the client disconnects.
 
-    Raises:
+    The request's body must have been read. The block raises:
+
         ClientGoneError: If that happened.
         StoppingError: If the server cancelled the request, which it does when it stops.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    is_gone = False
+    return ClientWatch(receive)
 
-    async def watch() -> None:
-        nonlocal is_gone
-        while (await receive())["type"] != "http.disconnect":
+
+class ClientWatch:
+    """What `cancelled_when_client_leaves` returns; entered once."""
+
+    __slots__ = ("_is_gone", "_receive", "_task", "_watcher")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._is_gone = False
+
+    async def __aenter__(self) -> None:
+        """Begin to watch."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        """Stop watching, and tell why the block was cancelled."""
+        self._watcher.cancel()
+        if kind is asyncio.CancelledError:
+            self._task.uncancel()
+            raise (ClientGoneError if self._is_gone else StoppingError) from None
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
-        is_gone = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        task.uncancel()
-        raise (ClientGoneError if is_gone else StoppingError) from None
-    finally:
-        watcher.cancel()
+        self._is_gone = True
+        self._task.cancel()
 
 
 async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:

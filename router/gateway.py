@@ -32,7 +32,7 @@ from router.discovery.following import following
 from router.discovery.member import configured_members
 from router.discovery.roster import Roster
 from router.discovery.state_file import StateFile
-from router.exchange import RequestIds
+from router.exchange import DataPath, RequestIds
 from router.faults import Faults
 from router.features_log import FeaturesLogs
 from router.fleet import Fleet
@@ -184,7 +184,8 @@ def assemble(
     application = make_application(completions, adapters, catalogue, lasting.metrics_page, routes)
     admin_digest = read_admin_digest(config)
     has_keys = governance.has_keys
-    return RequestIds(AdminGuard(application, admin_digest=admin_digest, has_keys=has_keys))
+    others = AdminGuard(application, admin_digest=admin_digest, has_keys=has_keys)
+    return RequestIds(DataPath(completions, others))
 
 
 def replica_choice(config: RouterConfig, lasting: Lasting) -> ReplicaChoice:

@@ -17,6 +17,7 @@ from router.config import RouterConfig
 from router.errors import StartError
 from router.gateway import open_gateway
 from router.governance.opening import GovernanceFiles, open_files, read_keys
+from router.joined_writes import JoinedWritesProtocol
 from router.reload import ConfigSource
 from router.traffic_log import TrafficLog, open_traffic_log
 from router.workers.supervisor import Supervisor, Ties
@@ -141,7 +142,7 @@ async def _serve(service: _Service) -> None:
         server = _server(
             uvicorn.Config(
                 application,
-                http="httptools",
+                http=JoinedWritesProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

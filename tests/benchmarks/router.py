@@ -19,7 +19,13 @@ from benchmarks.router_contestants import (
     motley_router,
     write_request,
 )
-from benchmarks.router_programs import Load, compile_programs, mock_replicas, run_load
+from benchmarks.router_programs import (
+    Load,
+    compile_programs,
+    mock_replicas,
+    raised_priority,
+    run_load,
+)
 from benchmarks.router_table import show
 
 RATE = 500.0
@@ -39,18 +45,19 @@ def run() -> dict[str, object]:
         compile_programs(folder)
         prompt_bytes = write_request(folder / "whole.http")
         write_request(folder / "stream.http", stream=True)
-        with mock_replicas(folder, num_chunks=NUM_CHUNKS, interval_seconds=CHUNK_SECONDS) as ports:
-            ceiling = _saturate(folder, ports[0])
-            with motley_router(folder, ports) as proxy:
+        with mock_replicas(folder, num_chunks=NUM_CHUNKS, interval_seconds=CHUNK_SECONDS) as mock:
+            ceiling = _saturate(folder, mock.ports[0])
+            with motley_router(folder, mock.ports) as proxy:
                 ours = _throughput(folder, proxy)
-                latency = _added_latency(folder, proxy, ports[0])
+                with raised_priority(proxy.pid, mock.pid) as is_raised:
+                    latency = _added_latency(folder, proxy, mock.ports[0])
                 streams = _streams(folder, proxy)
-            rival = _litellm(folder, ports)
+            rival = _litellm(folder, mock.ports)
     figures: dict[str, object] = {
         "prompt_bytes": prompt_bytes,
         "mock_requests_per_second": ceiling.done / ceiling.seconds,
         "motley": ours,
-        "latency": latency,
+        "latency": latency | {"priority_was_raised": is_raised},
         "streams": streams,
         "litellm": rival,
     }
@@ -157,7 +164,8 @@ def _streams(folder: Path, proxy: Proxy) -> dict[str, object]:
 def _litellm(folder: Path, ports: list[int]) -> dict[str, object]:
     try:
         with litellm_proxy(litellm(), folder, ports) as proxy:
-            return _throughput(folder, proxy, is_loose=True)
+            figures = _throughput(folder, proxy, is_loose=True)
+            return figures if figures["per_processor_second"] else {"problem": "no right answer"}
     except RivalError as error:
         return {"problem": str(error)}
 

@@ -3,8 +3,10 @@
 Both route to the same four mock replicas, ask for a key and log each request as a JSON line.
 """
 
+import hashlib
 import json
 import os
+import random
 import socket
 import subprocess
 import time
@@ -65,11 +67,25 @@ class Proxy:
 
 @contextmanager
 def motley_router(folder: Path, ports: list[int]) -> Iterator[Proxy]:
-    """Yield `motley route` in its default configuration with what the issue asks to be on."""
-    path, log = folder / "router.yaml", folder / "traffic.jsonl"
+    """Yield `motley route` as it is by default, with one key under every kind of limit, and a log."""
+    path, keys, log = folder / "router.yaml", folder / "keys.yaml", folder / "traffic.jsonl"
     replicas = [{"url": f"http://127.0.0.1:{port}"} for port in ports]
-    models = [{"name": MODEL, "replicas": replicas}]
-    path.write_text(json.dumps({"port": 0, "models": models, "traffic_log": str(log)}))
+    prices = {"price_input_usd_per_million": 0.05, "price_output_usd_per_million": 0.2}
+    settings = {
+        "port": 0,
+        "models": [{"name": MODEL, "replicas": replicas, **prices}],
+        "governance": {"keys_file": str(keys), "usage_file": str(folder / "usage.sqlite")},
+        "traffic_log": str(log),
+    }
+    path.write_text(json.dumps(settings))
+    limits = {
+        "requests_per_minute": 10**9,
+        "tokens_per_minute": 10**9,
+        "budgets": [{"per": "day", "usd": 1e6}],
+    }
+    client = {"name": "benchmark", "sha256": hashlib.sha256(KEY.encode()).hexdigest(), **limits}
+    keys.write_text(json.dumps({"schema_version": 1, "keys": [client]}))
+    keys.chmod(0o600)
     command = motley_command(["route", str(path)])
     with Server(command, log=folder / "router.log") as server:
         url = server.wait_for_url(START_SECONDS)
@@ -135,9 +151,12 @@ def write_request(path: Path, **fields: object) -> int:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that no one else is given meanwhile: below those the kernel hands out."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise RivalError("no free port between 20000 and 30000")
 
 
 def _await_listener(port: int, process: "subprocess.Popen[bytes]") -> None:
