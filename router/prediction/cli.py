@@ -21,7 +21,14 @@ app = typer.Typer(add_completion=False)
 
 _DataOption = Annotated[
     Path,
-    typer.Option(help="JSON list of {question, scores: {model: 0 to 1}}."),
+    typer.Option(
+        help="JSON list of {question, scores: {model: 0 to 1}}; with --grades, a features log of "
+        "the router."
+    ),
+]
+_GradesOption = Annotated[
+    Path | None,
+    typer.Option(help="Lines of {request_id, model, score} for the requests of a features log."),
 ]
 _PricesOption = Annotated[
     Path | None,
@@ -41,6 +48,7 @@ def run(arguments: list[str]) -> None:
 def train(
     data: _DataOption,
     output: Annotated[Path, typer.Option(help="File to write, such as predictor.npz.")],
+    grades: _GradesOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and draws.")] = 0,
 ) -> None:
     """Fit a predictor of each model's quality; every setting is chosen on held-out folds."""
@@ -48,7 +56,7 @@ def train(
     from router.prediction.predictor_file import write_predictor
     from router.prediction.training import fit
 
-    prompts = _read(data)
+    prompts = _read(data, grades)
     with _progress("choosing settings") as progress:
         predictor = fit(prompts, seed=seed, progress=progress)
     write_predictor(predictor, output)
@@ -61,6 +69,7 @@ def train(
 @app.command()
 def evaluate(
     data: _DataOption,
+    grades: _GradesOption = None,
     prices: _PricesOption = None,
     folds: Annotated[int, typer.Option(min=2, max=50, help="Of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
@@ -80,7 +89,7 @@ def evaluate(
 
     if plot is not None:
         check_plots()
-    prompts = evaluation.complete(_read(data))
+    prompts = evaluation.complete(_read(data, grades))
     costs = _costs(prompts, prices)
     with _progress("folds") as progress:
         outcome = evaluation.cross_validate(
@@ -95,9 +104,10 @@ def evaluate(
     print(report.quality_table({"predictor": (outcome, quality)}))
     for line in report.notes(outcome, quality):
         print(line)
-    texts = [one.question for one in read_graded_prompts(data)]
-    times = time_decisions(fit(prompts), texts, clock=time.process_time)
-    print("\n".join(report.latency_lines(times)))
+    if grades is None:  # a features log holds no text to time decisions about
+        texts = [one.question for one in read_graded_prompts(data)]
+        times = time_decisions(fit(prompts), texts, clock=time.process_time)
+        print("\n".join(report.latency_lines(times)))
     if plot is not None:
         plot.write_bytes(report.front_png(outcome, prompts.models))
         print(f"front drawn in {plot}")
@@ -127,7 +137,11 @@ def explain(
     print(explanation_text(fitted, taken_apart(fitted, prompt, costs=costs, weights=weights)))
 
 
-def _read(data: Path) -> "LabelledPrompts":
+def _read(data: Path, grades: Path | None) -> "LabelledPrompts":
+    if grades is not None:
+        from router.prediction.graded_traffic import read_graded_traffic
+
+        return read_graded_traffic(data, grades)
     from router.prediction.graded_files import read_labelled
 
     with _progress("reading prompts") as progress:
