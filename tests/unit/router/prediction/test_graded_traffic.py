@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graded_prompts import graded_prompts
-from router.features_log import FeaturesLine, FeaturesLog
 
 from router.cli import run
 from router.errors import TrainingDataError
+from router.features_log import FeaturesLine, FeaturesLog
 from router.prediction.features import hash_text
 from router.prediction.graded_traffic import read_graded_traffic
 from router.prediction.predictor import Predictor
