@@ -26,6 +26,7 @@ BENCHMARKS = {
     "federated": "bytes to the same loss: our sparse default, dense FedAvg, ablations, other methods; QUICK=1",
     "federated-time": "virtual time to a loss with real gradients: FedCompass, FedAST; an hour, or QUICK=1",
     "scheduling": "virtual time to a target loss: synchronous, FedCompass, FedBuff, FedAST; 5,000 clients",
+    "tryage": "is the router's pick the model of least loss? 16 tiny adapters; fronts; QUICK=1",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }
 RESULTS = Path("runs") / "benchmarks"
