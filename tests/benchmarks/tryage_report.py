@@ -130,8 +130,7 @@ def _table(front: Front) -> Table:
 
 
 def _plot(fronts: Sequence[Front]) -> bytes:
-    figure = new_figure()
-    figure.set_size_inches(5.5 * len(fronts), 4.2)
+    figure = new_figure(width_inches=5.5 * len(fronts), height_inches=4.2)
     for place, front in enumerate(fronts, start=1):
         axes = figure.add_subplot(1, len(fronts), place)
         axes.plot(front.costs, front.losses, marker="o", label="router, weight rising to the left")
@@ -140,5 +139,4 @@ def _plot(fronts: Sequence[Front]) -> bytes:
         axes.set_ylabel("mean loss, nats a token")
         axes.set_title(f"Goal: {front.goal}")
         axes.legend()
-    figure.tight_layout()
     return png_of(figure)
