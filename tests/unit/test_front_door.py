@@ -71,13 +71,11 @@ def test_a_broken_pipe_is_no_failure():
 
 def test_an_interrupted_command_says_so(monkeypatch, capsys):
     """Ctrl-C inside a command ends with one line and exit code 130, not with success."""
-    import planner.documents
 
     def interrupt(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(planner.documents, "read_document", interrupt)
-    monkeypatch.setattr("planner.fleet.fleet_config.read_document", interrupt, raising=False)
+    monkeypatch.setattr("planner.documents.read_text", interrupt)
     assert motley.main(["route", "any.yaml"]) == 130
     assert capsys.readouterr().err.strip().endswith("motley: error: interrupted")
 
