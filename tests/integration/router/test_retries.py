@@ -80,6 +80,13 @@ async def test_silent_replica_times_out(open_router: OpenRouter) -> None:
         assert (await client.post("/v1/completions", json=STREAM)).status_code == 200
 
 
+async def health_is(client: httpx.AsyncClient, status: int) -> None:
+    """Wait until the router's own health is `status`; a check or two away."""
+    async with asyncio.timeout(30):
+        while (await client.get("/health")).status_code != status:
+            await asyncio.sleep(0.02)
+
+
 async def test_failed_replica_returns_after_a_good_check(open_router: OpenRouter) -> None:
     """A replica out after a failure gets requests again once a check has succeeded."""
     async with (
@@ -88,13 +95,12 @@ async def test_failed_replica_returns_after_a_good_check(open_router: OpenRouter
     ):
         assert (await client.post("/v1/completions", json=BODY)).status_code == 502
         flaky.is_healthy = False
-        await asyncio.sleep(0.3)
+        await health_is(client, 503)
         answer = await client.post("/v1/completions", json=BODY)
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
-        assert (await client.get("/health")).status_code == 503
         flaky.is_healthy, flaky.behaviour = True, "answer"
-        await asyncio.sleep(0.3)
+        await health_is(client, 200)
         assert (await client.post("/v1/completions", json=BODY)).status_code == 200
         assert (await client.get("/health")).json()["models"] == {
             "tiny": {"healthy": 1, "replicas": 1}
