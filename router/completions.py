@@ -10,10 +10,10 @@ from dataclasses import replace
 from starlette.types import Receive, Scope, Send
 
 from router.call import Call, read_call
+from router.client_watch import cancelled_when_client_leaves
 from router.error_answers import status_of
 from router.errors import ClientGoneError, RouterError
 from router.exchange import (
-    cancelled_when_client_leaves,
     headers_for_replica,
     read_body,
     request_id,
@@ -86,7 +86,7 @@ class Completions:
             relay.headers.extend(admission.headers)
             if self._prompts is not None:
                 self._prompts.keep(record, call.query)
-            await self._answer(plan, tenant, receive, send, relay, record)
+            await self._answer(plan, tenant, scope, send, relay, record)
         except ClientGoneError as error:
             record.status = status_of(error)
         except RouterError as error:
@@ -107,18 +107,18 @@ class Completions:
         self,
         plan: ModelPlan,
         tenant: Tenant,
-        receive: Receive,
+        scope: Scope,
         send: Send,
         relay: Relay,
         record: RequestRecord,
     ) -> None:
         call = plan.call
         if self._virtual.takes(call.query.model):
-            await self._virtual.answer(call, tenant, record, receive, send)
+            await self._virtual.answer(call, tenant, record, scope, send)
             return
         names = plan.models or self._router.models_for(call.query.model)
         models = [name for name in names if tenant.allows(name)]
-        async with cancelled_when_client_leaves(receive):
+        async with cancelled_when_client_leaves(scope):
             with await self._router.route(call, record, models=models) as answer:
                 relay.headers.extend(plan.headers(answer.model))
                 try:

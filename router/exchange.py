@@ -1,6 +1,5 @@
-"""The ASGI side of one exchange: headers, request ids, bodies, and clients that leave."""
+"""The ASGI side of one exchange: headers, request ids and bodies."""
 
-import asyncio
 import json
 import math
 import re
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.error_answers import error_body, status_of
-from router.errors import BodyTooLargeError, ClientGoneError, LimitError, RouterError, StoppingError
+from router.errors import BodyTooLargeError, ClientGoneError, LimitError, RouterError
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -160,49 +159,6 @@ async def read_body(scope: Scope, receive: Receive, *, max_body_bytes: int) -> b
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
-
-
-def cancelled_when_client_leaves(receive: Receive) -> "ClientWatch":
-    """Return a block that is cancelled when the client disconnects.
-
-    The request's body must have been read. The block raises:
-
-        ClientGoneError: If that happened.
-        StoppingError: If the server cancelled the request, which it does when it stops.
-    """
-    return ClientWatch(receive)
-
-
-class ClientWatch:
-    """What `cancelled_when_client_leaves` returns; entered once."""
-
-    __slots__ = ("_is_gone", "_receive", "_task", "_watcher")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._is_gone = False
-
-    async def __aenter__(self) -> None:
-        """Begin to watch."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._watcher = asyncio.create_task(self._watch())
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        """Stop watching, and tell why the block was cancelled."""
-        self._watcher.cancel()
-        if kind is asyncio.CancelledError:
-            self._task.uncancel()
-            raise (ClientGoneError if self._is_gone else StoppingError) from None
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._is_gone = True
-        self._task.cancel()
 
 
 async def send_whole(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:

@@ -6,9 +6,7 @@ than anything else a request does here (measured: a quarter of a request's proce
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, cast
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from typing import Any
 
 
 class JoinedWrites(asyncio.Transport):
@@ -70,11 +68,3 @@ class JoinedWrites(asyncio.Transport):
         if pieces and not self._transport.is_closing():
             self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         pieces.clear()
-
-
-class JoinedWritesProtocol(HttpToolsProtocol):
-    """Uvicorn's protocol over such a transport."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection."""
-        super().connection_made(JoinedWrites(cast("asyncio.Transport", transport)))

@@ -1,6 +1,7 @@
 """The listening process: socket, loop, signals."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -13,11 +14,11 @@ import uvloop
 
 from planner import listening
 from planner.errors import DocumentError
+from router.client_protocol import ClientProtocol
 from router.config import RouterConfig
 from router.errors import StartError
 from router.gateway import open_gateway
 from router.governance.opening import GovernanceFiles, open_files, read_keys
-from router.joined_writes import JoinedWritesProtocol
 from router.reload import ConfigSource
 from router.traffic_log import TrafficLog, open_traffic_log
 from router.workers.supervisor import Supervisor, Ties
@@ -142,7 +143,7 @@ async def _serve(service: _Service) -> None:
         server = _server(
             uvicorn.Config(
                 application,
-                http=JoinedWritesProtocol,
+                http=ClientProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -155,6 +156,8 @@ async def _serve(service: _Service) -> None:
             ),
             service.ties,
         )
+        gc.collect()
+        gc.freeze()  # what was loaded stays: a full collection need not visit it, which takes 70 ms
         await server.serve(sockets=[service.listener])
 
 

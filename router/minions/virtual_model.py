@@ -7,9 +7,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from starlette.types import Receive, Send
+from starlette.types import Scope, Send
 
 from router.call import Call
+from router.client_watch import cancelled_when_client_leaves
 from router.config import ModelConfig
 from router.error_answers import status_of
 from router.errors import (
@@ -19,7 +20,7 @@ from router.errors import (
     RouterError,
     UnknownModelError,
 )
-from router.exchange import cancelled_when_client_leaves, send_whole
+from router.exchange import send_whole
 from router.fleet import Fleet
 from router.governance.tenant import Tenant
 from router.minions.accounting import Ledger, Price, Side
@@ -83,7 +84,7 @@ class VirtualModels:
         }
 
     async def answer(
-        self, call: Call, tenant: Tenant, record: RequestRecord, receive: Receive, send: Send
+        self, call: Call, tenant: Tenant, record: RequestRecord, scope: Scope, send: Send
     ) -> None:
         """Answer one request; its body has been read, and the tenant let in by the virtual name.
 
@@ -99,9 +100,9 @@ class VirtualModels:
         request = read_request(call.query.fields, document_part_bytes=part_bytes)
         check_length(name, request, self._config, self._context_tokens(name.local))
         if request.is_stream:
-            await self._answer_stream(name, request, call, record, receive, send)
+            await self._answer_stream(name, request, call, record, scope, send)
             return
-        async with cancelled_when_client_leaves(receive):
+        async with cancelled_when_client_leaves(scope):
             answered = await self._solve(name, request, call, record, lambda _: None)
             record.status = 200
             headers = [
@@ -130,13 +131,13 @@ class VirtualModels:
         request: MinionsRequest,
         call: Call,
         record: RequestRecord,
-        receive: Receive,
+        scope: Scope,
         send: Send,
     ) -> None:
         stream = ProgressStream(send)
         record.is_stream = True
         try:
-            async with cancelled_when_client_leaves(receive):
+            async with cancelled_when_client_leaves(scope):
                 async with stream.open() as tell:
                     answered = await self._solve(name, request, call, record, tell)
                 record.status = 200
