@@ -3,6 +3,7 @@
 import asyncio
 from typing import cast
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.client_watch import Departure
@@ -15,7 +16,8 @@ class ClientProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection."""
         self._departure = Departure()
-        super().connection_made(JoinedWrites(cast("asyncio.Transport", transport)))
+        self._writes = JoinedWrites(cast("asyncio.Transport", transport))
+        super().connection_made(self._writes)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the running request know that its client has left."""
@@ -25,4 +27,9 @@ class ClientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._departure.put_into(self.scope)
+        self._departure.put_into(cast("Scope", self.scope))
+
+    def on_response_complete(self) -> None:
+        """An answer is whole: its client need not wait for what the request still has to note."""
+        self._writes.flush()
+        super().on_response_complete()

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-import uuid
+import secrets
 from collections.abc import Iterable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,7 +56,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         given = header(scope["headers"], b"x-request-id").decode("latin-1")
-        own = given if _ANY_REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        own = given if _ANY_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(16)}"
         scope["router.request_id"] = own
 
         async def send_with_id(message: Message) -> None:

@@ -21,7 +21,7 @@ class JoinedWrites(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data` soon, after what was written before it."""
         if not self._pieces:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._pieces.append(data)
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
@@ -31,7 +31,7 @@ class JoinedWrites(asyncio.Transport):
 
     def close(self) -> None:
         """Close once everything written has been sent."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:
@@ -63,7 +63,8 @@ class JoinedWrites(asyncio.Transport):
         """Return the protocol."""
         return self._transport.get_protocol()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what has been written, now."""
         pieces = self._pieces
         if pieces and not self._transport.is_closing():
             self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))

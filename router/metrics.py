@@ -21,7 +21,8 @@ Replicas that have left have no series any more. What is counted of failures sta
 `fault_metrics.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -39,73 +40,47 @@ class RouterMetrics:
         self.registry = CollectorRegistry()
         """Where the parts of the router register counters of their own."""
         self.registry.register(_Gauges(fleet, sizes))
-        self._picks = Counter(
-            "motley_router_picks",
-            "Attempts at a replica",
-            ["model", "offer", "reason"],
-            registry=self.registry,
+        self._pick = self._counter("picks", "Attempts at a replica", "model", "offer", "reason")
+        self._request = self._counter("requests", "Requests ended", "model", "status")
+        self._emptied = self._counter(
+            "no_candidates", "Attempts without a replica to take them", "model", "filter"
         )
-        self._requests = Counter(
-            "motley_router_requests", "Requests ended", ["model", "status"], registry=self.registry
+        self._prompt = self._counter("prompt_characters", "Characters of prompts sent", "model")
+        self._held = self._counter(
+            "held_characters", "Characters that the replica had been sent before", "model"
         )
-
-        self._emptied = Counter(
-            "motley_router_no_candidates",
-            "Attempts without a replica to take them",
-            ["model", "filter"],
-            registry=self.registry,
-        )
-        self._prompts = Counter(
-            "motley_router_prompt_characters",
-            "Characters of prompts sent",
-            ["model"],
-            registry=self.registry,
-        )
-        self._held = Counter(
-            "motley_router_held_characters",
-            "Characters that the replica had been sent before",
-            ["model"],
-            registry=self.registry,
-        )
-
-        self._reloads = Counter(
-            "motley_router_reloads",
-            "Configurations read again",
-            ["outcome"],
-            registry=self.registry,
-        )
-
-        self._lookups = Counter(
-            "motley_router_lookup_failures",
-            "Lookups without an answer",
-            ["source"],
-            registry=self.registry,
-        )
+        self._reload = self._counter("reloads", "Configurations read again", "outcome")
+        self._lookup = self._counter("lookup_failures", "Lookups without an answer", "source")
 
     def lookup_failed(self, source: str) -> None:
         """Count one lookup that nobody answered."""
-        self._lookups.labels(source).inc()
+        self._lookup(source).inc()
 
     def reloaded(self, outcome: str) -> None:
         """Count one reload."""
-        self._reloads.labels(outcome).inc()
+        self._reload(outcome).inc()
 
     def picked(self, model: str, decision: Decision) -> None:
         """Count one attempt."""
-        self._picks.labels(model, decision.offer or "", decision.reason).inc()
+        self._pick(model, decision.offer or "", decision.reason).inc()
 
     def matched(self, model: str, *, num_characters: int, num_held: int) -> None:
         """Count how much of a prompt the picked replica held."""
-        self._prompts.labels(model).inc(num_characters)
-        self._held.labels(model).inc(num_held)
+        self._prompt(model).inc(num_characters)
+        self._held(model).inc(num_held)
 
     def emptied(self, model: str, filter_name: str) -> None:
         """Count one attempt for which that filter left no replica."""
-        self._emptied.labels(model, filter_name).inc()
+        self._emptied(model, filter_name).inc()
 
     def ended(self, model: str | None, status: int) -> None:
         """Count one request; `model` is None where it does not exist."""
-        self._requests.labels(model or "", status).inc()
+        self._request(model or "", status).inc()
+
+    def _counter(self, name: str, text: str, *labels: str) -> Callable[..., Counter]:
+        """Return what gives the counter of some labels' values, which a plain look-up finds again."""
+        counter = Counter(f"motley_router_{name}", text, labels, registry=self.registry)
+        return cache(counter.labels)
 
 
 class _Gauges(Collector):

@@ -17,15 +17,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from router.client_protocol import ClientProtocol
+
 Behaviour = Literal["answer", "die_before_first_byte", "die_mid_stream", "refuse", "hang"]
 
 
 class LoopbackServer:
     """An ASGI application on a free port of 127.0.0.1, in a task of the running loop."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, http: Literal["httptools"] | type = "httptools") -> None:
         config = uvicorn.Config(
-            app, http="httptools", ws="none", lifespan="off", log_config=None, log_level="critical"
+            app, http=http, ws="none", lifespan="off", log_config=None, log_level="critical"
         )
         self._server = _QuietServer(config)
         self._listener = socket.socket()
@@ -92,8 +94,8 @@ class _QuietServer(uvicorn.Server):
 
 @asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
-    """Yield the address of `app` on a loopback socket."""
-    server = LoopbackServer(app)
+    """Yield the address of `app` on a loopback socket, served as the router serves."""
+    server = LoopbackServer(app, http=ClientProtocol)
     try:
         yield await server.start()
     finally:
