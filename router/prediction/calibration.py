@@ -32,12 +32,16 @@ class Calibration:
 
     def apply(self, losses: Float32) -> Float32:
         """Return calibrated losses. Shape: (num_prompts, num_models)."""
-        result = np.empty_like(losses)
-        for model in range(losses.shape[1]):
-            knots, maps = self.predicted[model], self.observed[model]
-            column = losses[:, model]
-            beyond = column - np.clip(column, knots[0], knots[-1])
-            result[:, model] = np.interp(column, knots, maps) + beyond
+        knots, maps = self.predicted, self.observed
+        within = np.clip(losses, knots[:, 0], knots[:, -1])
+        # The last knot that is not above the loss; a row's repeated last knots are passed over.
+        left = (within[:, :, None] >= knots).sum(axis=2) - 1
+        right = np.minimum(left + 1, knots.shape[1] - 1)
+        models = np.arange(len(knots))
+        width = knots[models, right] - knots[models, left]
+        share = (within - knots[models, left]) / np.where(width > 0, width, 1)
+        risen = maps[models, left] + share * (maps[models, right] - maps[models, left])
+        result: Float32 = (risen + (losses - within)).astype(np.float32, copy=False)
         return result
 
 

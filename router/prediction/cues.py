@@ -52,8 +52,13 @@ _CLASSES = _class_table()
 def cues_of(text: str, content: bytes) -> NDArray[np.float32]:
     """Return the cues of a text that is also given in UTF-8. Shape: (len(CUES),)."""
     num_bytes = max(len(content), 1)
-    counts = np.bincount(_CLASSES[np.frombuffer(content, dtype=np.uint8)], minlength=6)
-    num_words = len(content.split())
+    classes = _CLASSES[np.frombuffer(content, dtype=np.uint8)]
+    counts = np.bincount(classes, minlength=6)
+    is_space = classes == _SPACE
+    # Words begin where no space follows a space; counting takes a tenth of splitting.
+    num_words = int(np.count_nonzero(is_space[:-1] & ~is_space[1:])) + bool(
+        len(is_space) and not is_space[0]
+    )
     num_marks = content.count(b"?")
     return np.array(
         (

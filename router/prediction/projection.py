@@ -51,7 +51,7 @@ class Projection:
         if not length:
             return np.zeros(num_dimensions, dtype=np.float32)
         factors = values * np.float32(self.scale / length)
-        lexical = factors @ self.components[rows, :num_dimensions]
+        lexical = factors @ self.components.take(rows, axis=0)[:, :num_dimensions]
         return lexical.astype(np.float32, copy=False)
 
     def project(
