@@ -55,11 +55,13 @@ def may_be_events(beginning: bytes) -> bool:
 
 def _check_whole(reply: UpstreamReply) -> None:
     try:
-        is_object = isinstance(json.loads(reply.body), dict)
+        content = json.loads(reply.body)
     except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
+        content = None
+    if not isinstance(content, dict):
         raise ReplicaGarbageError(reply.url, "answered 200 with no JSON object")
+    if not isinstance(content.get("choices"), list):
+        raise ReplicaGarbageError(reply.url, "answered 200 with no list of choices")
 
 
 def _check_event(url: str, event: bytes) -> None:

@@ -7,12 +7,16 @@ from starlette.types import Send
 
 from router.attempt import BUSY_STATUS
 from router.error_answers import error_body
-from router.errors import RouterError
+from router.errors import RouterError, StreamBrokenError
 from router.exchange import RawHeaders, headers_for_client, send_error, send_whole
 from router.sse import data_event
 from router.traffic_log import RequestRecord
 from router.upstream import UpstreamReply
 from router.usage import UsageFilter, read_body_usage
+
+LAST_EVENT = b"[DONE]"
+MOST_BLANK_BYTES = 16
+"""What may follow it: line ends."""
 
 
 class Relay:
@@ -73,7 +77,7 @@ class Relay:
             {"type": "http.response.start", "status": reply.status, "headers": headers}
         )
         self._filter = usage_filter
-        chunk = reply.body
+        chunk, tail = reply.body, b""
         while chunk:
             record.last_byte_at = self._monotonic()
             piece = usage_filter.feed(chunk)
@@ -81,7 +85,10 @@ class Relay:
             record.num_text_pieces = usage_filter.num_text_pieces
             if piece:
                 await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            tail = (tail + chunk)[-len(LAST_EVENT) - MOST_BLANK_BYTES :]
             chunk = await reply.read_more()
+        if reply.ends_with_connection and LAST_EVENT not in tail:
+            raise StreamBrokenError(reply.url, "the connection was closed before [DONE]")
         last = usage_filter.finish()
         record.usage = usage_filter.usage
         record.num_text_pieces = usage_filter.num_text_pieces

@@ -80,8 +80,8 @@ class Router:
 
         What fails before its first byte goes to another replica: within the request's time, its
         attempts and the budget of all retries. A replica that fails is suspect until a check passes;
-        one that is busy (429) is left alone for a while. A 500 goes to one more replica, which tells
-        whose fault it was. Where a model's replicas cannot, the next model's are asked; where none
+        one that is busy (429) is left alone for a while. A 500 goes to others, which tell whose
+        fault it was: the request's, if all say so. Where a model's replicas cannot, the next model's are asked; where none
         can, the request waits for a short time for one to come back.
 
         Args:

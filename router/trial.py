@@ -9,9 +9,6 @@ from router.fleet import Filter
 from router.guards import Guards
 from router.traffic_log import RequestRecord
 
-MOST_INTERNAL_ERRORS = 2
-"""A request that so many replicas answer 500 is at fault itself; the first 500 is its answer."""
-
 
 @dataclass(slots=True)
 class Trial:
@@ -46,12 +43,7 @@ class Trial:
 
     def may_try(self, now: float, *, max_attempts: int) -> bool:
         """Return whether another attempt is allowed, wherever it may go."""
-        return (
-            self.num_attempts < max_attempts
-            and not self.is_out_of_budget
-            and len(self.internal_errors) < MOST_INTERNAL_ERRORS
-            and now < self.ends_at
-        )
+        return self.num_attempts < max_attempts and not self.is_out_of_budget and now < self.ends_at
 
     def begin(self, url: str, now: float) -> None:
         """Take note of an attempt."""

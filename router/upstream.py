@@ -46,6 +46,8 @@ class UpstreamReply:
     """Whether it is a stream of server-sent events."""
     body: bytes
     """The whole body, or the first piece of a stream."""
+    ends_with_connection: bool
+    """Whether a stream's end is told by nothing but the end of the connection, which may be a cut."""
     idle_seconds: float
     _exchange: Exchange = field(repr=False)
     _waits_since: float | None = field(default=None, repr=False)
@@ -206,6 +208,7 @@ class Upstream:
                 headers=exchange.headers,
                 is_stream=exchange.is_stream,
                 body=first,
+                ends_with_connection=exchange.ends_with_connection,
                 idle_seconds=self._timeouts.idle_seconds,
                 _exchange=exchange,
             )

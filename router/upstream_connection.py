@@ -28,6 +28,7 @@ class Exchange:
         "_num_bytes",
         "_pieces",
         "_waiter",
+        "ends_with_connection",
         "error",
         "has_begun",
         "headers",
@@ -43,6 +44,8 @@ class Exchange:
         """Names in lower case."""
         self.is_stream = False
         """Whether it is a stream of server-sent events."""
+        self.ends_with_connection = False
+        """Whether only the end of the connection marks the end of the answer."""
         self.has_begun = False
         """Whether a byte of the answer has come."""
         self.is_complete = False
@@ -132,7 +135,6 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_drained",
-        "_ends_with_connection",
         "_exchange",
         "_headers",
         "_is_interim",
@@ -167,7 +169,6 @@ class Connection(asyncio.Protocol):
         self._num_head_bytes = 0
         self._is_interim = False
         self._is_kept = False
-        self._ends_with_connection = False
         self._is_sending = False
         self._is_paused = False
         self._drained: asyncio.Future[None] | None = None
@@ -256,7 +257,7 @@ class Connection(asyncio.Protocol):
         self._resume_sending()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            if error is None and exchange.status and self._ends_with_connection:
+            if error is None and exchange.status and exchange.ends_with_connection:
                 exchange.complete()
             elif isinstance(error, OSError):
                 exchange.fail(error)
@@ -306,7 +307,7 @@ class Connection(asyncio.Protocol):
                 content_type = value
             elif name in (b"content-length", b"transfer-encoding"):
                 has_length = True
-        self._ends_with_connection = not has_length
+        exchange.ends_with_connection = not has_length
         exchange.is_stream = status == 200 and _is_event_stream(content_type)
         exchange.headers = tuple(self._headers)
         exchange.status = status

@@ -51,6 +51,8 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
         JSON + b'Content-Length: 400\r\n\r\n{"choices": [',
         JSON + b'Content-Length: 13\r\n\r\n{"choices": [',
         JSON + b"Content-Length: 4\r\n\r\nnull",
+        JSON + b'Content-Length: 12\r\n\r\n{"ok": true}',
+        JSON + b'Content-Length: 16\r\n\r\n{"choices": 123}',
         JSON + CHUNKED + b'5\r\n{"a":\r\n',
         JSON + CHUNKED + b'zz\r\n{"a":\r\n',
         JSON + b"\r\n" + b'{"choices": [',
@@ -153,6 +155,24 @@ async def test_the_last_replica_is_asked_in_doubt(open_router: OpenRouter) -> No
         assert await metric(client, "breaker_state", replica=only.url) == 0
 
 
+@pytest.mark.parametrize("ending", [b"", b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n"])
+async def test_a_stream_that_only_the_connection_ends_needs_its_last_event(
+    open_router: OpenRouter, ending: bytes
+) -> None:
+    """Without length or chunks a cut looks like an end: the last event tells them apart."""
+    event = b'data: {"choices": [{"index": 0, "text": "a"}]}\n\n'
+    async with (
+        raw_server(EVENTS + b"\r\n" + event + ending) as only,
+        open_router(only, health=SLOW_HEALTH) as client,
+    ):
+        answer = await client.post("/v1/completions", json=STREAM)
+    assert answer.content.startswith(event)
+    if ending:
+        assert answer.content == event + ending
+    else:
+        assert b"closed before [DONE]" in answer.content
+
+
 async def test_a_500_is_blamed_on_the_replica_if_another_one_answers(
     open_router: OpenRouter, read_lines: ReadLines
 ) -> None:
@@ -170,8 +190,8 @@ async def test_a_500_is_blamed_on_the_replica_if_another_one_answers(
     assert {line["replica"] for line in read_lines()} == {good.url}
 
 
-async def test_a_500_of_two_replicas_is_the_requests_own_fault(open_router: OpenRouter) -> None:
-    """Two replicas are asked, no more; the first answer passes and nobody is blamed."""
+async def test_a_500_of_every_replica_is_the_requests_own_fault(open_router: OpenRouter) -> None:
+    """Each is asked once; the first answer passes and nobody is blamed."""
     async with (
         FakeReplica(behaviour="refuse", status=500) as a,
         FakeReplica(behaviour="refuse", status=500) as b,
@@ -181,9 +201,25 @@ async def test_a_500_of_two_replicas_is_the_requests_own_fault(open_router: Open
         answer = await client.post("/v1/completions", json=BODY)
         assert answer.status_code == 500
         assert answer.json()["error"]["message"] == "scripted"
-        assert sum(len(each.requests) for each in (a, b, c)) == 2
+        assert [len(each.requests) for each in (a, b, c)] == [1, 1, 1]
         for each in (a, b, c):
             assert await metric(client, "breaker_state", replica=each.url) == 0
+
+
+async def test_one_replica_that_is_well_answers_for_several_that_say_500(
+    open_router: OpenRouter,
+) -> None:
+    """However many are sick, the one that could have served does."""
+    async with (
+        FakeReplica(behaviour="refuse", status=500) as a,
+        FakeReplica(behaviour="refuse", status=500) as b,
+        FakeReplica(behaviour="refuse", status=500) as c,
+        FakeReplica() as well,
+        open_router(a, b, c, well, health=SLOW_HEALTH) as client,
+    ):
+        answers = [await client.post("/v1/completions", json=BODY) for _ in range(8)]
+        assert [answer.status_code for answer in answers] == [200] * 8
+    assert all(1 <= len(each.requests) <= 3 for each in (a, b, c))  # then the breaker is open
 
 
 async def test_a_busy_replica_is_left_alone(open_router: OpenRouter) -> None:

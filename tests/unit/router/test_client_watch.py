@@ -21,7 +21,8 @@ async def test_a_leaving_client_ends_the_block() -> None:
         async with cancelled_when_client_leaves(scope_of(departure)):
             await asyncio.sleep(10)
     task = asyncio.current_task()
-    assert task is not None and task.cancelling() == 0
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 async def test_a_client_that_left_before_ends_it_at_once() -> None:
