@@ -99,10 +99,11 @@ class Attempts:
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                guard.waiting.add(limit)
+                self._guards.awaits(guard, limit)
                 reply = await self._upstream.send(
                     url, call.target, headers=call.headers, body=call.body
                 )
+                self._guards.heard(guard)
                 await check_answer(reply)
         except BaseException as error:
             lease.release()

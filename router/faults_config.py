@@ -46,9 +46,10 @@ class BreakerConfig(StrictModel):
     """Ended attempts before the share counts; the window holds ten times as many at the most."""
     window_seconds: Positive = 30.0
     """How far back the share looks."""
-    open_seconds: Positive = 5.0
-    """How long it stays open the first time; then one request is let through as a probe."""
-    max_open_seconds: Positive = 60.0
+    open_seconds: Positive = 1.0
+    """How long it stays open the first time; then one request is let through as a probe. A probe that
+    fails costs a retry; a replica kept out after it is well costs the others its load."""
+    max_open_seconds: Positive = 30.0
     """Each probe that fails doubles the time, up to this one."""
 
     @model_validator(mode="after")

@@ -6,7 +6,10 @@ checks pass and attempts go on failing, the breaker opens. A 429 sets the replic
 its `Retry-After` says. What is set aside, suspected or broken is asked after all others.
 
 A guard also knows the attempts that wait for a first byte, so that they can leave a replica which a
-check has found dead, instead of waiting out their time there.
+check has found dead, instead of waiting out their time there. Where many wait and none has got its
+first byte for a second, the replica is suspect too: a stopped process takes whatever it is sent, and
+would be given all there is while the others' breakers are open. One that only works on long answers
+passes its check within milliseconds.
 """
 
 import asyncio
@@ -22,11 +25,14 @@ logger = logging.getLogger(__name__)
 
 LEAVE = 0.0
 """The end set to the time limit of an attempt that is to leave: long past on any loop's clock."""
+SILENT_SECONDS = 1.0
+SILENT_ATTEMPTS = 8
+"""A replica is doubted where so many attempts wait and so long none of them has come to anything."""
 
 
 @dataclass(slots=True)
 class Guard:
-    """One replica's; only `Guards` and `Ticket` change it."""
+    """One replica's; only this module and the attempts that wait change it."""
 
     breaker: Breaker
     is_suspect: bool = False
@@ -36,6 +42,8 @@ class Guard:
     """When the last check began that it passed; monotonic seconds."""
     waiting: set[asyncio.Timeout] = field(default_factory=set)
     """Time limits of the attempts without a first byte yet."""
+    silent_since: float = float("-inf")
+    """When an answer last began, or the first of those that wait."""
 
     def is_calm(self, now: float) -> bool:
         """Return whether nothing speaks against it."""
@@ -119,6 +127,27 @@ class Guards:
     def begin(self, url: str) -> Ticket:
         """Take note of an attempt."""
         return Ticket(url, self.of(url), self._note_trouble)
+
+    def awaits(self, guard: Guard, limit: asyncio.Timeout) -> None:
+        """Take note of an attempt that begins to wait for its first byte."""
+        if not guard.waiting:
+            guard.silent_since = self._monotonic()
+        guard.waiting.add(limit)
+
+    def heard(self, guard: Guard) -> None:
+        """Take note that an answer has begun."""
+        guard.silent_since = self._monotonic()
+
+    def is_silent(self, url: str) -> bool:
+        """Return whether a replica has just become suspect because it does not answer anyone."""
+        guard = self.of(url)
+        now = self._monotonic()
+        if len(guard.waiting) < SILENT_ATTEMPTS or now - guard.silent_since < SILENT_SECONDS:
+            return False
+        guard.is_suspect = True
+        guard.silent_since = now  # the next check not before another second of silence
+        self._troubled.add(url)
+        return True
 
     def barred(self) -> frozenset[str]:
         """Return the replicas that should get no request now."""

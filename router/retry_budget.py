@@ -5,7 +5,9 @@ adds `fraction` to a credit that fades with a time constant of ten seconds; besi
 that fills at `floor_per_second` and holds ten seconds of it. A retry takes one from the credit or,
 where there is less than one, from the bucket. So retries never exceed
 
-    fraction x requests + floor_per_second x (10 + seconds passed).
+    fraction x requests + floor_per_second x (10 + seconds passed)
+
+besides those of requests that a replica held when checks found it down, which multiply no load.
 """
 
 import math

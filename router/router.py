@@ -152,7 +152,8 @@ class Router:
         return bool(self._fleet.candidates(query.model, excluding=excluding, demand=demand))
 
     def _afford(self, trial: Trial) -> bool:
-        if self._budget.withdraw():
+        # What a dead replica held is asked again free of charge: nobody works on it any more.
+        if trial.reason == "left" or self._budget.withdraw():
             return True
         trial.is_out_of_budget = True
         self._fault_metrics.refused("budget")
@@ -194,6 +195,9 @@ class Router:
             if self._fleet.find(url) is None:
                 raise ReplicaFailedError(url, "has left the fleet")
             lease = self._choice.lease(choice)
+            if self._guards.is_silent(url):
+                logger.warning("replica silent url=%s", url)
+                self._monitor.check_soon(url)
             answer = await self._attempts.send(
                 lease, call, seconds=seconds, share=seconds / trial.deadline_seconds
             )
