@@ -26,7 +26,7 @@ RouterError
 ├── ClientGoneError           the client closed its connection; logged, never answered
 ├── TooManyUploadsError       as many bodies as may be are on disk
 ├── StoppingError             the router stopped before the answer was complete
-├── NoHealthyReplicaError     the model is known, but none of its replicas is healthy
+├── NoHealthyReplicaError     the model is known, but none of its replicas can be asked
 ├── NoRoomError               healthy replicas of the model are all at their limits
 ├── ReplicasBusyError         every replica of the model has said 429 and is left alone for a while
 ├── ReplicaError              one replica did not answer; another may
@@ -252,13 +252,13 @@ class StoppingError(RouterError):
 
 
 class NoHealthyReplicaError(RouterError):
-    """The model is known, but none of its replicas is healthy."""
+    """The model is known, but checks find its replicas down, or requests fail there."""
 
     def __init__(self, model: str, *, num_replicas: int) -> None:
         """Name the model and how many replicas it has."""
         super().__init__(
-            f"none of the {num_replicas} replicas of model {_short(model)} is healthy "
-            "(filter: health); try again later"
+            f"none of the {num_replicas} replicas of model {_short(model)} can be asked: "
+            "checks or requests fail there (filter: health); try again later"
         )
         self.model = model
         self.num_replicas = num_replicas

@@ -1,9 +1,9 @@
 """What requests have found out about each replica: its breaker, whether it is suspected or busy.
 
 Checks say whether a replica is up (`health.py`); a guard says whether its answers are any good. The
-first failed attempt makes a replica *suspect*: no request goes there until a check has passed. If
-checks pass and attempts go on failing, the breaker opens. A 429 sets the replica aside for as long as
-its `Retry-After` says. What is set aside, suspected or broken is asked after all others.
+first failed attempt makes a replica *suspect*, until a check has passed. If checks pass and attempts
+go on failing, the breaker opens. Who is suspect or broken is asked after all others. A 429 sets the
+replica aside for as long as its `Retry-After` says; until then it is not asked at all.
 
 A guard also knows the attempts that wait for a first byte, so that they can leave a replica which a
 check has found dead, instead of waiting out their time there. Where many wait and none has got its

@@ -17,7 +17,7 @@ class Latency:
 
     def __init__(self) -> None:
         self.ttft_seconds: float | None = None
-        """From the request's arrival to the first byte of its stream; None before any stream."""
+        """From sending the request to the first byte of its stream; None before any stream."""
         self.tpot_seconds: float | None = None
         """Between tokens of a stream; whole answers count as all of their time by their tokens."""
         self._measured_at = float("-inf")

@@ -107,15 +107,17 @@ class ReplicaChoice:
         self._sizes.learn(query, usage.prompt_tokens)
         self._lengths.learn(query.model, usage.completion_tokens)
         replica = self._fleet.find(record.replica) if record.replica else None
-        if record.status != 200 or replica is None:
+        if record.status != 200 or replica is None or record.attempted_at is None:
             return
         latency = replica.latency
         now = self._monotonic()
         tokens = usage.completion_tokens or 0
-        if record.ttft_seconds is not None:
-            latency.note_stream(record.ttft_seconds, record.tpot_seconds, tokens, now=now)
+        # From the attempt's beginning: what others had the request for before is not this one's time.
+        if record.first_byte_at is not None:
+            ttft_seconds = record.first_byte_at - record.attempted_at
+            latency.note_stream(ttft_seconds, record.tpot_seconds, tokens, now=now)
         else:
-            latency.note_whole(now - record.arrived_at, tokens, now=now)
+            latency.note_whole(now - record.attempted_at, tokens, now=now)
 
     def _note(self, query: Query, demand: Demand, decision: Decision) -> None:
         if demand.blocks.hashes:

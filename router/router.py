@@ -81,8 +81,8 @@ class Router:
         What fails before its first byte goes to another replica: within the request's time, its
         attempts and the budget of all retries. A replica that fails is suspect until a check passes;
         one that is busy (429) is left alone for a while. A 500 goes to others, which tell whose
-        fault it was: the request's, if all say so. Where a model's replicas cannot, the next model's are asked; where none
-        can, the request waits for a short time for one to come back.
+        fault it was: the request's, if all say so. Where a model's replicas cannot, the next model's are
+        asked; then those in doubt; where none can, the request waits a little for one to come back.
 
         Args:
             call: The request.
@@ -103,15 +103,28 @@ class Router:
         trial = Trial(record, self._monotonic(), self._retry.deadline_seconds)
         draw = self._draw()
         while True:
+            answer = await self._ask(names, call, draw, trial)
+            if answer is not None:
+                return self._arrived(answer, names, trial)
+            if not await self._wait(names, call, trial):
+                return self._give_up(names, trial)
+
+    async def _ask(
+        self, names: Sequence[str], call: Call, draw: float, trial: Trial
+    ) -> Answer | None:
+        """Return the first useful answer of all models' replicas: of the calm ones before the others.
+
+        In doubt are those that checks do not find down, but where requests have failed.
+        """
+        for in_doubt in (False, True):
             for name in names:
                 leg = call if name == call.query.model else with_model(call, name)
                 query = replace(leg.query, draw=draw)
-                while (choice := self._pick(query, trial)) is not None:
+                while (choice := self._pick(query, trial, in_doubt=in_doubt)) is not None:
                     answer = await self._attempt(choice, leg, query, trial)
                     if answer is not None:
-                        return self._arrived(answer, names, trial)
-            if not await self._wait(names, trial):
-                return self._give_up(names, trial)
+                        return answer
+        return None
 
     async def _check_model(self, model: str) -> None:
         if self._fleet.knows(model):
@@ -120,30 +133,35 @@ class Router:
         if not self._fleet.knows(model):
             raise UnknownModelError(model, self._fleet.model_entries())
 
-    def _pick(self, query: Query, trial: Trial) -> Choice | None:
+    def _pick(self, query: Query, trial: Trial, *, in_doubt: bool) -> Choice | None:
         """Return the replica to try next, or None if there is none or no further attempt may be."""
         if not trial.may_try(self._monotonic(), max_attempts=self._retry.max_attempts):
             return None
-        excluding = self._guards.barred().union(trial.tried)
-        if not trial.num_attempts:
+        barred = self._guards.busy() if in_doubt else self._guards.barred()
+        excluding = barred.union(trial.tried)
+        if not trial.num_attempts and not in_doubt:
             choice = self._choice.choose(query, excluding)
             if isinstance(choice, Choice):
                 return choice
             trial.emptied = choice
-        elif self._has_candidates(query, excluding):
-            return self._pick_paid(query, excluding, trial)
-        # In doubt: checks do not find these down, but requests have failed there.
-        excluding = self._guards.busy().union(trial.tried)
+            return None
         if not self._has_candidates(query, excluding):
             return None
-        last_resort = self._pick_paid(query, excluding, trial)
-        if last_resort is not None:
-            self._fault_metrics.resorted()
-        return last_resort
-
-    def _pick_paid(self, query: Query, excluding: Collection[str], trial: Trial) -> Choice | None:
         if not self._afford(trial):
+            trial.is_out_of_budget = trial.num_attempts > 0
             return None
+        if in_doubt:
+            self._fault_metrics.resorted()
+        return self._chosen(query, excluding)
+
+    def _pick_hedge(self, query: Query, trial: Trial) -> Choice | None:
+        """Return a calm replica for a second attempt beside the first, if one can be afforded."""
+        excluding = self._guards.barred().union(trial.tried)
+        if not self._has_candidates(query, excluding) or not self._afford(trial):
+            return None
+        return self._chosen(query, excluding)
+
+    def _chosen(self, query: Query, excluding: Collection[str]) -> Choice | None:
         choice = self._choice.choose(query, excluding)
         return choice if isinstance(choice, Choice) else None
 
@@ -152,10 +170,10 @@ class Router:
         return bool(self._fleet.candidates(query.model, excluding=excluding, demand=demand))
 
     def _afford(self, trial: Trial) -> bool:
+        """Return whether the budget of retries has one more; a refusal is counted and told."""
         # What a dead replica held is asked again free of charge: nobody works on it any more.
         if trial.reason == "left" or self._budget.withdraw():
             return True
-        trial.is_out_of_budget = True
         self._fault_metrics.refused("budget")
         logger.warning(
             "retry refused, the budget is used up request_id=%s", trial.record.request_id
@@ -226,7 +244,7 @@ class Router:
         def second() -> Coroutine[Any, Any, Answer] | None:
             nonlocal chosen
             trial.reason = "hedge"
-            chosen = self._pick(query, trial)
+            chosen = self._pick_hedge(query, trial)
             return None if chosen is None else self._send(chosen, call, trial)
 
         result = "none"
@@ -258,7 +276,7 @@ class Router:
         )
         self._monitor.check_soon(url)
 
-    async def _wait(self, names: Sequence[str], trial: Trial) -> bool:
+    async def _wait(self, names: Sequence[str], call: Call, trial: Trial) -> bool:
         """Wait until a replica may be tried (again); return False if none may in time."""
         if not trial.may_try(self._monotonic(), max_attempts=self._retry.max_attempts):
             return False
@@ -275,24 +293,28 @@ class Router:
             return False
         self._num_waiting += 1
         try:
-            is_found = await self._look_until(trial.waits_until, names, trial)
+            is_found = await self._look_until(trial.waits_until, names, call, trial)
         finally:
             self._num_waiting -= 1
         self._fault_metrics.waited("found" if is_found else "none")
         return is_found
 
-    async def _look_until(self, until: float, names: Sequence[str], trial: Trial) -> bool:
+    async def _look_until(
+        self, until: float, names: Sequence[str], call: Call, trial: Trial
+    ) -> bool:
+        queries = [replace(call.query, model=name) for name in names]
         while self._monotonic() < until:
             await self._sleep(POLL_SECONDS)
             trial.forgive(self._guards)
             excluding = self._guards.barred().union(trial.tried)
-            if any(self._fleet.candidates(name, excluding=excluding) for name in names):
+            if any(self._has_candidates(query, excluding) for query in queries):
                 return True
         return False
 
     def _arrived(self, answer: Answer, names: Sequence[str], trial: Trial) -> Answer:
         record = trial.record
         record.replica, record.model = answer.url, answer.model
+        record.attempted_at = trial.tried[answer.url]
         for url in trial.blame():
             self._blamed(url, "internal_error", "answered 500 and another replica did not", trial)
         if answer.model != names[0]:

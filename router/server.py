@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """Connections the kernel keeps waiting; the system may cap it lower."""
+KEEP_ALIVE_SECONDS = 75
+"""For which an idle connection of a client is kept: longer than clients keep theirs (httpx and OpenAI's
+client 5 s, aiohttp 15 s), so that none is closed while a request is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,7 @@ async def _serve(service: _Service) -> None:
                 proxy_headers=False,
                 server_header=False,
                 backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=service.config.timeouts.shutdown_seconds,
             ),
             service.ties,

@@ -49,6 +49,8 @@ class RequestRecord:
     is_stream: bool = False
     usage: Usage = UNKNOWN
     num_text_pieces: int | None = None
+    attempted_at: float | None = None
+    """When the attempt began that was answered."""
     first_byte_at: float | None = None
     last_byte_at: float | None = None
     status: int = 500

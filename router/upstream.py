@@ -2,7 +2,7 @@
 
 It is our own because of what a request costs: about a fifth of aiohttp's processor time
 (`make bench NAME=router`). Bodies pass as they are on the wire: no decompression, no redirects, no
-cookies, no proxies of the environment, and no header the client did not send but `host` and
+cookies, no proxies of the environment, and no header beyond those it is given but `host` and
 `content-length`.
 """
 

@@ -31,8 +31,10 @@ logger = logging.getLogger(__name__)
 class Routes(Protocol):
     """What a leg needs of the router."""
 
-    async def route(self, call: Call, record: RequestRecord) -> Answer:
-        """Return a replica's answer; the caller closes it."""
+    async def route(
+        self, call: Call, record: RequestRecord, *, models: Sequence[str] = ()
+    ) -> Answer:
+        """Return an answer of one of the models' replicas; the caller closes it."""
         ...
 
 
@@ -99,7 +101,8 @@ class Leg:
             services.traffic_log.write(record.line(ended_at=services.monotonic()))
 
     async def _answer(self, call: Call, record: RequestRecord) -> Reply:
-        answer = await self._services.router.route(call, record)
+        # No fallback: what is asked here goes to the model that the client named, or nowhere.
+        answer = await self._services.router.route(call, record, models=(self._model,))
         try:
             record.status = answer.reply.status
             try:
