@@ -10,6 +10,7 @@ A line that finds no room on the disk is lost, whole: what was written of it is 
 the next one that finds room is a line again. Losses are counted and told once a minute.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -78,12 +79,14 @@ class LineFile:
             return
         if self.rotate_bytes is not None:
             self._follow(self._path, self.rotate_bytes)
-        problem = append_whole(self._descriptor, self._path, line.encode() + b"\n")
-        if problem is not None:
+        try:
+            append_whole(self._descriptor, self._path, line.encode() + b"\n")
+        except OSError as error:
             self.num_lost_lines += 1
             self._is_losing = True
-            self._tell(_LOST, problem)
-        elif self._is_losing:
+            self._tell(_LOST, str(error.strerror))
+            return
+        if self._is_losing:
             self._is_losing = False
             self._told_at[_LOST] = float("-inf")
             logger.info(
@@ -149,19 +152,17 @@ class LineFile:
         return found.st_ino == self._inode and found.st_size < rotate_bytes
 
 
-def append_whole(descriptor: int, path: Path, data: bytes) -> str | None:
-    """Append `data` to the file at `path`, open for appending; return why that failed, or None.
+def append_whole(descriptor: int, path: Path, data: bytes) -> None:
+    """Append `data` to the file at `path`, open for appending.
 
-    It is there whole or not at all, unless others write to the file while there is no room.
+    Raises:
+        OSError: If it cannot be. Nothing of it stands there then, unless another process has written
+            to the file at the same moment.
     """
-    try:
-        num_bytes = os.write(descriptor, data)
-        if num_bytes == len(data):
-            return None
+    num_bytes = os.write(descriptor, data)
+    if num_bytes != len(data):
         _take_back(descriptor, path, data[:num_bytes])
-    except OSError as error:
-        return str(error.strerror)
-    return "no room for the whole of it"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _take_back(descriptor: int, path: Path, data: bytes) -> None:
