@@ -18,8 +18,6 @@ not be the pick, as a fallback may have answered.
 
 import base64
 import json
-import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.errors import DocumentError
-from router.errors import StartError
+from router.line_file import LineFile
 from router.prediction.features import FEATURES_VERSION, HashedFeatures
 
 SCHEMA_VERSION = 1
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,55 +73,33 @@ class FeaturesLine:
 
 
 class FeaturesLog:
-    """Appends lines to a file, each by one write; full, it is renamed to `NAME.1`.
+    """The file of the lines, for several processes; full, it is renamed to `NAME.1`.
 
     Raises:
         StartError: If the file cannot be opened for appending.
     """
 
     def __init__(self, path: Path, *, most_bytes: int) -> None:
-        self._path = path
-        self.most_bytes = most_bytes
-        """Size at which it is renamed."""
-        self.num_lost_lines = 0
-        try:
-            self._open()
-        except OSError as error:
-            raise StartError(
-                f"model_choice.features_log: {path} cannot be opened ({error.strerror}); "
-                "check the folder"
-            ) from None
+        self._file = LineFile(
+            path, setting="model_choice.features_log", rotate_bytes=most_bytes, keep=1, mode=0o600
+        )
+
+    def follow(self, *, most_bytes: int) -> None:
+        """Go by another size."""
+        self._file.rotate_bytes = most_bytes
+
+    @property
+    def num_lost_lines(self) -> int:
+        """Lines that the disk did not take."""
+        return self._file.num_lost_lines
 
     def write(self, line: FeaturesLine) -> None:
         """Append `line`; one that cannot be written is counted and reported, not raised."""
-        data = line.text().encode() + b"\n"
-        try:
-            if self._num_bytes and self._num_bytes + len(data) > self.most_bytes:
-                self._rotate()
-            is_whole = os.write(self._descriptor, data) == len(data)
-            self._num_bytes += len(data)
-        except OSError:
-            is_whole = False
-        if not is_whole:
-            self.num_lost_lines += 1
-            logger.warning(
-                "features line lost path=%s num_lost_lines=%d", self._path, self.num_lost_lines
-            )
+        self._file.write(line.text())
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
-
-    def _open(self) -> None:
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self._num_bytes = os.fstat(self._descriptor).st_size
-
-    def _rotate(self) -> None:
-        """Begin a new file, unless another process of the router has done so."""
-        if os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
-            self._path.replace(f"{self._path}.1")
-        os.close(self._descriptor)
-        self._open()
+        self._file.close()
 
 
 class FeaturesLogs:
@@ -142,8 +116,13 @@ class FeaturesLogs:
         """
         if path not in self._logs:
             self._logs[path] = FeaturesLog(path, most_bytes=most_bytes)
-        self._logs[path].most_bytes = most_bytes
+        self._logs[path].follow(most_bytes=most_bytes)
         return self._logs[path]
+
+    @property
+    def num_lost_lines(self) -> int:
+        """Lines that the disk did not take, of all logs."""
+        return sum(log.num_lost_lines for log in self._logs.values())
 
     def close(self) -> None:
         """Close them all."""

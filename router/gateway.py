@@ -8,7 +8,7 @@ one they began with.
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ from router.governance.usage_api import UsageApi
 from router.grades import Grades
 from router.health import HealthMonitor
 from router.input_size import InputSizes
+from router.log_metrics import LogMetrics
 from router.metrics import RouterMetrics
 from router.minions.leg import Services
 from router.minions.metrics import MinionsMetrics
@@ -286,6 +287,7 @@ async def _opened(
             choice_metrics=ChoiceMetrics(metrics.registry),
             features_logs=FeaturesLogs(),
         )
+        _show_lost_lines(lasting)
         gateway = Gateway(config, lasting, source, worker)
         async with (
             following(config, roster, lasting.discovery, gateway.reloader),
@@ -318,7 +320,11 @@ def _keys_again(config: RouterConfig, governance: Governance) -> KeyRing | None:
     if (path is not None) != governance.has_keys:
         problem = "cannot be set or taken away while the router runs; start it anew"
         raise DocumentError(Path("governance.keys_file"), problem)
-    return None if path is None else read_keys(path, config.models)
+    if path is None:
+        return None
+    keys = read_keys(path, config.models)
+    governance.open_accounts(keys)
+    return keys
 
 
 def _replica_keys(config: RouterConfig, *, has_keys: bool) -> ReplicaKeys:
@@ -334,6 +340,17 @@ def _prompts(config: RouterConfig, closing: AsyncExitStack) -> PromptStore | Non
     prompts = PromptStore(path)
     closing.callback(prompts.close)
     return prompts
+
+
+def _show_lost_lines(lasting: Lasting) -> None:
+    prompts = lasting.prompts
+    counts: dict[str, Callable[[], int]] = {
+        "traffic": lambda: lasting.traffic_log.num_lost_lines,
+        "features": lambda: lasting.features_logs.num_lost_lines,
+    }
+    if prompts is not None:
+        counts["prompts"] = lambda: prompts.num_lost_lines
+    LogMetrics(lasting.metrics.registry, counts)
 
 
 def _weighted_models(config: RouterConfig) -> list[str]:

@@ -5,7 +5,6 @@ The body is a list of `{"request_id", "model", "score"}`: the answer's `x-reques
 of the same answer replaces an earlier one when the file is read.
 """
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -20,6 +19,7 @@ from planner.errors import DocumentError
 from planner.units import Number
 from router.errors import GradesUnwrittenError, MalformedBodyError, ParameterError
 from router.exchange import read_body
+from router.line_file import append_whole
 
 MOST_GRADES = 10_000
 """In one request."""
@@ -114,7 +114,6 @@ def _append(path: Path, lines: bytes) -> None:
     """Append whole lines by one write, so that several processes may."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        if os.write(descriptor, lines) != len(lines):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append_whole(descriptor, path, lines)
     finally:
         os.close(descriptor)

@@ -22,6 +22,11 @@ class PromptStore:
         self._file = LineFile(path, setting="governance.store_prompts", mode=_MODE)
         path.chmod(_MODE)
 
+    @property
+    def num_lost_lines(self) -> int:
+        """Lines that the disk did not take."""
+        return self._file.num_lost_lines
+
     def keep(self, record: RequestRecord, query: Query) -> None:
         """Write what the client sent as its prompt."""
         content = {

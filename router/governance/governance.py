@@ -104,6 +104,16 @@ class Governance:
         self._keys = keys
         self._prices = prices
 
+    def open_accounts(self, keys: KeyRing) -> None:
+        """Make room for the counts of keys that are to come.
+
+        Raises:
+            StartError: If the disk or the file has none.
+        """
+        for tenant in keys.tenants:
+            if tenant.name is not None and self._accounts is not None:
+                self._account(tenant.name)
+
     def identify(self, headers: Headers) -> Tenant:
         """Return the client that sent the request.
 

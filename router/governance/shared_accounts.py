@@ -58,7 +58,6 @@ class SharedAccounts:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._descriptor, _NUM_BYTES)
-            os.posix_fallocate(self._descriptor, 0, 8 * _HEADER_CELLS)
             self._map = mmap.mmap(self._descriptor, _NUM_BYTES)
         except BlockingIOError:
             os.close(self._descriptor)
@@ -68,7 +67,11 @@ class SharedAccounts:
             os.close(self._descriptor)
             raise StartError(_cannot(path, error)) from None
         self._cells = memoryview(self._map).cast("q")
-        self._check_header()
+        try:
+            self._check_header()
+        except OSError as error:
+            self.close()
+            raise StartError(_cannot(path, error)) from None
 
     def become_worker(self, number: int, *, is_shared: bool) -> None:
         """View the accounts as the worker of that number, and clear what its forerunner reserved.
@@ -136,6 +139,8 @@ class SharedAccounts:
             logger.warning("limits file made anew from the usage file path=%s", self._path)
         os.ftruncate(self._descriptor, 0)
         os.ftruncate(self._descriptor, _NUM_BYTES)
+        # Without room on the disk a write to the mapping would end the process.
+        os.posix_fallocate(self._descriptor, 0, 8 * _HEADER_CELLS)
         for place, value in enumerate(wanted):
             cells[place] = value
 
@@ -154,7 +159,7 @@ class SharedAccounts:
                     "is stopped: it is made anew from the usage file"
                 )
             at = _HEADER_CELLS + cells[3] * _RECORD_CELLS
-            # Without room on the disk a write to the mapping would end the process.
+            # As for the header.
             os.posix_fallocate(self._descriptor, 8 * at, 8 * _RECORD_CELLS)
             for i in range(_NAME_CELLS):
                 cells[at + i] = digest[i]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from router.call import Call, read_call
+from router.call import Call, read_call, with_model
 from router.errors import MalformedBodyError, ParameterError
 
 
@@ -93,3 +93,36 @@ def test_flags_are_booleans(form: str, param: str, value: str) -> None:
     with pytest.raises(ParameterError, match="write true or false") as caught:
         call(form % value)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ('{"model":"m","seed":0.10}', '{"model":"né/w","seed":0.10}'),
+        (' { "top_p" : 1e-400,\n"model" :\t"m" } ', ' { "top_p" : 1e-400,\n"model" :\t"né/w" } '),
+        (
+            '{"model":"m","x":{"model":"m"},"y":["model","m"]}',
+            '{"model":"né/w","x":{"model":"m"},"y":["model","m"]}',
+        ),
+        ('{"model":"m","\\u006dodel":"m"}', '{"model":"né/w","\\u006dodel":"né/w"}'),
+    ],
+)
+def test_another_model_changes_the_name_alone(body: str, expected: str) -> None:
+    """Every other byte is the client's, and the request that came is as it was."""
+    first = call(body)
+    other = with_model(first, "né/w")
+    assert other.body.decode() == expected
+    assert (other.query.model, first.query.model) == ("né/w", "m")
+    assert first.body == body.encode()
+    assert json.loads(other.body)["model"] == "né/w"
+
+
+def test_another_model_keeps_what_else_is_known() -> None:
+    """Usage stays asked for, headers and target go along, the prompt is not read anew."""
+    body = b'{"model":"m","stream":true,"prompt":"hello"}'
+    first = read_call(body, target="/v1/completions?x=1", headers=(("a", "b"),))
+    other = with_model(first, 'quo"te')
+    assert json.loads(other.body) == {**json.loads(first.body), "model": 'quo"te'}
+    assert other.withholds_usage
+    assert (other.target, other.headers) == (first.target, first.headers)
+    assert other.query.prompt is first.query.prompt

@@ -1,6 +1,8 @@
 """The features log and the grades beside it."""
 
 import json
+import multiprocessing
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 
 from planner.errors import DocumentError
 from router.errors import StartError
-from router.features_log import FeaturesLine, FeaturesLog, read_lines
+from router.features_log import FeaturesLine, FeaturesLog, FeaturesLogs, read_lines
 from router.grades import read_grades
+from router.line_file import rotated_files
 from router.prediction.features import hash_text
 
 LINE = FeaturesLine(
@@ -64,7 +67,53 @@ def test_a_full_file_makes_room(tmp_path: Path) -> None:
     size = len(LINE.text()) + 1
     path = written(tmp_path / "f.jsonl", *lines, most_bytes=2 * size)
     assert [line.request_id for line in read_lines(path)] == ["r-2", "r-3", "r-4"]
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["f.jsonl", "f.jsonl.1"]
+    assert rotated_files(path) == (tmp_path / "f.jsonl.1", path)
+    assert all(each.stat().st_mode & 0o077 == 0 for each in rotated_files(path))
+
+
+def test_another_size_counts_from_the_next_line(tmp_path: Path) -> None:
+    """A reload goes on with the open file, by the size that the settings name now."""
+    logs = FeaturesLogs()
+    path = tmp_path / "f.jsonl"
+    log = logs.at(path, 10**9)
+    for _ in range(3):
+        log.write(LINE)
+    assert logs.at(path, 1) is log
+    log.write(LINE)
+    logs.close()
+    assert [len(each.read_text().splitlines()) for each in rotated_files(path)] == [3, 1]
+
+
+ROUNDS = 40
+
+
+def fill(folder: Path, writer: int, at_once: threading.Barrier) -> None:
+    """As one of two processes, find many a file full at the same instant as the other one."""
+    size = len(LINE.text()) + 1
+    for number in range(ROUNDS):
+        log = FeaturesLog(folder / f"{number}.jsonl", most_bytes=4 * size)
+        if writer == 0:
+            for _ in range(4):
+                log.write(LINE)
+        at_once.wait(60)
+        log.write(LINE)
+        assert log.num_lost_lines == 0
+        log.close()
+
+
+def test_two_processes_find_the_file_full_at_once(tmp_path: Path) -> None:
+    """One of them renames it, the other one follows: no line is lost, no full file overwritten."""
+    fork = multiprocessing.get_context("fork")
+    at_once = fork.Barrier(2)
+    writers = [fork.Process(target=fill, args=(tmp_path, n, at_once)) for n in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    for number in range(ROUNDS):
+        files = rotated_files(tmp_path / f"{number}.jsonl")
+        assert [len(each.read_text().splitlines()) for each in files] == [4, 2]
 
 
 def test_two_writers_share_a_file(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Lines of several processes in one file, and its rotation."""
 
 import json
+import logging
 import multiprocessing
+import resource
 from pathlib import Path
 
+import pytest
+
 from planner.workloads.trace_readers import read_trace
-from router.line_file import LineFile, rotated_files
+from router.line_file import LOCK_SUFFIX, LineFile, rotated_files
 from router.traffic_log import RequestRecord, TrafficLog
 from router.usage import Usage
 
@@ -51,6 +55,63 @@ def test_the_oldest_file_is_deleted(tmp_path: Path) -> None:
     assert [each.name for each in files] == ["log.2", "log.1", "log"]
     numbers = [int(line[:3]) for each in files for line in each.read_text().splitlines()]
     assert numbers == list(range(numbers[0], 100))
+
+
+def write_on_a_full_disk(path: Path, first: str) -> None:
+    """Write lines that a limit cuts in the middle of one, then one more without the limit."""
+    now = 0.0
+    complaints: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: complaints.append(record.getMessage())
+    logging.getLogger("router").addHandler(handler)
+    logging.getLogger("router").setLevel(logging.INFO)
+    file = LineFile(path, setting="x.test_log", monotonic=lambda: now)
+    file.write(first)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) + 20, hard))
+    for number in range(3):
+        file.write(f"{number}" + "y" * 50)
+    now = 60.0
+    file.write("3" + "y" * 50)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    file.write("last")
+    assert file.num_lost_lines == 4
+    losses, (again,) = complaints[:-1], complaints[-1:]
+    assert [loss.split(" problem=")[0] for loss in losses] == [
+        f"test line lost path={path} num_lost_lines={number}" for number in (1, 4)
+    ]
+    assert again == f"test lines written again path={path} num_lost_lines=4"
+
+
+def test_a_line_without_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    """It is lost whole, told once a minute, and the next one that finds room is a line again."""
+    path = tmp_path / "log"
+    child = multiprocessing.get_context("fork").Process(
+        target=write_on_a_full_disk, args=(path, "first")
+    )
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert path.read_text() == "first\nlast\n"
+
+
+def test_a_new_file_that_cannot_be_begun_costs_no_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lines go on into the old one; it is told once a minute."""
+    path = tmp_path / "log"
+    file = LineFile(path, setting="test", rotate_bytes=10)
+    lock = Path(f"{path}{LOCK_SUFFIX}")
+    lock.mkdir()  # stands for a disk without room for it
+    for number in range(4):
+        file.write(f"line {number}")
+    assert len(path.read_text().splitlines()) == 4
+    assert caplog.text.count("test file not rotated") == 1
+    lock.rmdir()
+    file.write("last")
+    file.close()
+    assert [len(each.read_text().splitlines()) for each in rotated_files(path)] == [4, 1]
+    assert file.num_lost_lines == 0
 
 
 def test_the_planner_reads_a_rotated_log(tmp_path: Path) -> None:
