@@ -134,34 +134,37 @@ class Router:
             raise UnknownModelError(model, self._fleet.model_entries())
 
     def _pick(self, query: Query, trial: Trial, *, in_doubt: bool) -> Choice | None:
-        """Return the replica to try next, or None if there is none or no further attempt may be."""
+        """Return the replica to try next, or None if there is none or no further attempt may be.
+
+        A first attempt is free, for it multiplies no load; each further one is a retry.
+        """
         if not trial.may_try(self._monotonic(), max_attempts=self._retry.max_attempts):
             return None
         barred = self._guards.busy() if in_doubt else self._guards.barred()
         excluding = barred.union(trial.tried)
-        if not trial.num_attempts and not in_doubt:
-            choice = self._choice.choose(query, excluding)
-            if isinstance(choice, Choice):
-                return choice
+        if trial.num_attempts or in_doubt:
+            if not self._has_candidates(query, excluding):
+                return None
+            if trial.num_attempts and not self._afford(trial):
+                trial.is_out_of_budget = True
+                return None
+        choice = self._choice.choose(query, excluding)
+        if not isinstance(choice, Choice):
             trial.emptied = choice
-            return None
-        if not self._has_candidates(query, excluding):
-            return None
-        if not self._afford(trial):
-            trial.is_out_of_budget = trial.num_attempts > 0
             return None
         if in_doubt:
             self._fault_metrics.resorted()
-        return self._chosen(query, excluding)
+        elif self._guards.is_silent(choice.url):
+            logger.warning("replica silent url=%s", choice.url)
+            self._monitor.check_soon(choice.url)
+            return self._pick(query, trial, in_doubt=False)
+        return choice
 
     def _pick_hedge(self, query: Query, trial: Trial) -> Choice | None:
         """Return a calm replica for a second attempt beside the first, if one can be afforded."""
         excluding = self._guards.barred().union(trial.tried)
         if not self._has_candidates(query, excluding) or not self._afford(trial):
             return None
-        return self._chosen(query, excluding)
-
-    def _chosen(self, query: Query, excluding: Collection[str]) -> Choice | None:
         choice = self._choice.choose(query, excluding)
         return choice if isinstance(choice, Choice) else None
 
@@ -213,9 +216,6 @@ class Router:
             if self._fleet.find(url) is None:
                 raise ReplicaFailedError(url, "has left the fleet")
             lease = self._choice.lease(choice)
-            if self._guards.is_silent(url):
-                logger.warning("replica silent url=%s", url)
-                self._monitor.check_soon(url)
             answer = await self._attempts.send(
                 lease, call, seconds=seconds, share=seconds / trial.deadline_seconds
             )

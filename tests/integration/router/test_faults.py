@@ -290,6 +290,52 @@ async def test_another_model_answers_in_its_place(
     assert [line["model"] for line in read_lines()] == ["small", "small"]
 
 
+async def test_a_calm_fallback_is_asked_before_a_last_resort(open_router: OpenRouter) -> None:
+    """It costs nothing of the budget of retries, of which there is none here."""
+    retry = {"budget_fraction": 0, "budget_floor_per_second": 0, **AT_ONCE}
+    breaker = {"consecutive_failures": 1, "open_seconds": 3600, "max_open_seconds": 3600}
+    async with (
+        FakeReplica(behaviour="refuse") as broken,
+        FakeReplica(model="small") as small,
+        open_router(
+            broken,
+            small,
+            fallbacks={"tiny": ["small"]},
+            health=SLOW_HEALTH,
+            retry=retry,
+            breaker=breaker,
+        ) as client,
+    ):
+        statuses = [(await client.post("/v1/completions", json=BODY)).status_code for _ in range(4)]
+    assert statuses == [502, 200, 200, 200]  # the first attempt of all could not be repeated
+    assert len(broken.requests) == 1
+
+
+async def test_a_replica_that_answers_nobody_gets_no_more(open_router: OpenRouter) -> None:
+    """It takes whatever it is sent, as a stopped process does; checks would find out much later."""
+    async with (
+        FakeReplica(behaviour="hang") as stopped,
+        FakeReplica() as good,
+        open_router(
+            stopped, good, health=SLOW_HEALTH, policy={"kind": "round_robin"}, retry=AT_ONCE
+        ) as client,
+    ):
+        stuck = [
+            asyncio.create_task(client.post("/v1/completions", json=BODY, timeout=60))
+            for _ in range(32)
+        ]
+        while len(stopped.requests) < 16:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.1)
+        stopped.is_healthy = False
+        answers = [await client.post("/v1/completions", json=BODY) for _ in range(8)]
+        assert [answer.status_code for answer in answers] == [200] * 8
+        assert len(stopped.requests) == 16
+        for task in stuck:
+            task.cancel()
+        await asyncio.gather(*stuck, return_exceptions=True)
+
+
 async def test_a_request_waits_for_a_replica_to_come_back(open_router: OpenRouter) -> None:
     """Where all fail, a request is answered by the first that a check finds well."""
     async with (

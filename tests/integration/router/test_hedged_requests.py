@@ -63,3 +63,33 @@ async def test_long_requests_are_not_hedged(open_router: OpenRouter) -> None:
     ):
         assert (await client.post("/v1/completions", json=BODY)).status_code == 200
     assert len(first.requests) + len(second.requests) == 1
+
+
+async def test_a_refused_hedge_leaves_the_retries_alone(open_router: OpenRouter) -> None:
+    """The budget is empty when the hedge is due, and has one more when the first attempt fails."""
+    async with (
+        FakeReplica(behaviour="refuse") as sick,
+        FakeReplica() as well,
+        open_router(
+            sick,
+            well,
+            health={"interval_seconds": 0.05, "timeout_seconds": 1},
+            breaker={"consecutive_failures": 1000, "failure_fraction": 1, "min_outcomes": 1000},
+            policy={"kind": "round_robin"},
+            hedging=HEDGED,
+            retry={"budget_fraction": 0, "budget_floor_per_second": 1, "wait_seconds": 0},
+        ) as client,
+    ):
+        for _ in range(200):
+            if (await client.post("/v1/completions", json=SHORT)).status_code == 502:
+                break  # the budget is used up
+            await asyncio.sleep(0.01)  # for a check to clear the suspect
+        refused = await metric(client, "retries_refused_total", reason="budget")
+        assert refused >= 1
+        await asyncio.sleep(0.3)  # for a check again; the budget has less than one meanwhile
+        sick.delay_seconds = 1.5
+        answers = await asyncio.gather(
+            *[client.post("/v1/completions", json=SHORT) for _ in range(2)]
+        )
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert await metric(client, "retries_refused_total", reason="budget") == refused + 1

@@ -8,6 +8,8 @@ from minions_models import (
     EVERY_WORD,
     QUESTION,
     Messages,
+    ScriptedModel,
+    direct,
     directing,
     finding,
     num_tokens,
@@ -17,6 +19,7 @@ from minions_models import (
     verdict,
 )
 from minions_router import CHAT, NAME, ask, body, pair, text_of
+from router_under_test import FAST_HEALTH
 
 
 async def test_planted_facts_are_found_for_a_fraction_of_the_remote_tokens(open_router) -> None:
@@ -119,6 +122,23 @@ async def test_dead_local_replicas_end_in_a_marked_answer(open_router) -> None:
     assert answer["usage"]["minions"]["failed"] == answer["usage"]["minions"]["jobs"] > 8
     assert answer["minions"]["problems"]
     assert reader.requests == []
+
+
+async def test_the_document_goes_to_no_fallback(open_router) -> None:
+    """What a request of the local model's name could fall back on is not asked with it."""
+    document, _ = planted_document(tokens=4000, num_facts=5)
+    async with (
+        ScriptedModel("reader", read_part) as reader,
+        ScriptedModel("director", direct) as director,
+        ScriptedModel("other", read_part) as other,
+        open_router(
+            reader, director, other, fallbacks={"reader": ["other"]}, health=FAST_HEALTH
+        ) as client,
+    ):
+        reader.kill()
+        answer = await ask(client, body(document))
+    assert answer["minions"]["result"] == "local_unavailable"
+    assert other.requests == []
 
 
 async def test_a_dead_remote_leaves_the_local_findings(open_router) -> None:

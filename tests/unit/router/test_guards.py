@@ -6,7 +6,7 @@ import pytest
 
 from router.breaker import BreakerState
 from router.faults_config import BreakerConfig
-from router.guards import Guards
+from router.guards import SILENT_ATTEMPTS, SILENT_SECONDS, Guards
 
 A, B = "http://a", "http://b"
 CONFIG = BreakerConfig(consecutive_failures=2, open_seconds=5, max_open_seconds=20)
@@ -205,6 +205,36 @@ async def test_attempts_leave_what_checks_find_down(guards: Guards) -> None:
     assert not limits[B].expired()
     forever.set()
     await tasks[B]
+
+
+async def test_one_that_answers_nobody_is_doubted(guards: Guards, clock: Clock) -> None:
+    """Many wait, and none has got its first byte for a second; then once a second."""
+    guard = guards.of(A)
+    limits = [asyncio.timeout(None) for _ in range(SILENT_ATTEMPTS)]
+    for limit in limits[1:]:
+        guards.awaits(guard, limit)
+    clock.now += 60
+    assert not guards.is_silent(A)  # a few may wait long
+    guards.awaits(guard, limits[0])
+    guards.heard(guard)
+    clock.now += SILENT_SECONDS - 0.01
+    assert not guards.is_silent(A)
+    clock.now += 0.01
+    assert guards.is_silent(A)
+    assert guards.barred() == {A}
+    assert not guards.is_silent(A)
+    clock.now += SILENT_SECONDS
+    assert guards.is_silent(A)
+    guards.check_passed(A, begun_at=clock.now, was_down=False)
+    assert guards.barred() == frozenset()
+
+
+async def test_silence_begins_with_the_first_that_waits(guards: Guards, clock: Clock) -> None:
+    """A burst after a quiet hour is no silence."""
+    guard = guards.of(A)
+    for _ in range(SILENT_ATTEMPTS):
+        guards.awaits(guard, asyncio.timeout(None))
+    assert not guards.is_silent(A)
 
 
 def test_one_that_has_left_is_forgotten(guards: Guards) -> None:
