@@ -77,7 +77,7 @@ async def test_a_refused_hedge_leaves_the_retries_alone(open_router: OpenRouter)
             breaker={"consecutive_failures": 1000, "failure_fraction": 1, "min_outcomes": 1000},
             policy={"kind": "round_robin"},
             hedging=HEDGED,
-            retry={"budget_fraction": 0, "budget_floor_per_second": 1, "wait_seconds": 0},
+            retry={"budget_fraction": 0, "budget_floor_per_second": 0.5, "wait_seconds": 0},
         ) as client,
     ):
         for _ in range(200):
@@ -87,7 +87,7 @@ async def test_a_refused_hedge_leaves_the_retries_alone(open_router: OpenRouter)
         refused = await metric(client, "retries_refused_total", reason="budget")
         assert refused >= 1
         await asyncio.sleep(0.3)  # for a check again; the budget has less than one meanwhile
-        sick.delay_seconds = 1.5
+        sick.delay_seconds = 2.5
         answers = await asyncio.gather(
             *[client.post("/v1/completions", json=SHORT) for _ in range(2)]
         )
