@@ -42,6 +42,16 @@ class Decision:
     """How likely this pick was."""
 
 
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """How the models that are good enough compare."""
+
+    kept: tuple[int, ...]
+    """They, among the eligible ones."""
+    choice: objective.Choice
+    """Positions in it count among those that are kept."""
+
+
 def decide(outlook: Outlook | None, expectations: Sequence[Expectation], goals: Goals) -> Decision:
     """Return the decision by prediction and goals; at least one model is eligible.
 
@@ -56,10 +66,20 @@ def decide(outlook: Outlook | None, expectations: Sequence[Expectation], goals: 
         if goals.min_quality is not None:
             return Decision(order, QUALITY_UNMET)
         return Decision(order, BY_GOALS if any(goals.weights.values()) else FIRST_LISTED)
-    kept = [place for place in places if _is_good(outlook.losses[place], goals)]
     by_loss = sorted(places, key=lambda place: (outlook.losses[place], place))
-    if not kept:
+    weighing = weigh(outlook, expectations, goals)
+    if weighing is None:
         return Decision(tuple(by_loss), QUALITY_UNMET)
+    order = tuple(weighing.kept[one] for one in weighing.choice.order)
+    rest = tuple(place for place in by_loss if place not in order)
+    return Decision(order + rest, weighing.choice.reason)
+
+
+def weigh(outlook: Outlook, expectations: Sequence[Expectation], goals: Goals) -> Weighing | None:
+    """Return how the models that are good enough compare; None: no model is."""
+    kept = [place for place in range(len(expectations)) if _is_good(outlook.losses[place], goals)]
+    if not kept:
+        return None
     choice = objective.choose(
         objective.objective(
             [outlook.losses[place] for place in kept],
@@ -71,9 +91,7 @@ def decide(outlook: Outlook | None, expectations: Sequence[Expectation], goals: 
         margin=outlook.margin,
         tie_break=[_known(price_usd(expectations[place])) for place in kept],
     )
-    order = tuple(kept[one] for one in choice.order)
-    rest = tuple(place for place in by_loss if place not in order)
-    return Decision(order + rest, choice.reason)
+    return Weighing(tuple(kept), choice)
 
 
 def best_single(mean_losses: Sequence[float]) -> Decision:

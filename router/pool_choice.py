@@ -86,7 +86,7 @@ class PoolChoice:
             columns = pool.columns[[pool.models.index(model) for model in models]]
             try:
                 features = hash_text(prompt_text(query.fields))
-                outlook = _outlook(self._predictor, features, columns)
+                outlook = outlook_of(self._predictor, features, columns)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, requests go on
                 logger.warning("predictor failed pool=%s error=%s", pool.name, type(error).__name__)
                 means = self._predictor.mean_losses[columns].tolist()
@@ -101,29 +101,33 @@ class PoolChoice:
         allowed = [model for model in pool.models if tenant.allows(model)]
         if not allowed:
             raise ModelForbiddenError(pool.name, tenant.models or ())
-        size = query.prompt.size
-        prompt_tokens = size.id_tokens + round(size.text_bytes * START_TOKENS_PER_BYTE)
         able = [model for model in allowed if self._standing.is_available(model)] or allowed
-        expectations = {
-            model: self._expectation(model, query.fields, prompt_tokens) for model in able
-        }
-        fitting = {model: one for model, one in expectations.items() if _fits(one)}
-        return fitting or expectations
-
-    def _expectation(
-        self, model: str, fields: Mapping[str, object], prompt_tokens: int
-    ) -> Expectation:
-        facts = self._facts[model]
-        output_tokens = self._standing.output_tokens(model, fields)
-        if facts.mean_output_tokens is not None:
-            output_tokens = min(output_tokens, facts.mean_output_tokens)
-        return Expectation(
-            facts=facts,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            mean_output_tokens=facts.mean_output_tokens or self._standing.output_tokens(model, {}),
-            seconds=self._standing.seconds(model, output_tokens),
+        return fitting(
+            {model: expected_of(model, self._facts[model], query, self._standing) for model in able}
         )
+
+
+def expected_of(
+    model: str, facts: ModelFacts, query: Query, standing: ModelStanding
+) -> Expectation:
+    """Return what a request would be with a model."""
+    size = query.prompt.size
+    output_tokens = standing.output_tokens(model, query.fields)
+    if facts.mean_output_tokens is not None:
+        output_tokens = min(output_tokens, facts.mean_output_tokens)
+    return Expectation(
+        facts=facts,
+        prompt_tokens=size.id_tokens + round(size.text_bytes * START_TOKENS_PER_BYTE),
+        output_tokens=output_tokens,
+        mean_output_tokens=facts.mean_output_tokens or standing.output_tokens(model, {}),
+        seconds=standing.seconds(model, output_tokens),
+    )
+
+
+def fitting(expectations: Mapping[str, Expectation]) -> dict[str, Expectation]:
+    """Return the models whose context the request fits; all of them where it fits none."""
+    found = {model: one for model, one in expectations.items() if _fits(one)}
+    return found or dict(expectations)
 
 
 def _fits(one: Expectation) -> bool:
@@ -131,7 +135,9 @@ def _fits(one: Expectation) -> bool:
     return context is None or one.prompt_tokens + one.output_tokens <= context
 
 
-def _outlook(predictor: Predictor, features: HashedFeatures, columns: NDArray[np.intp]) -> Outlook:
+def outlook_of(
+    predictor: Predictor, features: HashedFeatures, columns: NDArray[np.intp]
+) -> Outlook:
     """Return what is predicted of some of the predictor's models.
 
     Raises:

@@ -12,7 +12,6 @@ from planner.console import configure_logging, progress_bar, run_app
 if TYPE_CHECKING:
     from router.prediction.labelled import LabelledPrompts, Progress
     from router.prediction.metrics import Array
-    from router.prediction.prices import Price
 
 COMMANDS = ("train", "evaluate", "explain")
 """First words of `motley route` that stand for these; `./train` names a file."""
@@ -117,24 +116,53 @@ def evaluate(
 def explain(
     prompt: Annotated[str, typer.Argument(help="The prompt's text.")],
     predictor: Annotated[Path, typer.Option(help="File of `motley route train`.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The router's file: its models with their facts, and its goals."),
+    ] = None,
+    goals: Annotated[
+        str | None,
+        typer.Option(
+            help="As in the header x-motley-goals, such as 'newest=0.2, quality=0.8'; in place of "
+            "the file's."
+        ),
+    ] = None,
     prices: _PricesOption = None,
     cheapest: Annotated[
         float, typer.Option(min=0, help="Weight of the price, as in [Flag: cheapest=0.3].")
     ] = 0.0,
 ) -> None:
-    """Show what decides about one prompt: words, predictions, terms, the pick and its reason."""
+    """Show what decides about one prompt: words, predictions, terms, the pick and its reason.
+
+    With --config every goal that the file states facts for; speeds are known to a running router only.
+    """
+    from router.config_file import ConfigFile
+    from router.goals import Goal, GoalRules, Goals, read_header
+    from router.prediction.compared import by_prices, by_router_file
     from router.prediction.explanation import explain as taken_apart
     from router.prediction.explanation_text import explanation_text
     from router.prediction.predictor import Predictor
 
-    fitted = Predictor.load(predictor)
-    costs: dict[str, list[float]] = {}
-    if prices is not None:
-        costs["cheapest"] = _prompt_costs(prompt, fitted.models, prices)
-    elif cheapest:
+    if config is not None and (prices is not None or cheapest):
+        raise typer.BadParameter("--config has the prices; use --goals cheapest=0.3")
+    if config is None and goals is not None:
+        raise typer.BadParameter("--goals needs --config; name the router's file")
+    if prices is None and cheapest:
         raise typer.BadParameter("--cheapest needs --prices; name the file")
-    weights = {"cheapest": cheapest} if costs else {}
-    print(explanation_text(fitted, taken_apart(fitted, prompt, costs=costs, weights=weights)))
+    fitted = Predictor.load(predictor)
+    if config is None:
+        expectations = by_prices(prompt, fitted.models, prices)
+        asked = Goals({Goal.CHEAPEST: cheapest} if prices is not None else {})
+    else:
+        content = ConfigFile(config).read()
+        choice = content.model_choice
+        expectations = by_router_file(prompt, fitted.models, content)
+        asked = Goals() if choice is None else choice.default_goals
+        if goals is not None:
+            rules = GoalRules() if choice is None else choice.flags.rules
+            asked = read_header(goals, rules, carrier="--goals")
+    explanation = taken_apart(fitted, prompt, expectations=expectations, goals=asked)
+    print(explanation_text(fitted, explanation))
 
 
 def _read(data: Path, grades: Path | None) -> "LabelledPrompts":
@@ -156,17 +184,6 @@ def _costs(prompts: "LabelledPrompts", prices: Path | None) -> "Array":
     if prices is None:
         return np.ones(prompts.losses.shape)
     return costs_usd(prompts.models, read_prices(prices), prompts.prompt_tokens.astype(float))
-
-
-def _prompt_costs(prompt: str, models: tuple[str, ...], prices: Path) -> list[float]:
-    import numpy as np
-
-    from router.input_size import START_TOKENS_PER_BYTE
-    from router.prediction.prices import costs_usd, read_prices
-
-    num_tokens = np.ceil(len(prompt.encode("utf-8", "replace")) * START_TOKENS_PER_BYTE)
-    known: dict[str, Price] = read_prices(prices)
-    return list(costs_usd(models, known, np.array([num_tokens]))[0])
 
 
 @contextmanager

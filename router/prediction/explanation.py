@@ -1,11 +1,15 @@
 """Why a prompt goes where it goes: words that speak for the pick, predictions, terms, the reason."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from router.objective import Choice, choose, objective
+from router.goal_costs import Expectation
+from router.goals import Goals
+from router.model_decision import QUALITY_UNMET, Outlook, Weighing, weigh
+from router.objective import Choice, objective
+from router.pool_choice import outlook_of
 from router.prediction.cues import CUES
 from router.prediction.features import grams_of, hash_text
 from router.prediction.predictor import Prediction, Predictor
@@ -25,39 +29,66 @@ class Explanation:
     """One decision, taken apart."""
 
     prediction: Prediction
+    """Of the models that are good enough."""
     choice: Choice
+    """Among them."""
+    best_single: str
+    """The best of these when prompts are not looked at."""
+    left_out: tuple[str, ...]
+    """Models that are not as good as asked."""
     contributions: tuple[Contribution, ...]
     """The largest, first those that speak loudest."""
+
+    @property
+    def pick(self) -> str:
+        """The model picked."""
+        return self.prediction.models[self.choice.pick]
 
 
 def explain(
     predictor: Predictor,
     text: str,
     *,
-    costs: Mapping[str, Sequence[float]],
-    weights: Mapping[str, float],
+    expectations: Mapping[str, Expectation],
+    goals: Goals,
     num_contributions: int = 10,
 ) -> Explanation:
-    """Decide about one prompt as the router does, over all the predictor's models.
+    """Decide about one prompt as the router does.
 
     Args:
         predictor: A fitted one.
         text: The prompt.
-        costs: Goal to each model's raw cost, in the predictor's order.
-        weights: Goal to its weight.
+        expectations: The models to compare, which the predictor knows, the one to prefer first.
+        goals: What is asked for.
         num_contributions: How many to tell.
     """
-    prediction = predictor.predict(text)
-    choice = choose(
-        objective(prediction.losses.tolist(), costs=costs, weights=weights),
-        standard_errors=prediction.standard_errors.tolist(),
-        best_single=predictor.best_single,
-        margin=predictor.settings.abstain_margin,
-        tie_break=next(iter(costs.values()), ()),
+    models = tuple(expectations)
+    columns = np.array([predictor.models.index(model) for model in models], dtype=np.intp)
+    outlook = outlook_of(predictor, hash_text(text), columns)
+    weighing = weigh(outlook, list(expectations.values()), goals) or _unmet(outlook)
+    kept = list(weighing.kept)
+    prediction = Prediction(
+        tuple(models[place] for place in kept),
+        np.array(outlook.losses, np.float32)[kept],
+        np.array(outlook.standard_errors, np.float32)[kept],
     )
-    told = _contributions(predictor, text, choice.pick)
+    told = _contributions(predictor, text, int(columns[kept[weighing.choice.pick]]))
     loudest = sorted(told, key=lambda one: -abs(one.loss))[:num_contributions]
-    return Explanation(prediction, choice, tuple(loudest))
+    return Explanation(
+        prediction,
+        weighing.choice,
+        models[min(kept, key=lambda place: outlook.mean_losses[place])],
+        tuple(model for place, model in enumerate(models) if place not in kept),
+        tuple(loudest),
+    )
+
+
+def _unmet(outlook: Outlook) -> Weighing:
+    """Return the comparison where no model is good enough: by what is predicted alone."""
+    losses = outlook.losses
+    order = sorted(range(len(losses)), key=lambda place: (losses[place], place))
+    choice = Choice(tuple(order), QUALITY_UNMET, objective(losses, costs={}, weights={}))
+    return Weighing(tuple(range(len(losses))), choice)
 
 
 def _contributions(predictor: Predictor, text: str, model: int) -> list[Contribution]:

@@ -8,18 +8,19 @@ def explanation_text(predictor: Predictor, explanation: Explanation) -> str:
     """Return the words, the predictions with their terms, the pick and its reason."""
     prediction, choice = explanation.prediction, explanation.choice
     terms = choice.objective.terms
-    goals = "".join(f"{goal:>12}" for goal in terms)
+    goals = "".join(f"{goal:>15}" for goal in terms)
     width = max(map(len, prediction.models))
     lines = [f"{'model':<{width}}  quality    +/-{goals}   objective"]
     for place in choice.order:
-        parts = "".join(f"{part[place]:>12.3f}" for part in terms.values())
+        parts = "".join(f"{part[place]:>15.3f}" for part in terms.values())
         lines.append(
             f"{prediction.models[place]:<{width}}  {prediction.qualities[place]:>7.3f}"
             f"{prediction.standard_errors[place]:>7.3f}{parts}"
             f"{choice.objective.totals[place]:>12.3f}"
         )
-    pick = prediction.models[choice.pick]
-    single = prediction.models[predictor.best_single]
+    if explanation.left_out:
+        lines += ["", f"not as good as asked: {', '.join(explanation.left_out)}"]
+    pick, single = explanation.pick, explanation.best_single
     lines += [
         "",
         f"pick: {pick} ({choice.reason}); best single model: {single}; a lead must be "

@@ -18,6 +18,7 @@ from route_process import running
 from router_under_test import metric
 
 from router.features_log import read_lines
+from router.grades import read_grades
 
 KEY = "alices-secret-key"
 BODY = {
@@ -76,6 +77,12 @@ class Router:
         told = await self.client.get("/admin/usage", headers=bearer(ADMIN))
         return [row["requests"] for row in told.json()["data"]]
 
+    async def grade(self, names: list[str]) -> int:
+        """Send grades; return the status."""
+        grades = [{"request_id": name, "model": "tiny", "score": 1} for name in names]
+        sent = await self.client.post("/admin/grades", json=grades, headers=bearer(ADMIN))
+        return sent.status_code
+
     def lines(self) -> int:
         """Return how many lines the traffic log has, all of them whole."""
         text = (self.folder / "traffic.jsonl").read_text()
@@ -94,6 +101,7 @@ async def opened(folder: Path, replica: FakeReplica, **governance: object) -> As
         "model_choice": {
             "pools": {"auto": ["tiny"]},
             "features_log": str(folder / "features.jsonl"),
+            "grades": str(folder / "grades.jsonl"),
         },
         "governance": settings | governance,
         "traffic_log": {"path": str(folder / "traffic.jsonl"), "rotate_bytes": "1MiB"},
@@ -124,7 +132,9 @@ async def test_requests_go_on_and_usage_is_kept(tmp_path: Path) -> None:
         assert await metric(router.client, "usage_write_failures_total") >= 1
         unread = await router.client.get("/admin/usage", headers=bearer(ADMIN))
         assert unread.status_code in (200, 503)  # SQLite may need room to read
+        assert await router.grade(["r1", "r2", "r3"]) == 507  # the first one would have found room
         router.disk.clear()
+        assert await router.grade(["r4"]) == 200
         await router.until("usage written again")
         assert await router.usage() == [4]
         assert await router.ask() == 200
@@ -136,6 +146,7 @@ async def test_requests_go_on_and_usage_is_kept(tmp_path: Path) -> None:
         assert router.process.stderr is not None
         assert b"Traceback" not in await router.process.stderr.read()
     assert len(list(read_lines(tmp_path / "features.jsonl"))) == 2
+    assert [grade.request_id for grade in read_grades(tmp_path / "grades.jsonl")] == ["r4"]
     assert len(replica.requests) == 5
 
 
