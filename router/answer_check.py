@@ -6,16 +6,15 @@ can still answer. What a replica says with another status is its own; it is not 
 """
 
 import json
-import re
 
 from router.errors import ReplicaGarbageError, StreamBrokenError
-from router.sse import event_data
+from router.sse import BLANK_LINE, event_data
 from router.upstream import UpstreamReply
 
 MOST_FIRST_EVENT_BYTES = 2**16
 """So much of a stream is looked at; a first event that is longer is passed on unseen."""
 
-_BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIELD_NAMES = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
@@ -30,7 +29,7 @@ async def check_answer(reply: UpstreamReply) -> None:
     if not reply.is_stream:
         _check_whole(reply)
         return
-    while (end := _BLANK_LINE.search(reply.body)) is None:
+    while (end := BLANK_LINE.search(reply.body)) is None:
         if not may_be_events(reply.body):
             raise ReplicaGarbageError(reply.url, "began a stream with what is no event")
         if len(reply.body) > MOST_FIRST_EVENT_BYTES:
@@ -49,7 +48,9 @@ async def check_answer(reply: UpstreamReply) -> None:
 
 def may_be_events(beginning: bytes) -> bool:
     """Return whether a stream of events may begin with these bytes."""
-    text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _BYTE_ORDER_MARK.startswith(beginning):
+        return True
+    text = beginning.removeprefix(_BYTE_ORDER_MARK).lstrip()
     return any(text.startswith(name[: len(text)]) for name in _FIELD_NAMES)
 
 

@@ -186,7 +186,8 @@ class Guards:
     def set_aside(self, url: str, *, seconds: float) -> None:
         """Leave a replica alone that said 429."""
         if seconds > 0:
-            self.of(url).busy_until = self._monotonic() + seconds
+            guard = self.of(url)
+            guard.busy_until = max(guard.busy_until, self._monotonic() + seconds)
             self._troubled.add(url)
 
     def check_passed(self, url: str, *, begun_at: float, was_down: bool) -> None:

@@ -10,7 +10,7 @@ import re
 MAX_EVENT_BYTES = 2**20
 """A longer event is passed on in pieces, uninspected, so that memory stays bounded."""
 
-_BLANK_LINE = re.compile(rb"\n\n|\n\r\n|\r\r")
+BLANK_LINE = re.compile(rb"\n\n|\n\r\n|\r\r")
 _DATA_LINE = re.compile(rb"^data:[ ]?([^\r\n]*)", re.MULTILINE)
 
 
@@ -28,7 +28,7 @@ class EventSplitter:
         buffer = self._rest + chunk
         events = []
         start = 0
-        for blank_line in _BLANK_LINE.finditer(buffer, scan_from):
+        for blank_line in BLANK_LINE.finditer(buffer, scan_from):
             events.append(buffer[start : blank_line.end()])
             start = blank_line.end()
             self.is_inside_event = False

@@ -94,6 +94,7 @@ async def test_other_statuses_are_not_judged(status: int) -> None:
         EVENT + b'data: {"error":{"code":500}}\n\n',
         EVENT.replace(b"\n", b"\r\n"),
         EVENT.replace(b"\n", b"\r"),
+        EVENT.replace(b"\n\n", b"\n\r\n"),
         b"\xef\xbb\xbf" + EVENT,
         b"data:[DONE]\n\n",
         b": a comment\n\n",
@@ -150,7 +151,9 @@ async def test_a_long_first_event_is_passed_on_unseen() -> None:
     assert MOST_FIRST_EVENT_BYTES < len(reply.body) <= MOST_FIRST_EVENT_BYTES + 2 * len(piece)
 
 
-@pytest.mark.parametrize("beginning", [b"", b"d", b"\n\ndata:x", b":", b"re", b"\xef\xbb\xbfid"])
+@pytest.mark.parametrize(
+    "beginning", [b"", b"d", b"\n\ndata:x", b":", b"re", b"\xef", b"\xef\xbb\xbfid"]
+)
 def test_what_may_become_events(beginning: bytes) -> None:
     """The beginning of a field's name may become one."""
     assert may_be_events(beginning)
