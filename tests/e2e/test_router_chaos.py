@@ -24,6 +24,7 @@ import httpx
 import pytest
 from chaos_replica import MANNERS, MODEL, answer_words
 from keys_files import ADMIN, bearer, write_governance
+from plain_client import PlainClient
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +96,13 @@ class Outcome:
 class Chaos:
     """The fleet, its illnesses, and the load."""
 
-    client: httpx.AsyncClient
+    client: PlainClient
     replicas: list[Replica]
     draws: random.Random = field(default_factory=lambda: random.Random(7))
     outcomes: list[Outcome] = field(default_factory=list)
     manners: Counter[str] = field(default_factory=Counter)
+    rate: float = 0.0
+    """Requests a second that were sent."""
 
     async def run(self, seconds: float) -> None:
         """Send load and fall ill for so long; everyone is well again at the end."""
@@ -114,7 +117,7 @@ class Chaos:
             for number in range(round(RATE * seconds)):
                 await asyncio.sleep(max(0.0, begin + number / RATE - time.monotonic()))
                 group.create_task(self._ask(number))
-        logger.info("sent=%d in %.1f s", len(self.outcomes), time.monotonic() - begin)
+            self.rate = (number + 1) / (time.monotonic() - begin)
 
     async def _ask(self, number: int) -> None:
         prompt = f"{SECRET} number {number} " + f"{number % 16} shared words " * 8
@@ -124,59 +127,20 @@ class Chaos:
         has_left = self.draws.random() < LEAVES_EARLY
         try:
             async with asyncio.timeout(LATE_SECONDS):
-                if has_left:
-                    await self._leave(prompt, request_id)
-                else:
-                    ask = self._stream if number % 2 else self._whole
-                    problem, had_begun = await ask(prompt, request_id)
+                content = {"model": MODEL, "prompt": prompt, "stream": bool(number % 2)}
+                stays = self.draws.uniform(0, 0.04) if has_left else None
+                status, answer = await self.client.post(
+                    "/v1/completions", content, request_id=request_id, stays_seconds=stays
+                )
+            if not has_left:
+                judge = judge_stream if content["stream"] and status == 200 else judge_whole
+                problem, had_begun = judge(prompt, status, answer.decode())
         except TimeoutError:
             problem = "no answer in time"
-        except (httpx.HTTPError, OSError) as error:
+        except OSError as error:
             problem = f"the router's connection broke: {error!r}"
         end = time.monotonic()
         self.outcomes.append(Outcome(request_id, begin, end, problem, had_begun, has_left))
-
-    async def _leave(self, prompt: str, request_id: str) -> None:
-        """Ask, and go before the answer can be whole."""
-        url = self.client.base_url
-        _, writer = await asyncio.open_connection(url.host, url.port)
-        body = json.dumps({"model": MODEL, "prompt": prompt, "stream": True})
-        writer.write(
-            f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {CLIENT_KEY}\r\n"
-            f"x-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
-        )
-        await asyncio.sleep(self.draws.uniform(0, 0.04))
-        writer.close()
-        await writer.wait_closed()
-
-    async def _whole(self, prompt: str, request_id: str) -> tuple[str | None, bool]:
-        answer = await self.client.post(
-            "/v1/completions",
-            json={"model": MODEL, "prompt": prompt},
-            headers={"x-request-id": request_id},
-        )
-        if answer.status_code != 200:
-            return f"{answer.status_code} {answer.text}", False
-        text = answer.json()["choices"][0]["text"]
-        return (None if text == "".join(answer_words(prompt)) else f"wrong: {text}"), False
-
-    async def _stream(self, prompt: str, request_id: str) -> tuple[str | None, bool]:
-        body = {"model": MODEL, "prompt": prompt, "stream": True}
-        headers = {"x-request-id": request_id}
-        received = b""
-        async with self.client.stream(
-            "POST", "/v1/completions", json=body, headers=headers
-        ) as answer:
-            async for piece in answer.aiter_bytes():
-                received += piece
-        if answer.status_code != 200:
-            return f"{answer.status_code} {received.decode()}", False
-        *events, last = received.decode().removesuffix("\n\n").split("\n\n")
-        if last != "data: [DONE]":
-            is_told = '"error"' in last
-            return ("broke" if is_told else f"silent end: {received[-200:]!r}"), is_told
-        words = [json.loads(event[6:])["choices"][0]["text"] for event in events]
-        return (None if words == answer_words(prompt) else f"wrong: {words}"), True
 
     async def _infect(self, group: asyncio.TaskGroup) -> None:
         """Let one replica after the other fall ill, by every manner in turn."""
@@ -233,6 +197,24 @@ class Chaos:
         return not any(each.was_well(one.begin, one.end) for each in self.replicas)
 
 
+def judge_whole(prompt: str, status: int, answer: str) -> tuple[str | None, bool]:
+    """Return what is wrong with an answer, and False: no stream had begun."""
+    if status != 200:
+        return f"{status} {answer}", False
+    text = json.loads(answer)["choices"][0]["text"]
+    return (None if text == "".join(answer_words(prompt)) else f"wrong: {text}"), False
+
+
+def judge_stream(prompt: str, status: int, answer: str) -> tuple[str | None, bool]:
+    """Return what is wrong with a stream, and whether it had begun and was told to be broken."""
+    *events, last = answer.removesuffix("\n\n").split("\n\n")
+    if last != "data: [DONE]":
+        is_told = '"error"' in last
+        return ("broke" if is_told else f"silent end: {answer[-200:]!r}"), is_told
+    words = [json.loads(event[6:])["choices"][0]["text"] for event in events]
+    return (None if words == answer_words(prompt) else f"wrong: {words}"), True
+
+
 def write_config(folder: Path, replicas: list[Replica], health: dict[str, float]) -> Path:
     (folder / "replica.key").write_text(REPLICA_KEY)
     limits = {"requests_per_minute": 10**6, "budgets": [{"per": "day", "usd": 1e6}]}
@@ -270,7 +252,9 @@ def test_no_request_fails_that_a_replica_could_have_served(start, tmp_path, seco
         for replica in replicas:
             replica.kill()
     problems = Counter((one.problem or "right")[:60] for one in chaos.outcomes)
-    logger.info("manners=%s outcomes=%s", dict(chaos.manners), dict(problems))
+    logger.info(
+        "rate=%.0f/s manners=%s outcomes=%s", chaos.rate, dict(chaos.manners), dict(problems)
+    )
     assert len(chaos.outcomes) == round(RATE * seconds)
     assert set(chaos.manners) == {"kill", "stop", *MANNERS} or seconds < 60
     assert chaos.unexcused({line["request_id"]: line["replica"] for line in lines}) == []
@@ -289,12 +273,12 @@ def test_no_request_fails_that_a_replica_could_have_served(start, tmp_path, seco
 
 async def wreak(url: str, replicas: list[Replica], seconds: float) -> tuple[Chaos, str]:
     """Return what happened, and the router's metrics at the end."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    async with httpx.AsyncClient(
-        base_url=url, headers=bearer(CLIENT_KEY), limits=limits, timeout=None
-    ) as client:
-        chaos = Chaos(client, replicas)
-        await chaos.run(seconds)
-        metrics = await client.get("/metrics", headers=bearer(ADMIN))
+    host, _, port = url.removeprefix("http://").partition(":")
+    client = PlainClient(host, int(port), key=CLIENT_KEY)
+    chaos = Chaos(client, replicas)
+    await chaos.run(seconds)
+    client.close()
+    async with httpx.AsyncClient(base_url=url, headers=bearer(ADMIN)) as direct:
+        metrics = await direct.get("/metrics")
         assert metrics.status_code == 200
         return chaos, metrics.text
