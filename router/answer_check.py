@@ -63,6 +63,7 @@ def _check_whole(reply: UpstreamReply) -> None:
         raise ReplicaGarbageError(reply.url, "answered 200 with no JSON object")
     if not isinstance(content.get("choices"), list):
         raise ReplicaGarbageError(reply.url, "answered 200 with no list of choices")
+    reply.content = content
 
 
 def _check_event(url: str, event: bytes) -> None:

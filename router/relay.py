@@ -12,7 +12,7 @@ from router.exchange import RawHeaders, headers_for_client, send_error, send_who
 from router.sse import data_event
 from router.traffic_log import RequestRecord
 from router.upstream import UpstreamReply
-from router.usage import UsageFilter, read_body_usage
+from router.usage import UNKNOWN, UsageFilter, read_usage
 
 LAST_EVENT = b"[DONE]"
 MOST_BLANK_BYTES = 16
@@ -62,7 +62,7 @@ class Relay:
         return [each for each in theirs if each[0] not in ours] + self.headers
 
     async def _pass_whole(self, reply: UpstreamReply) -> None:
-        self._record.usage = read_body_usage(reply.body)
+        self._record.usage = read_usage(reply.content) or UNKNOWN
         headers = self._headers(reply)
         if reply.status == BUSY_STATUS and all(name != b"retry-after" for name, _ in headers):
             headers.append((b"retry-after", b"1"))

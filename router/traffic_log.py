@@ -35,6 +35,8 @@ from router.usage import UNKNOWN, Usage
 
 SCHEMA_VERSION = 1
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @dataclass(slots=True)
 class RequestRecord:
@@ -82,7 +84,7 @@ class RequestRecord:
         }
         if self.choice is not None:
             content["choice"] = self.choice
-        return json.dumps(content, separators=(",", ":"))
+        return _encode(content)
 
     @property
     def ttft_seconds(self) -> float | None:

@@ -46,6 +46,8 @@ class UpstreamReply:
     """Whether it is a stream of server-sent events."""
     body: bytes
     """The whole body, or the first piece of a stream."""
+    content: dict[str, object] | None = field(default=None, repr=False, kw_only=True)
+    """The parsed body, once it has been found to be an answer that is not streamed."""
     ends_with_connection: bool
     """Whether a stream's end is told by nothing but the end of the connection, which may be a cut."""
     idle_seconds: float

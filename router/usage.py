@@ -39,14 +39,6 @@ def read_usage(content: object) -> Usage | None:
     return Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
 
 
-def read_body_usage(body: bytes) -> Usage:
-    """Return the counts in an answer that was not streamed."""
-    try:
-        return read_usage(json.loads(body)) or UNKNOWN
-    except (ValueError, RecursionError):
-        return UNKNOWN
-
-
 class UsageFilter:
     """Passes a stream's events on, reads their token counts, withholds the last usage chunk.
 

@@ -10,7 +10,7 @@ them, and what others reserved stays.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from router.config import MOST_WORKERS
 from router.governance.tenant import BudgetLimit, Limits, Period
@@ -25,8 +25,7 @@ ACCOUNT_CELLS = _RESERVED + 2 * MOST_WORKERS
 """What an account takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """A wall-clock time as accounts need it, all in UTC."""
 
     second: int
@@ -49,8 +48,7 @@ class Moment:
         return ends[per]
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(NamedTuple):
     """What a request may use, or has used."""
 
     tokens: int
@@ -96,9 +94,8 @@ class Account:
 
     def reserved(self) -> Amount:
         """Return what the requests that run now have reserved, over all workers."""
-        places = range(self._reserved, self._reserved + 2 * MOST_WORKERS, 2)
-        cells = self._cells
-        return Amount(sum(cells[at] for at in places), sum(cells[at + 1] for at in places))
+        start, end = self._reserved, self._reserved + 2 * MOST_WORKERS
+        return Amount(sum(self._cells[start:end:2]), sum(self._cells[start + 1 : end : 2]))
 
     def raise_spent(self, per: Period, now: Moment, least: Amount) -> None:
         """Take `least` for what was used in the period, where less is known here."""

@@ -8,7 +8,8 @@ average would let twice the limit through in one minute.
 The cells are any sequence of whole numbers: a list, or memory that several processes share.
 """
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Protocol, overload
 
 WINDOW_SECONDS = 60
 NUM_CELLS = 2 + WINDOW_SECONDS
@@ -18,9 +19,11 @@ NUM_CELLS = 2 + WINDOW_SECONDS
 class Cells(Protocol):
     """Whole numbers by place."""
 
-    def __getitem__(self, place: int, /) -> int:
-        """Return the number at `place`."""
-        ...
+    @overload
+    def __getitem__(self, place: int, /) -> int: ...
+
+    @overload
+    def __getitem__(self, places: "slice[int, int, int]", /) -> Iterable[int]: ...
 
     def __setitem__(self, place: int, value: int, /) -> None:
         """Replace the number at `place`."""

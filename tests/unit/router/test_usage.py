@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from router.usage import UNKNOWN, Usage, UsageFilter, read_body_usage
+from router.usage import UNKNOWN, Usage, UsageFilter, read_usage
 
 CONTENT = b'data: {"choices":[{"delta":{"content":"\\"usage\\": {} \xc3\xa9"}}]}\n\n'
 NULL_USAGE = b'data: {"choices":[{"delta":{"content":"a"}}],"usage":null}\n\n'
@@ -89,18 +89,17 @@ def test_broken_stream_ends_between_events() -> None:
 @pytest.mark.parametrize(
     ("body", "usage"),
     [
-        (json.dumps({"usage": {"prompt_tokens": 7, "completion_tokens": 5}}), COUNTS),
-        (json.dumps({"usage": {"prompt_tokens": 7}}), Usage(prompt_tokens=7)),
-        (json.dumps({"usage": {"prompt_tokens": "7", "completion_tokens": True}}), UNKNOWN),
-        (json.dumps({"usage": None}), UNKNOWN),
-        ("[]", UNKNOWN),
-        ("not json", UNKNOWN),
-        ("[" * 100_000, UNKNOWN),
+        ({"usage": {"prompt_tokens": 7, "completion_tokens": 5}}, COUNTS),
+        ({"usage": {"prompt_tokens": 7}}, Usage(prompt_tokens=7)),
+        ({"usage": {"prompt_tokens": "7", "completion_tokens": True}}, UNKNOWN),
+        ({"usage": None}, None),
+        ([], None),
+        (None, None),
     ],
 )
-def test_counts_of_a_whole_body(body: str, usage: Usage) -> None:
+def test_counts_of_a_whole_body(body: object, usage: Usage | None) -> None:
     """Counts are taken where they are integers; anything else is unknown."""
-    assert read_body_usage(body.encode()) == usage
+    assert read_usage(body) == usage
 
 
 def test_pieces_of_text_are_counted() -> None:
