@@ -1,15 +1,11 @@
 """A completion request: what the router reads of it, and the bytes it sends on."""
 
 import json
-import re
 from dataclasses import dataclass, replace
 
 from router.base import Query
-from router.body_edit import edited
+from router.body_edit import edited, value_span
 from router.errors import MalformedBodyError, ParameterError
-
-_SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +103,5 @@ def _with_usage(text: str, fields: dict[str, object]) -> str:
         return text[:start] + '"stream_options":{"include_usage":true},' + text[start:]
     options = fields["stream_options"]
     assert options is None or isinstance(options, dict)
-    start, end = _value_span(text, "stream_options")
+    start, end = value_span(text, "stream_options")
     return text[:start] + json.dumps({**(options or {}), "include_usage": True}) + text[end:]
-
-
-def _value_span(text: str, key: str) -> tuple[int, int]:
-    """Return where the last top-level value of `key` stands in `text`, a valid JSON object."""
-    span = None
-    position = text.index("{")
-    while text[position] != "}":
-        name, position = _DECODER.raw_decode(text, _skip(text, position + 1))
-        start = _skip(text, _skip(text, position) + 1)
-        _, end = _DECODER.raw_decode(text, start)
-        if name == key:
-            span = (start, end)
-        position = _skip(text, end)
-    assert span is not None, f"{key} is not a top-level key"
-    return span
-
-
-def _skip(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    assert match is not None
-    return match.end()

@@ -1,10 +1,7 @@
 """`POST /v1/chat/completions` and `/v1/completions`: the data path."""
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
@@ -17,6 +14,7 @@ from router.exchange import (
     headers_for_replica,
     read_body,
     request_id,
+    say_farewell,
     target,
 )
 from router.governance.admission import Admission
@@ -30,11 +28,6 @@ from router.relay import Relay
 from router.replica_choice import ReplicaChoice
 from router.router import Router
 from router.traffic_log import RequestRecord, TrafficLog
-
-logger = logging.getLogger(__name__)
-
-FAREWELL_SECONDS = 5.0
-"""For an error to reach a client that has stopped reading; then the connection is closed."""
 
 
 class Completions:
@@ -91,7 +84,7 @@ class Completions:
             record.status = status_of(error)
         except RouterError as error:
             record.status = status_of(error)
-            await self._fail(relay, error)
+            await say_farewell(error, relay.fail)
         finally:
             if admission is not None:
                 self._governance.settle(admission, record)
@@ -138,9 +131,3 @@ class Completions:
         )
         record.choice = plan.record()
         return plan
-
-    async def _fail(self, relay: Relay, error: RouterError) -> None:
-        logger.info("request failed status=%d problem=%s", status_of(error), error)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                await relay.fail(error)
