@@ -158,8 +158,8 @@ class RouterConfig(StrictModel):
     """Pools of models, `auto` among them, one of which is chosen for each request; without it every
     request names its model."""
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(32 * 2**20)
-    """Largest request body, such as `32MiB`; larger ones are answered 413."""
-
+    """Largest request body, such as `32MiB`; larger ones are answered 413. A replica's answer that is
+    not streamed may have 64 MiB; beyond them it counts as a failure of the replica."""
     max_upload_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(2 * 2**30)
     """Largest adapter on its way to the replicas; kept on disk meanwhile."""
     spool_folder: Path | None = None
