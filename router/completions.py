@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
-from router.call import Call, read_call
+from planner.threads import in_thread
+from router.call import LARGE_BODY_BYTES, Call, read_call, read_large_call
 from router.client_watch import cancelled_when_client_leaves
 from router.error_answers import status_of
 from router.errors import ClientGoneError, RouterError
@@ -94,7 +95,10 @@ class Completions:
 
     async def _read(self, scope: Scope, receive: Receive) -> Call:
         body = await read_body(scope, receive, max_body_bytes=self._max_body_bytes)
-        return read_call(body, target=target(scope), headers=headers_for_replica(scope))
+        path, headers = target(scope), headers_for_replica(scope)
+        if len(body) < LARGE_BODY_BYTES:
+            return read_call(body, target=path, headers=headers)
+        return await in_thread(read_large_call, body, target=path, headers=headers)
 
     async def _answer(
         self,
