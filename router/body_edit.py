@@ -7,8 +7,7 @@ A tree of edits follows the shape of the body: mappings by key or by index, with
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 REMOVED: Final = None
 """In place of a new value: the key goes, with its value and one comma."""
@@ -23,8 +22,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(NamedTuple):
     """One value of an object or array, and where it stands."""
 
     key: str | int
@@ -47,6 +45,12 @@ def edited(text: str, edits: Edits) -> str:
         pieces += [text[position:start], instead]
         position = end
     return "".join([*pieces, text[position:]])
+
+
+def value_span(text: str, key: str) -> tuple[int, int]:
+    """Return where the last value of `key`, which is there, stands in `text`, a valid JSON object."""
+    found = [member for member in _members(text, _skip(text, 0)) if member.key == key]
+    return found[-1].value, found[-1].end
 
 
 def _collect(text: str, position: int, edits: Edits, spans: list[_Span]) -> None:

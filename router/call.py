@@ -1,15 +1,15 @@
 """A completion request: what the router reads of it, and the bytes it sends on."""
 
 import json
-import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from router.base import Query
-from router.body_edit import edited
+from router.body_edit import edited, value_span
 from router.errors import MalformedBodyError, ParameterError
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
+LARGE_BODY_BYTES = 2**18
+"""From here on a body is read in a thread, by `read_large_call`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ def with_model(call: Call, model: str) -> Call:
     return replace(call, body=body, query=replace(call.query, model=model))
 
 
-def read_object(body: bytes) -> dict[str, object]:
-    """Return a request body as a dictionary.
+def read_object(body: bytes, *, loads: Callable[[str], object] = json.loads) -> dict[str, object]:
+    """Return a request body as a dictionary, parsed by `loads`.
 
     Raises:
         MalformedBodyError: If it is not a JSON object in UTF-8.
     """
     try:
-        content = json.loads(body.decode("utf-8"))
+        content = loads(body.decode("utf-8"))
     except RecursionError:
         raise MalformedBodyError("the body is nested too deeply; flatten it") from None
     except ValueError as error:
@@ -64,7 +64,13 @@ def read_text_field(fields: dict[str, object], name: str) -> str:
     return value
 
 
-def read_call(body: bytes, *, target: str, headers: tuple[tuple[str, str], ...]) -> Call:
+def read_call(
+    body: bytes,
+    *,
+    target: str,
+    headers: tuple[tuple[str, str], ...],
+    loads: Callable[[str], object] = json.loads,
+) -> Call:
     """Return the request in `body`; nothing but `model`, `stream` and usage options is judged.
 
     Servers differ in what else than true they take for true, and a stream the router did not
@@ -75,7 +81,7 @@ def read_call(body: bytes, *, target: str, headers: tuple[tuple[str, str], ...])
         ParameterError: If `model` is missing or no string, or `stream` or
             `stream_options.include_usage` is no boolean.
     """
-    fields = read_object(body)
+    fields = read_object(body, loads=loads)
     model = read_text_field(fields, "model")
     options = fields.get("stream_options")
     asks = _read_flag(fields, "stream")
@@ -90,6 +96,26 @@ def read_call(body: bytes, *, target: str, headers: tuple[tuple[str, str], ...])
         query=Query(model=model, fields=fields),
         withholds_usage=asks,
     )
+
+
+def read_large_call(body: bytes, *, target: str, headers: tuple[tuple[str, str], ...]) -> Call:
+    """Return `read_call`'s request, its prompt counted, in a thread that lets others run.
+
+    Raises:
+        RouterError: As `read_call`.
+    """
+    call = read_call(body, target=target, headers=headers, loads=_loads_politely)
+    _ = call.query.prompt.size  # worked out here, and kept
+    return call
+
+
+def _loads_politely(text: str) -> object:
+    """Return `json.loads`, which holds the interpreter to its end but where it calls Python.
+
+    It does so for every object and whole number here, which doubles its time: between two of them
+    the event loop gets its turn.
+    """
+    return json.loads(text, parse_int=lambda digits: int(digits), object_hook=lambda pairs: pairs)
 
 
 def _read_flag(fields: dict[str, object], name: str, *, within: str = "") -> bool:
@@ -107,26 +133,5 @@ def _with_usage(text: str, fields: dict[str, object]) -> str:
         return text[:start] + '"stream_options":{"include_usage":true},' + text[start:]
     options = fields["stream_options"]
     assert options is None or isinstance(options, dict)
-    start, end = _value_span(text, "stream_options")
+    start, end = value_span(text, "stream_options")
     return text[:start] + json.dumps({**(options or {}), "include_usage": True}) + text[end:]
-
-
-def _value_span(text: str, key: str) -> tuple[int, int]:
-    """Return where the last top-level value of `key` stands in `text`, a valid JSON object."""
-    span = None
-    position = text.index("{")
-    while text[position] != "}":
-        name, position = _DECODER.raw_decode(text, _skip(text, position + 1))
-        start = _skip(text, _skip(text, position) + 1)
-        _, end = _DECODER.raw_decode(text, start)
-        if name == key:
-            span = (start, end)
-        position = _skip(text, end)
-    assert span is not None, f"{key} is not a top-level key"
-    return span
-
-
-def _skip(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    assert match is not None
-    return match.end()

@@ -1,15 +1,13 @@
 """`POST /v1/chat/completions` and `/v1/completions`: the data path."""
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
-from router.call import Call, read_call
+from planner.threads import in_thread
+from router.call import LARGE_BODY_BYTES, Call, read_call, read_large_call
 from router.client_watch import cancelled_when_client_leaves
 from router.error_answers import status_of
 from router.errors import ClientGoneError, RouterError
@@ -17,6 +15,7 @@ from router.exchange import (
     headers_for_replica,
     read_body,
     request_id,
+    say_farewell,
     target,
 )
 from router.governance.admission import Admission
@@ -30,11 +29,6 @@ from router.relay import Relay
 from router.replica_choice import ReplicaChoice
 from router.router import Router
 from router.traffic_log import RequestRecord, TrafficLog
-
-logger = logging.getLogger(__name__)
-
-FAREWELL_SECONDS = 5.0
-"""For an error to reach a client that has stopped reading; then the connection is closed."""
 
 
 class Completions:
@@ -91,7 +85,7 @@ class Completions:
             record.status = status_of(error)
         except RouterError as error:
             record.status = status_of(error)
-            await self._fail(relay, error)
+            await say_farewell(error, relay.fail)
         finally:
             if admission is not None:
                 self._governance.settle(admission, record)
@@ -101,7 +95,10 @@ class Completions:
 
     async def _read(self, scope: Scope, receive: Receive) -> Call:
         body = await read_body(scope, receive, max_body_bytes=self._max_body_bytes)
-        return read_call(body, target=target(scope), headers=headers_for_replica(scope))
+        path, headers = target(scope), headers_for_replica(scope)
+        if len(body) < LARGE_BODY_BYTES:
+            return read_call(body, target=path, headers=headers)
+        return await in_thread(read_large_call, body, target=path, headers=headers)
 
     async def _answer(
         self,
@@ -138,9 +135,3 @@ class Completions:
         )
         record.choice = plan.record()
         return plan
-
-    async def _fail(self, relay: Relay, error: RouterError) -> None:
-        logger.info("request failed status=%d problem=%s", status_of(error), error)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                await relay.fail(error)

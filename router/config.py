@@ -37,11 +37,11 @@ class ReplicaConfig(StrictModel):
     """How much of the load it should carry, relative to the model's other replicas: policies divide
     loads by it. Planned weights go first, this one counts among the replicas of an offer."""
     max_outstanding: Annotated[int, Field(ge=1)] | None = None
-    """Most requests on it at once; beyond it another replica is taken, and 429 is the answer if all
-    are full. None: no limit."""
+    """Most requests on it at once from each of the router's `workers`; beyond it another replica is
+    taken, and 429 is the answer if all are full. None: no limit."""
     capacity_tokens: Tokens | None = None
     """Tokens it holds at once, input and output of all its requests, as its KV memory does; a limit
-    like `max_outstanding`, on estimated sizes. A replica without work takes any request. None: no
+    like `max_outstanding`, each worker's too, on estimated sizes. A replica without work takes any request. None: no
     limit, and loads are compared among the replicas alone."""
     loads_adapters: bool = False
     """Whether it loads an adapter by itself when a request names one (vLLM with a resolver). Then an
@@ -148,7 +148,9 @@ class RouterConfig(StrictModel):
     timeouts: TimeoutsConfig = TimeoutsConfig()
     """Time limits."""
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
-    """Processes that share the port, one processor core each; limits hold over all of them."""
+    """Processes that share the port, one processor core each. The keys' limits hold over all of them;
+    those of replicas (`max_outstanding`, `capacity_tokens`) count each worker's own requests: divide
+    what a replica takes by the workers."""
     governance: GovernanceConfig = GovernanceConfig()
     """Keys, rates, budgets and the administrator's key; without any every client is let in."""
     traffic_log: TrafficLogSetting = None
@@ -158,8 +160,8 @@ class RouterConfig(StrictModel):
     """Pools of models, `auto` among them, one of which is chosen for each request; without it every
     request names its model."""
     max_body_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(32 * 2**20)
-    """Largest request body, such as `32MiB`; larger ones are answered 413."""
-
+    """Largest request body, such as `32MiB`; larger ones are answered 413. A replica's answer that is
+    not streamed may have 64 MiB; beyond them it counts as a failure of the replica."""
     max_upload_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(2 * 2**30)
     """Largest adapter on its way to the replicas; kept on disk meanwhile."""
     spool_folder: Path | None = None

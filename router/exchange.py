@@ -1,17 +1,25 @@
 """The ASGI side of one exchange: headers, request ids and bodies."""
 
+import asyncio
 import json
+import logging
 import math
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.error_answers import error_body, status_of
 from router.errors import BodyTooLargeError, ClientGoneError, LimitError, RouterError
 
+logger = logging.getLogger(__name__)
+
 RawHeaders = list[tuple[bytes, bytes]]
+
+FAREWELL_SECONDS = 5.0
+"""For an error to reach a client that has stopped reading; then the connection is closed."""
 
 COMPLETION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 
@@ -174,6 +182,14 @@ async def send_error(
     """Send an error as OpenAI's body, with `headers` besides its own."""
     headers = [(b"content-type", b"application/json"), *error_headers(error), *headers]
     await send_whole(send, status_of(error), headers, json.dumps(error_body(error)).encode())
+
+
+async def say_farewell(error: RouterError, tell: Callable[[RouterError], Awaitable[None]]) -> None:
+    """End a request with `error`: have `tell` tell the client, in time or not at all."""
+    logger.info("request failed status=%d problem=%s", status_of(error), error)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            await tell(error)
 
 
 def error_headers(error: RouterError) -> RawHeaders:

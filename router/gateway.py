@@ -353,10 +353,6 @@ def _show_lost_lines(lasting: Lasting) -> None:
     LogMetrics(lasting.metrics.registry, counts)
 
 
-def _weighted_models(config: RouterConfig) -> list[str]:
-    return [model.name for model in config.models if model.weights]
-
-
 def make_model_choice(config: RouterConfig, lasting: Lasting) -> ModelChoice | None:
     """Return the choice among models that the settings ask for; it reads the predictor's file.
 

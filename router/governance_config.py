@@ -7,10 +7,10 @@ from pydantic import Field, StringConstraints, model_validator
 
 from planner.config import StrictModel
 from planner.units import Number, Tokens
+from router.governance.tenant import Period
 
 TenantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Period = Literal["day", "month", "total"]
 
 
 class GovernanceConfig(StrictModel):

@@ -7,6 +7,7 @@ of the requests twice. The one that is not used is cancelled on its replica.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from router.call import Call
@@ -43,7 +44,7 @@ async def race(
         second: Called after `after_seconds` if the first run has not ended; None: no second run.
         after_seconds: See there.
         is_good: Whether a result ends the race; without a good one any result is returned.
-        discard: Gets each result that is not returned.
+        discard: Gets each result that is not returned, the winner's too if the race is cancelled.
 
     Raises:
         Exception: The first run's, if no run has a result.
@@ -59,10 +60,20 @@ async def race(
     finally:
         losers = [run for run in runs if run is not winner]
         for run in losers:
+            run.add_done_callback(partial(_discard_result, discard))
             run.cancel()
-        for outcome in await asyncio.gather(*losers, return_exceptions=True):
-            if not isinstance(outcome, BaseException):
-                discard(outcome)
+        try:
+            if losers:
+                await asyncio.wait(losers)
+        except asyncio.CancelledError:
+            if winner is not None:
+                _discard_result(discard, winner)
+            raise
+
+
+def _discard_result(discard: Callable[[T], None], run: asyncio.Task[T]) -> None:
+    if not run.cancelled() and run.exception() is None:
+        discard(run.result())
 
 
 async def _first_good(runs: list[asyncio.Task[T]], is_good: Callable[[T], bool]) -> asyncio.Task[T]:

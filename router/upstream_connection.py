@@ -13,6 +13,8 @@ import httptools
 
 MOST_BUFFERED_BYTES = 2**16
 """Of a stream that its reader has not taken; beyond them the replica has to wait."""
+MOST_BODY_BYTES = 64 * 2**20
+"""Of an answer that is not a stream, which is kept until it is whole; a longer one fails."""
 MOST_HEAD_BYTES = 2**16
 """Of an answer's status line and headers."""
 _HEAD_ONLY = frozenset({204, 304})
@@ -93,16 +95,24 @@ class Exchange:
             connection.abort()
 
     def add(self, piece: bytes) -> None:
-        """Take a piece of the body; make the replica wait if too many are left."""
+        """Take a piece of the body; make the replica wait if too many are left.
+
+        The exchange fails where the body of an answer that is not a stream grows too long.
+        """
         self._pieces.append(piece)
+        self._num_bytes += len(piece)
         if self.is_stream:
-            self._num_bytes += len(piece)
             if self._num_bytes > MOST_BUFFERED_BYTES and self._connection is not None:
                 self._connection.pause_reading()
             self._wake()
+        elif self._num_bytes > MOST_BODY_BYTES:
+            self._pieces.clear()
+            self.fail(ConnectionError(f"the answer is over {MOST_BODY_BYTES} bytes"))
 
     def complete(self) -> None:
-        """Take note that the answer is whole."""
+        """Take note that the answer is whole; a failed one stays as it is."""
+        if self.error is not None:
+            return
         self.is_complete = True
         self._connection = None
         self._wake()

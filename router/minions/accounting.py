@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from router.input_size import START_TOKENS_PER_BYTE
 from router.minions.asking import Ask, Message, Reply, Schema, num_bytes
-
-START_TOKENS_PER_BYTE = 0.25
-"""Before any report: English text has about four bytes a token."""
 
 
 @dataclass(frozen=True, slots=True)

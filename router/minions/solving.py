@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from planner.threads import in_thread
 from router.errors import ParameterError
-from router.minions.accounting import START_TOKENS_PER_BYTE, Ledger, counted
+from router.input_size import START_TOKENS_PER_BYTE
+from router.minions.accounting import Ledger, counted
 from router.minions.asking import Ask
 from router.minions.chat import Chat
 from router.minions.chunks import cut

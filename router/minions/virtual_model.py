@@ -1,11 +1,9 @@
 """`minions/LOCAL+REMOTE` and `minion/LOCAL+REMOTE` in `/v1/chat/completions`."""
 
-import asyncio
 import json
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from starlette.types import Scope, Send
 
@@ -20,7 +18,7 @@ from router.errors import (
     RouterError,
     UnknownModelError,
 )
-from router.exchange import send_whole
+from router.exchange import say_farewell, send_whole
 from router.fleet import Fleet
 from router.governance.tenant import Tenant
 from router.minions.accounting import Ledger, Price, Side
@@ -34,9 +32,6 @@ from router.minions.solving import Models, check_length, solve
 from router.minions.stream import ProgressStream
 from router.traffic_log import RequestRecord
 from router.usage import Usage
-
-FAREWELL_SECONDS = 5.0
-"""For an error event to reach a client that has stopped reading."""
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +143,7 @@ class VirtualModels:
             raise
         except RouterError as error:
             record.status = status_of(error)
-            logger.info("request failed status=%d problem=%s", record.status, error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(FAREWELL_SECONDS):
-                    await stream.fail(error)
+            await say_farewell(error, stream.fail)
 
     async def _solve(
         self,

@@ -14,14 +14,11 @@ A replica that is out is passed over, which moves its keys and nobody else's.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from router.base import Candidate, Decision, Query
 from router.policies.hash_ring import HashRing, position
 from router.policy_config import BoundedLoadConfig
-
-SPARE_MEMBERS = 64
-"""Replicas that may stand on the ring beyond twice the candidates, before those gone are dropped."""
 
 
 class BoundedLoad:
@@ -29,23 +26,19 @@ class BoundedLoad:
 
     def __init__(self, config: BoundedLoadConfig) -> None:
         self._config = config
-        self._ring = HashRing((), virtual_nodes=config.virtual_nodes)
+        self._ring = HashRing(virtual_nodes=config.virtual_nodes)
 
     def pick(self, candidates: Sequence[Candidate], query: Query) -> Decision:
         """Return the first candidate on the ring with room under the bound; see the header."""
-        able = {each.url: each for each in candidates}
         rooms = self.rooms(candidates)
+        places = self._ring.next_places(self._place(query), rooms)
+        first = min(places, key=places.__getitem__)
         scores = tuple(rooms.items())
-        first = None
-        for url in self._ring_with(able).walk(self._place(query)):
-            if url not in able:
-                continue
-            if first is None:
-                first = url
-            if rooms[url] >= 1:
-                reason = "hashed" if url == first else "next_on_ring"
-                return Decision(url, reason, scores)
-        raise AssertionError("the bounds add up to more than all requests")
+        if rooms[first] >= 1:
+            return Decision(first, "hashed", scores)
+        roomy = [url for url, room in rooms.items() if room >= 1]
+        assert roomy, "the bounds add up to more than all requests"
+        return Decision(min(roomy, key=places.__getitem__), "next_on_ring", scores)
 
     def rooms(self, candidates: Sequence[Candidate]) -> dict[str, float]:
         """Return how many more requests each candidate may take; at least one may take one."""
@@ -59,14 +52,3 @@ class BoundedLoad:
     def _place(self, query: Query) -> int:
         leading = query.prompt.text[: self._config.leading_characters]
         return position(f"{query.model}\x1d{leading}".encode("utf-8", "surrogatepass"))
-
-    def _ring_with(self, able: Mapping[str, Candidate]) -> HashRing:
-        """Return the ring, after replicas seen for the first time have been put on it."""
-        ring = self._ring
-        if able.keys() <= ring.urls:
-            return ring
-        urls = ring.urls | able.keys()
-        if len(urls) > 2 * len(able) + SPARE_MEMBERS:
-            urls = frozenset(able)
-        self._ring = HashRing(urls, virtual_nodes=self._config.virtual_nodes)
-        return self._ring

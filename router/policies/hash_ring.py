@@ -1,12 +1,18 @@
 """A consistent-hash ring: where on a circle each replica stands, at many places.
 
 Positions come from BLAKE2b, so every process has the same ring. A replica that joins or leaves moves
-only the keys next to its own places, about one in n.
+only the keys next to its own places, about one in n. There is no list of all places: each replica's
+own are searched, so that what other models' replicas do costs nothing.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 from hashlib import blake2b
+
+_CIRCLE = 2**64
+_MOST_REPLICAS = 4096
+"""Whose places are kept, some 11 KiB each for 256 of them; the longest unused go first."""
 
 
 def position(key: bytes) -> int:
@@ -15,25 +21,22 @@ def position(key: bytes) -> int:
 
 
 class HashRing:
-    """The places of some replicas, fixed."""
+    """The places of replicas, worked out when one is first asked about."""
 
-    __slots__ = ("_owners", "_positions", "urls")
+    __slots__ = ("_places",)
 
-    def __init__(self, urls: Iterable[str], *, virtual_nodes: int) -> None:
+    def __init__(self, *, virtual_nodes: int) -> None:
         """Give each replica so many places."""
-        self.urls = frozenset(urls)
-        places = sorted(
-            (position(f"{url}#{number}".encode()), url)
-            for url in self.urls
-            for number in range(virtual_nodes)
-        )
-        self._positions = [place for place, _ in places]
-        self._owners = [url for _, url in places]
+        places = partial(_places, virtual_nodes=virtual_nodes)
+        self._places: Callable[[str], list[int]] = lru_cache(_MOST_REPLICAS)(places)
 
-    def walk(self, start: int) -> Iterator[str]:
-        """Yield the owners clockwise from `start`, once round; a replica comes up many times."""
-        first = bisect_right(self._positions, start)
-        for place in range(first, len(self._owners)):
-            yield self._owners[place]
-        for place in range(first):
-            yield self._owners[place]
+    def next_places(self, start: int, urls: Iterable[str]) -> dict[str, int]:
+        """Return where clockwise from `start` each replica stands next, beyond 2**64 once round."""
+        places = self._places
+        return {url: (own := places(url))[bisect_right(own, start)] for url in urls}
+
+
+def _places(url: str, *, virtual_nodes: int) -> list[int]:
+    """Return a replica's places, rising; the first stands a second time one circle on."""
+    places = sorted(position(f"{url}#{number}".encode()) for number in range(virtual_nodes))
+    return [*places, places[0] + _CIRCLE]

@@ -18,6 +18,9 @@ COMMANDS = ("train", "evaluate", "explain")
 
 app = typer.Typer(add_completion=False)
 
+_PREDICTOR = Path("predictor.npz")
+"""In the working directory."""
+
 _DataOption = Annotated[
     Path,
     typer.Option(
@@ -46,7 +49,7 @@ def run(arguments: list[str]) -> None:
 @app.command()
 def train(
     data: _DataOption,
-    output: Annotated[Path, typer.Option(help="File to write, such as predictor.npz.")],
+    output: Annotated[Path, typer.Option(help="File to write.")] = _PREDICTOR,
     grades: _GradesOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and draws.")] = 0,
 ) -> None:
@@ -115,7 +118,10 @@ def evaluate(
 @app.command()
 def explain(
     prompt: Annotated[str, typer.Argument(help="The prompt's text.")],
-    predictor: Annotated[Path, typer.Option(help="File of `motley route train`.")],
+    predictor: Annotated[
+        Path | None,
+        typer.Option(help="File of `motley route train`; without it --config's, or predictor.npz."),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="The router's file: its models with their facts, and its goals."),
@@ -149,13 +155,14 @@ def explain(
         raise typer.BadParameter("--goals needs --config; name the router's file")
     if prices is None and cheapest:
         raise typer.BadParameter("--cheapest needs --prices; name the file")
-    fitted = Predictor.load(predictor)
-    if config is None:
+    content = None if config is None else ConfigFile(config).read()
+    choice = None if content is None else content.model_choice
+    configured = None if choice is None else choice.predictor
+    fitted = Predictor.load(predictor or configured or _PREDICTOR)
+    if content is None:
         expectations = by_prices(prompt, fitted.models, prices)
         asked = Goals({Goal.CHEAPEST: cheapest} if prices is not None else {})
     else:
-        content = ConfigFile(config).read()
-        choice = content.model_choice
         expectations = by_router_file(prompt, fitted.models, content)
         asked = Goals() if choice is None else choice.default_goals
         if goals is not None:

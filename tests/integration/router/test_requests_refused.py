@@ -1,5 +1,8 @@
 """What the router itself refuses, in OpenAI's shape."""
 
+import asyncio
+import time
+
 import httpx
 import pytest
 from fakes import FakeReplica
@@ -47,6 +50,26 @@ async def test_bad_bodies(
     assert replica.requests == []
     (line,) = read_lines()
     assert (line["status"], line["model"], line["replica"]) == (status, None, None)
+
+
+async def test_a_large_body_does_not_stall_others(open_router: OpenRouter) -> None:
+    """The event loop gets its turns while a body of many token ids is read."""
+    content = b'{"model": "none", "prompt": [' + b"123456," * 1_000_000 + b"1]}"
+    gaps_seconds: list[float] = []
+
+    async def take_turns() -> None:
+        before = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            gaps_seconds.append(time.perf_counter() - before)
+            before += gaps_seconds[-1]
+
+    async with FakeReplica() as replica, open_router(replica) as client:
+        turns = asyncio.create_task(take_turns())
+        answer = await client.post("/v1/completions", content=content)
+        turns.cancel()
+    assert answer.status_code == 404
+    assert max(gaps_seconds) < sum(gaps_seconds) / 3
 
 
 async def test_body_without_a_length_is_bounded(open_router: OpenRouter) -> None:

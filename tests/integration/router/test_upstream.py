@@ -18,6 +18,7 @@ from upstream_under_test import (
     read_all,
 )
 
+from router import upstream_connection
 from router.errors import ReplicaFailedError, ReplicaTimeoutError, StreamBrokenError
 from router.upstream import LARGE_BODY_BYTES
 
@@ -67,6 +68,47 @@ async def test_a_body_without_length_ends_with_the_connection() -> None:
         assert (await ask(upstream, server.url)).body == b"hello"
         assert (await ask(upstream, server.url)).body == b"hello"
     assert server.num_connections == 2
+
+
+@pytest.mark.parametrize("num_chunks", [2, 3])
+async def test_an_answer_that_grows_too_long_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, num_chunks: int
+) -> None:
+    """Even if its end has come meanwhile; nothing of it is handed on."""
+    monkeypatch.setattr(upstream_connection, "MOST_BODY_BYTES", 10)
+    chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"5\r\nhello\r\n" * num_chunks
+    async with scripted(answering(chunked + b"0\r\n\r\n")) as server, opened() as upstream:
+        if num_chunks == 2:
+            assert (await ask(upstream, server.url)).body == b"hellohello"
+            return
+        with pytest.raises(ReplicaFailedError, match="the answer is over 10 bytes"):
+            await ask(upstream, server.url)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/health"])
+async def test_an_endless_answer_is_cut_off(path: str) -> None:
+    """Its connection is closed, so that the replica stops; checks are no exception."""
+    is_stopped = asyncio.Event()
+    piece = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
+
+    async def script(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+        try:
+            for _ in range(1000):
+                await peer.send(piece)
+        except ConnectionError:
+            is_stopped.set()
+
+    async with scripted(script) as server, opened() as upstream:
+        asking = {
+            "/health": lambda: upstream.get_json(server.url, path, timeout_seconds=30),
+            "/v1/completions": lambda: ask(upstream, server.url),
+        }
+        with pytest.raises(ReplicaFailedError, match="the answer is over 67108864 bytes"):
+            await asking[path]()
+        async with asyncio.timeout(10):
+            await is_stopped.wait()
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])

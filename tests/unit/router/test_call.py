@@ -1,10 +1,11 @@
 """Reading a request and asking for usage in its place."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 
-from router.call import Call, read_call, with_model
+from router.call import Call, read_call, read_large_call, with_model
 from router.errors import MalformedBodyError, ParameterError
 
 
@@ -59,14 +60,28 @@ def test_usage_is_asked_for_by_a_splice(body: str, expected: str) -> None:
     assert sent == {**json.loads(body), "stream_options": sent["stream_options"]}
 
 
+@pytest.mark.parametrize("read", [read_call, read_large_call])
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b'"x"', b"null", b'{"model":"m"}x', b"\xff\xfe", b"[" * 100_000],
 )
-def test_malformed_bodies(body: bytes) -> None:
+def test_malformed_bodies(read: Callable[..., Call], body: bytes) -> None:
     """Anything but one JSON object in UTF-8 is refused in one line."""
     with pytest.raises(MalformedBodyError, match=r"^the body is [^\n]+$"):
-        read_call(body, target="/", headers=())
+        read(body, target="/", headers=())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"model": "m", "prompt": [[1, -2], [30000000000000000000]], "n": 1, "n": 2}',
+        '{"model": "m", "stream": true, "messages": [{"content": "é"}], "logit_bias": {"5": 1.5e3}}',
+        '{"model": "m", "stream": true, "stream_options": {"include_usage": false}, "x": [null]}',
+    ],
+)
+def test_large_bodies_are_read_alike(body: str) -> None:
+    """Only how long others have to wait depends on the size of a body."""
+    assert read_large_call(body.encode(), target="/v1/completions", headers=()) == call(body)
 
 
 @pytest.mark.parametrize("body", ["{}", '{"model":null}', '{"model":3}', '{"model":""}'])

@@ -95,6 +95,38 @@ async def test_a_cancelled_race_leaves_nothing_running() -> None:
     assert runs.num_cancelled == 2
 
 
+@pytest.mark.parametrize("loser_is_done", [False, True])
+async def test_a_race_cancelled_after_it_is_won_discards_every_result(loser_is_done: bool) -> None:
+    """A winner that nobody will get any more is given back, and so is a loser that cannot stop."""
+    is_ending = asyncio.Event()
+
+    async def stubborn() -> str:
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            is_ending.set()
+            if not loser_is_done:
+                await asyncio.sleep(0.05)
+        return "loser"
+
+    runs, given_back = Runs([(0.05, "winner")]), []
+    racing = asyncio.create_task(
+        race(
+            stubborn(),
+            runs.next,
+            after_seconds=0.01,
+            is_good=lambda _: True,
+            discard=given_back.append,
+        )
+    )
+    await is_ending.wait()
+    racing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await racing
+    await asyncio.sleep(0.1)
+    assert sorted(given_back) == ["loser", "winner"]
+
+
 def call(body: str) -> Call:
     """Return the request of a body."""
     return read_call(body.encode(), target="/v1/completions", headers=())

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.base import Candidate, Policy, Query
+from router.policies import hash_ring
 from router.policies.bounded_load import BoundedLoad
+from router.policies.hash_ring import position
 from router.policies.power_of_two import PowerOfTwo, two_of
 from router.policies.prefix_aware import PrefixAware
 from router.policies.registry import default_policy, make_policy
@@ -116,6 +118,23 @@ def test_workers_agree() -> None:
     policy = BoundedLoad(BoundedLoadConfig())
     picks = [policy.pick(candidates, keyed(number)).url[-1] for number in range(12)]
     assert "".join(picks) == "211101322010"
+
+
+def test_replicas_of_many_models_are_placed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many models take turns, a replica is put on the ring when it is first seen, not again."""
+    placed: list[bytes] = []
+
+    def counted(key: bytes) -> int:
+        placed.append(key)
+        return position(key)
+
+    monkeypatch.setattr(hash_ring, "position", counted)
+    policy = BoundedLoad(BoundedLoadConfig(virtual_nodes=8))
+    models = [[Candidate(f"m{model}-r{place}", 0) for place in range(3)] for model in range(100)]
+    for _ in range(3):
+        for candidates in models:
+            policy.pick(candidates, QUERY)
+    assert len(placed) == len(set(placed)) == 100 * 3 * 8
 
 
 def test_conversations_that_begin_alike_go_together_until_the_bound() -> None:

@@ -34,6 +34,18 @@ def test_training_writes_a_predictor_that_knows_the_kinds(folder: Path) -> None:
     assert prediction.models[int(prediction.losses.argmin())] == "coder"
 
 
+def test_the_predictor_of_the_working_directory_is_written_and_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a path `train` writes `predictor.npz`, and says so; `explain` reads it."""
+    monkeypatch.chdir(folder)
+    (folder / "predictor.npz").unlink()
+    run(["train", "--data", "data.json"])
+    assert "written to predictor.npz" in capsys.readouterr().out
+    run(["explain", "moon river poem verse silver song"])
+    assert "pick: poet" in capsys.readouterr().out
+
+
 def test_explaining_shows_words_terms_and_the_pick(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,15 @@ def test_terms_and_what_is_left_out_are_shown(
     assert "pick: poet" in told
 
 
+def test_the_predictor_is_the_one_of_the_routers_file(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the command names none; its path begins in the working directory, as the router's does."""
+    monkeypatch.chdir(files[0].parent)
+    run(["explain", POEM_PROMPT, "--config", str(files[0])])
+    assert "pick: coder" in capsys.readouterr().out
+
+
 def test_what_cannot_be_explained_is_told(files: tuple[Path, Path]) -> None:
     """In one line: words that do not go together, a goal there is not, models nobody knows."""
     config, predictor = files
