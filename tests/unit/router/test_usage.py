@@ -92,6 +92,9 @@ def test_broken_stream_ends_between_events() -> None:
         (json.dumps({"usage": {"prompt_tokens": 7, "completion_tokens": 5}}), COUNTS),
         (json.dumps({"usage": {"prompt_tokens": 7}}), Usage(prompt_tokens=7)),
         (json.dumps({"usage": {"prompt_tokens": "7", "completion_tokens": True}}), UNKNOWN),
+        (json.dumps({"usage": {"prompt_tokens": -1, "completion_tokens": 10**15}}), UNKNOWN),
+        (json.dumps({"usage": {"prompt_tokens": 10**29, "completion_tokens": 10**400}}), UNKNOWN),
+        (json.dumps({"usage": {"prompt_tokens": 10**9, "completion_tokens": 0}}), Usage(10**9, 0)),
         (json.dumps({"usage": None}), UNKNOWN),
         ("[]", UNKNOWN),
         ("not json", UNKNOWN),
@@ -99,7 +102,7 @@ def test_broken_stream_ends_between_events() -> None:
     ],
 )
 def test_counts_of_a_whole_body(body: str, usage: Usage) -> None:
-    """Counts are taken where they are integers; anything else is unknown."""
+    """Counts are taken where they are integers that may be; anything else is unknown."""
     assert read_body_usage(body.encode()) == usage
 
 
