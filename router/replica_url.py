@@ -7,6 +7,10 @@ from pydantic import AfterValidator
 
 
 def _checked(url: str) -> str:
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(
+            "must be printable ASCII without blanks; write a host as xn--..., the rest as %XX"
+        )
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be http://HOST:PORT or https://HOST")

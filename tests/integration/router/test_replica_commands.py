@@ -83,6 +83,7 @@ async def test_an_idle_replica_is_removed_at_once_and_its_model_is_unavailable(
         ({"url": "http://h:1"}, 400, "model"),
         ({"model": "tiny"}, 400, "url"),
         ({"url": "h:1", "model": "tiny"}, 400, "url"),
+        ({"url": "http://127.0.0.1:9/€", "model": "tiny"}, 400, "url"),
         ({"url": "http://h:1", "model": "tiny", "wieght": 1}, 400, "wieght"),
         ({"url": "http://h:1", "model": "other"}, 404, "model"),
     ],

@@ -51,6 +51,10 @@ def test_defaults_and_normalised_urls(tmp_path: Path) -> None:
         ("models: [{name: m, replicas: [{url: 'h:1'}]}]\n", r"replicas\.0\.url: must be http"),
         ("models: [{name: m, replicas: [{url: 'http://h:1/v1'}]}]\n", "must not end in /v1"),
         ("models: [{name: m, replicas: [{url: 'http://h:99999'}]}]\n", r"replicas\.0\.url"),
+        ("models: [{name: m, replicas: [{url: 'http://h:1/€'}]}]\n", "must be printable ASCII"),
+        ("models: [{name: m, replicas: [{url: 'http://h:1/a b'}]}]\n", "must be printable ASCII"),
+        ("models: [{name: m, replicas: [{url: 'http://ex ample'}]}]\n", "must be printable ASCII"),
+        ('models: [{name: m, replicas: [{url: "http://h:1/\\n"}]}]\n', "must be printable ASCII"),
         (
             "models: [{name: m, replicas: [{url: 'http://h'}, {url: 'http://h/'}]}]\n",
             "appears twice",
