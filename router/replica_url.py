@@ -4,9 +4,18 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from planner.documents import SECRET
 
 
 def _checked(url: str) -> str:
+    authority = (url.partition("//")[2] or url).partition("/")[0]
+    if "@" in authority:
+        # It would stand in logs, metrics and answers.
+        raise PydanticCustomError(
+            SECRET, "must carry no user and no password; name the file of a key by api_key_file"
+        )
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError(
             "must be printable ASCII without blanks; write a host as xn--..., the rest as %XX"

@@ -84,6 +84,7 @@ async def test_an_idle_replica_is_removed_at_once_and_its_model_is_unavailable(
         ({"model": "tiny"}, 400, "url"),
         ({"url": "h:1", "model": "tiny"}, 400, "url"),
         ({"url": "http://127.0.0.1:9/€", "model": "tiny"}, 400, "url"),
+        ({"url": "http://u:hush@127.0.0.1:9", "model": "tiny"}, 400, "url"),
         ({"url": "http://h:1", "model": "tiny", "wieght": 1}, 400, "wieght"),
         ({"url": "http://h:1", "model": "other"}, 404, "model"),
     ],
@@ -96,6 +97,7 @@ async def test_bad_additions_are_refused(
         answer = await router.client.post("/admin/replicas", json=body)
         assert answer.status_code == status
         assert answer.json()["error"]["param"] == param
+        assert "hush" not in answer.text
         assert await router.urls() == [replica.url]
         missing = await router.client.delete("/admin/replicas")
         assert missing.status_code == 400

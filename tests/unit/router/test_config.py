@@ -43,6 +43,20 @@ def test_defaults_and_normalised_urls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["http://u:hush@h", "https://hush@h:1/v1", "u:hush@h", "http://u:hush#€@[h/"]
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(url: str, tmp_path: Path) -> None:
+    """It would not be sent, but stand in logs and metrics; the line says where keys belong."""
+    path = tmp_path / "router.yaml"
+    path.write_text(MODELS.replace("http://h:1", url))
+    with pytest.raises(
+        DocumentError, match=r"must carry no user and no password.*api_key_file"
+    ) as told:
+        read_document(path, RouterConfig)
+    assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         (MODELS + "prot: 1\n", "prot: unknown key"),
