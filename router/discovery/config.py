@@ -7,7 +7,7 @@ from pydantic import Field
 
 from planner.config import StrictModel
 from planner.units import Name
-from router.replica_url import ReplicaUrl
+from router.replica_url import HostName, ReplicaUrl
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -19,7 +19,7 @@ class DnsSource(StrictModel):
     """What this is."""
     model: Annotated[str, Field(min_length=1)]
     """The model that stands under `models` and is served there."""
-    host: Annotated[str, Field(min_length=1, max_length=253)]
+    host: HostName
     """The name; every address it has is a replica. It is resolved as by every program of the machine
     (`/etc/hosts`, `/etc/resolv.conf` with its search domains)."""
     port: Annotated[int, Field(ge=1, le=65535)]

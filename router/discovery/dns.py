@@ -38,6 +38,7 @@ class Resolver(Protocol):
 
         Raises:
             OSError: If nobody answers the question.
+            UnicodeError: If the name is none that can be asked for.
         """
         ...
 
@@ -110,6 +111,9 @@ class DnsWatch:
             return None
         except OSError as error:
             self._note_failure(error.strerror or type(error).__name__)
+            return None
+        except UnicodeError as error:
+            self._note_failure(str(error))
             return None
         if self._is_failing:
             self._is_failing = False
