@@ -121,7 +121,12 @@ class Gateway:
         replica_keys = _replica_keys(config, has_keys=lasting.governance.has_keys)
         model_choice = await asyncio.to_thread(make_model_choice, config, lasting)
         application = assemble(config, lasting, self.reloader, model_choice)
-        lasting.governance.replace(keys, Prices(config.models))
+        lasting.governance.replace(
+            keys,
+            Prices(config.models),
+            assumed_completion_tokens=config.governance.assumed_completion_tokens,
+            refuses_unwritten=config.governance.refuses_unwritten,
+        )
         lasting.upstream.configure(config.timeouts, keys=replica_keys)
         lasting.monitor.configure(config.health)
         lasting.faults.configure(config.breaker, config.retry)
@@ -309,7 +314,7 @@ def _governance(config: RouterConfig, files: GovernanceFiles, metrics: RouterMet
         accounts=files.accounts,
         store=store,
         assumed_completion_tokens=config.governance.assumed_completion_tokens,
-        refuses_unwritten=config.governance.on_store_failure == "refuse",
+        refuses_unwritten=config.governance.refuses_unwritten,
     )
 
 
