@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from router.call import Call, read_call
 from router.client_watch import cancelled_when_client_leaves
 from router.error_answers import status_of
-from router.errors import ClientGoneError, RouterError
+from router.errors import ClientGoneError, RouterError, UnknownModelError
 from router.exchange import (
     headers_for_replica,
     read_body,
@@ -86,7 +86,10 @@ class Completions:
             relay.headers.extend(admission.headers)
             if self._prompts is not None:
                 self._prompts.keep(record, call.query)
-            await self._answer(plan, tenant, scope, send, relay, record)
+            try:
+                await self._answer(plan, tenant, scope, send, relay, record)
+            except UnknownModelError as error:
+                raise error.naming_only(tenant.allows) from None
         except ClientGoneError as error:
             record.status = status_of(error)
         except RouterError as error:

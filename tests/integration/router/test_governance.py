@@ -55,9 +55,16 @@ async def test_only_known_keys_get_in(
 
 
 async def test_a_key_sees_and_uses_its_models_only(tmp_path: Path, open_router: OpenRouter) -> None:
-    """Another model is 403 and not listed; names that end in `*` are beginnings."""
+    """Another model is 403 and not listed; names that end in `*` are beginnings.
+
+    No refusal tells it of another.
+    """
     governance = write_governance(
-        tmp_path, {ALICE: {"name": "alice", "models": ["ti*"]}, BOB: {"name": "bob", "models": []}}
+        tmp_path,
+        {
+            ALICE: {"name": "alice", "models": ["ti*", "minions/*"]},
+            BOB: {"name": "bob", "models": []},
+        },
     )
     async with (
         FakeReplica() as tiny,
@@ -72,6 +79,10 @@ async def test_a_key_sees_and_uses_its_models_only(tmp_path: Path, open_router: 
         assert [each["id"] for each in listed] == ["tiny"]
         hidden = await client.get("/v1/models/big", headers=bearer(ALICE))
         assert hidden.status_code == 404
+        for unknown in ("tinier", "minions/tiny+none"):
+            answer = await ask(client, ALICE, model=unknown)
+            assert answer.status_code == 404
+            assert answer.json()["error"]["message"].endswith("does not exist; use one of: tiny")
     assert not big.requests
 
 
