@@ -27,7 +27,8 @@ class DnsSource(StrictModel):
     offer: Name | None = None
     """What they run on, as the planned weights call it."""
     refresh_seconds: Seconds = 5.0
-    """Between the beginnings of two lookups: an address that has left gets no request after it."""
+    """Between the beginnings of two lookups: an address that has left gets no request after the first
+    answer without it."""
     timeout_seconds: Seconds = 5.0
     """For one lookup. When it fails the addresses found before stay."""
 

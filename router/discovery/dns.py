@@ -3,7 +3,9 @@
 A headless Kubernetes Service is such a name: its Endpoints are the name's A and AAAA records. The
 system's resolver is asked, which knows the cluster's search domains and caches nothing; ports come
 from the configuration, since it answers no SRV questions. Lookups begin at a fixed pace whatever the
-replicas do, so an address that has left is drained within one refresh.
+replicas do, and the first answer without an address drains it, whether or not another replica is
+ready: within one refresh, where the resolver is quick. Until one is, requests wait for a short time
+(`retry.wait_seconds`).
 
 That a name has no addresses, or does not exist, is an answer: the last replica has left. A lookup
 that fails or takes too long is none: the addresses found before stay, and it is logged and counted.

@@ -1,8 +1,9 @@
 """The one place where the sources of replicas meet, and what they say together becomes the fleet.
 
 Each source states its whole list whenever that changes. A newcomer is checked before it gets
-requests. What no source names any more is drained: at once where each of its models keeps a healthy
-replica, otherwise after the newcomers have been checked, so that a replacement leaves no gap.
+requests. What no source names any more is drained: at once where its source says that it is gone, as
+DNS does, or where each of its models keeps a healthy replica; otherwise after the newcomers have been
+checked, so that a replacement leaves no gap.
 """
 
 import asyncio
@@ -52,6 +53,7 @@ class Roster:
         changes: Mapping[str, Sequence[Member]],
         *,
         base_models: Sequence[str] | None = None,
+        are_leavers_gone: bool = False,
     ) -> asyncio.Task[None]:
         """Take what sources say now; the task ends when the fleet follows it, checks included.
 
@@ -59,12 +61,17 @@ class Roster:
             changes: Source to all that it names; nothing ends the source.
             base_models: The models of the file, where they have changed. Members of others are kept
                 in mind, but serve nothing.
+            are_leavers_gone: Whether what the sources name no more cannot be asked any more, not even
+                until newcomers have been checked.
         """
+        gone: set[str] = set()
         for source, members in changes.items():
+            if are_leavers_gone:
+                gone.update(member.replica.url for member in self.named(source))
             self._by_source[source] = tuple(members)
         if base_models is not None:
             self._fleet.base_models = tuple(base_models)
-        return self._follow()
+        return self._follow(gone)
 
     async def state(
         self,
@@ -105,14 +112,14 @@ class Roster:
             task = self._follow()
         await asyncio.shield(task)
 
-    def _follow(self) -> asyncio.Task[None]:
+    def _follow(self, gone: Collection[str] = ()) -> asyncio.Task[None]:
         wanted = self._wanted()
         urls = {member.replica.url for member in wanted}
         newcomers = self._fleet.admit(wanted)
         for replica in newcomers:
             logger.info("replica added url=%s sources=%s", replica.url, ",".join(replica.sources))
         leavers = [each.url for each in self._fleet.replicas if each.url not in urls]
-        self._fleet.drain(url for url in leavers if self._is_spared(url, urls))
+        self._fleet.drain(url for url in leavers if url in gone or self._is_spared(url, urls))
         task = asyncio.create_task(self._replace(newcomers, leavers))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

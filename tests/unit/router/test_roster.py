@@ -87,6 +87,22 @@ async def test_a_replacement_leaves_no_gap() -> None:
         assert serving(fleet) == urls_of(fleet) == ["http://b"]
 
 
+async def test_who_is_gone_leaves_before_the_one_in_its_place_is_ready() -> None:
+    """Where a source says so even the last healthy replica goes at once."""
+    client = GatedClient()
+    async with rostered(client) as (fleet, roster):
+        await roster.state({"config": (), "dns": named("http://b", "http://c")})
+        client.gated = {"http://d", "http://e"}
+        slow = asyncio.create_task(roster.state({"config": named("http://d", source="config")}))
+        change = roster.take({"dns": named("http://e")}, are_leavers_gone=True)
+        assert serving(fleet) == []
+        await asyncio.sleep(0)
+        assert urls_of(fleet) == ["http://e", "http://d"]
+        client.gate.set()
+        await asyncio.gather(slow, change)
+        assert serving(fleet) == ["http://e", "http://d"]
+
+
 async def test_who_is_spared_leaves_before_a_newcomer_has_answered() -> None:
     """With a healthy replica beside it, one that is gone is gone at once."""
     client = GatedClient()
