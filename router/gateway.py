@@ -60,7 +60,7 @@ from router.prediction.predictor import Predictor
 from router.prompt_store import PromptStore
 from router.reload import ConfigSource, FixedConfig, Reloader
 from router.replica_choice import ReplicaChoice
-from router.replica_keys import ReplicaKeys, read_replica_keys
+from router.replica_keys import ReplicaKeys, read_key_files
 from router.router import Router
 from router.traffic_log import TrafficLog
 from router.upstream import Upstream, open_upstream
@@ -75,6 +75,7 @@ class Lasting:
     fleet: Fleet
     monitor: HealthMonitor
     upstream: Upstream
+    replica_keys: ReplicaKeys
     sizes: InputSizes
     lengths: OutputLengths
     metrics: RouterMetrics
@@ -118,7 +119,7 @@ class Gateway:
         """Put `config` in force; what can fail comes before anything is changed."""
         lasting = self._lasting
         keys = _keys_again(config, lasting.governance)
-        replica_keys = _replica_keys(config, has_keys=lasting.governance.has_keys)
+        key_files = read_key_files(config, added=lasting.roster.added)
         model_choice = await asyncio.to_thread(make_model_choice, config, lasting)
         application = assemble(config, lasting, self.reloader, model_choice)
         lasting.governance.replace(
@@ -127,7 +128,8 @@ class Gateway:
             assumed_completion_tokens=config.governance.assumed_completion_tokens,
             refuses_unwritten=config.governance.refuses_unwritten,
         )
-        lasting.upstream.configure(config.timeouts, keys=replica_keys)
+        lasting.upstream.configure(config.timeouts)
+        lasting.replica_keys.configure(key_files, check_file=config.health.api_key_file)
         lasting.monitor.configure(config.health)
         lasting.faults.configure(config.breaker, config.retry)
         lasting.sizes.configure(model.name for model in config.models)
@@ -261,7 +263,8 @@ async def _opened(
     metrics = RouterMetrics(fleet, sizes)
     faults = Faults(fleet, config.breaker, config.retry, metrics.registry)
     governance = _governance(config, files, metrics)
-    keys = _replica_keys(config, has_keys=governance.has_keys)
+    keys = ReplicaKeys(withholds_clients=governance.has_keys)
+    keys.configure(read_key_files(config), check_file=config.health.api_key_file)
     async with (
         open_upstream(config.timeouts, keys=keys) as upstream,
         open_metrics_page(metrics.registry, worker) as metrics_page,
@@ -270,11 +273,12 @@ async def _opened(
         monitor = HealthMonitor(fleet, upstream, config.health, faults.guards)
         file = config.discovery.state_file or worker.commands_path
         store = MemoryStore() if file is None else StateFile(file)
-        roster = Roster(fleet, monitor, configured_members(config.models), store)
+        roster = Roster(fleet, monitor, configured_members(config.models), store, keys)
         lasting = Lasting(
             fleet=fleet,
             monitor=monitor,
             upstream=upstream,
+            replica_keys=keys,
             sizes=sizes,
             lengths=OutputLengths(),
             metrics=metrics,
@@ -324,12 +328,6 @@ def _keys_again(config: RouterConfig, governance: Governance) -> KeyRing | None:
         problem = "cannot be set or taken away while the router runs; start it anew"
         raise DocumentError(Path("governance.keys_file"), problem)
     return None if path is None else read_keys(path, config.models)
-
-
-def _replica_keys(config: RouterConfig, *, has_keys: bool) -> ReplicaKeys:
-    return read_replica_keys(
-        config.models, withholds_clients=has_keys, check_key_file=config.health.api_key_file
-    )
 
 
 def _prompts(config: RouterConfig, closing: AsyncExitStack) -> PromptStore | None:

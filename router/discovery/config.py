@@ -26,6 +26,8 @@ class DnsSource(StrictModel):
     """Where replicas answer, on each address; plain HTTP, since a certificate names no address."""
     offer: Name | None = None
     """What they run on, as the planned weights call it."""
+    api_key_file: Path | None = None
+    """File of the key that is sent to each of them in place of the client's, with checks too."""
     refresh_seconds: Seconds = 5.0
     """Between the beginnings of two lookups: an address that has left gets no request after the first
     answer without it."""

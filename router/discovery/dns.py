@@ -146,7 +146,11 @@ def members_at(source: DnsSource, addresses: Collection[str]) -> tuple[Member, .
     return tuple(
         Member(
             source.model,
-            ReplicaConfig(url=_url(address, source.port), offer=source.offer),
+            ReplicaConfig(
+                url=_url(address, source.port),
+                offer=source.offer,
+                api_key_file=source.api_key_file,
+            ),
             source.name,
         )
         for address in sorted(addresses)

@@ -11,11 +11,13 @@ import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
+from router.config import ReplicaConfig
 from router.discovery.amendments import Amendments, AmendmentStore, Change
 from router.discovery.member import CONFIG, Member
 from router.fleet import Fleet
 from router.health import HealthMonitor
 from router.replica import Replica
+from router.replica_keys import ReplicaKeys
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +31,15 @@ class Roster:
         monitor: HealthMonitor,
         members: Sequence[Member],
         store: AmendmentStore,
+        keys: ReplicaKeys,
     ) -> None:
         """Begin with the `members` of the file, which are in the fleet already."""
         self._fleet = fleet
         self._monitor = monitor
         self._by_source: dict[str, tuple[Member, ...]] = {CONFIG: tuple(members)}
         self._store = store
+        self._keys = keys
+        fleet.when_removed(lambda replica: keys.forget(replica.url))
         self._amendments = Amendments()
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -43,6 +48,12 @@ class Roster:
     def withheld(self) -> frozenset[str]:
         """Addresses that were sent away by a command, whoever names them."""
         return self._amendments.withheld
+
+    @property
+    def added(self) -> tuple[ReplicaConfig, ...]:
+        """Replicas of the fleet that commands have added."""
+        added = [member.replica for member in self._amendments.added]
+        return tuple(each for each in added if self._fleet.find(each.url) is not None)
 
     def named(self, source: str) -> tuple[Member, ...]:
         """Return what a source named last."""
@@ -83,7 +94,13 @@ class Roster:
         await asyncio.shield(self.take(changes, base_models=base_models))
 
     async def add(self, member: Member) -> None:
-        """Add a member by command, or take it back if its address had been sent away."""
+        """Add a member by command, or take it back if its address had been sent away.
+
+        Raises:
+            DocumentError: If it has a file of its key and that cannot be used; nothing is changed.
+        """
+        if member.replica.api_key_file is not None:
+            await asyncio.to_thread(self._keys.read, member.replica.api_key_file)
         await self._amend(lambda now: now.adding(member))
 
     async def send_away(self, url: str) -> None:
@@ -114,6 +131,7 @@ class Roster:
 
     def _follow(self, gone: Collection[str] = ()) -> asyncio.Task[None]:
         wanted = self._wanted()
+        self._keys.give(member.replica for member in wanted)
         urls = {member.replica.url for member in wanted}
         newcomers = self._fleet.admit(wanted)
         for replica in newcomers:
@@ -134,7 +152,7 @@ class Roster:
             self._fleet.drain(url for url in leavers if url not in staying)
 
     def _wanted(self) -> tuple[Member, ...]:
-        """Return all that is named, the file's first, without what is withheld or serves no model."""
+        """Return all that is named, the file's first, without what is withheld or cannot serve."""
         known = set(self._fleet.base_models)
         sources = sorted(self._by_source, key=lambda source: (source != CONFIG, source))
         named = itertools.chain(
@@ -144,7 +162,9 @@ class Roster:
         return tuple(
             member
             for member in named
-            if member.model in known and member.replica.url not in withheld
+            if member.model in known
+            and member.replica.url not in withheld
+            and self._keys.can_serve(member.replica)
         )
 
     def _is_spared(self, url: str, staying: Collection[str]) -> bool:

@@ -17,6 +17,7 @@ from router.faults_config import BreakerConfig
 from router.fleet import Fleet
 from router.guards import Guards
 from router.health import HealthMonitor
+from router.replica_keys import ReplicaKeys
 
 MODEL = ModelConfig(name="m", replicas=(ReplicaConfig(url="http://a"),))
 
@@ -45,7 +46,7 @@ async def rostered(client: GatedClient) -> AsyncIterator[tuple[Fleet, Roster]]:
     monitor = HealthMonitor(
         fleet, client, HealthConfig(interval_seconds=3600), Guards(BreakerConfig())
     )
-    roster = Roster(fleet, monitor, configured_members([MODEL]), MemoryStore())
+    roster = Roster(fleet, monitor, configured_members([MODEL]), MemoryStore(), ReplicaKeys())
     async with monitor.running():
         yield fleet, roster
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
