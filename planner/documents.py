@@ -13,6 +13,9 @@ from pydantic_core import ErrorDetails
 
 from planner.errors import DocumentError, close_names
 
+SECRET = "secret"
+"""Type of a `PydanticCustomError` whose message does not show the value."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -96,6 +99,8 @@ def describe(error: ValidationError, model: type[BaseModel] | None = None) -> st
     elif first["type"] == "too_short":
         context = first["ctx"]
         what = f"holds {context['actual_length']}; give at least {context['min_length']}"
+    elif first["type"] == SECRET:
+        what = first["msg"]
     else:
         words = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
         what = f"{words} (got {_short(first['input'])})"

@@ -10,7 +10,7 @@ from planner.threads import in_thread
 from router.call import LARGE_BODY_BYTES, Call, read_call, read_large_call
 from router.client_watch import cancelled_when_client_leaves
 from router.error_answers import status_of
-from router.errors import ClientGoneError, RouterError
+from router.errors import ClientGoneError, RouterError, UnknownModelError
 from router.exchange import (
     headers_for_replica,
     read_body,
@@ -80,7 +80,10 @@ class Completions:
             relay.headers.extend(admission.headers)
             if self._prompts is not None:
                 self._prompts.keep(record, call.query)
-            await self._answer(plan, tenant, scope, send, relay, record)
+            try:
+                await self._answer(plan, tenant, scope, send, relay, record)
+            except UnknownModelError as error:
+                raise error.naming_only(tenant.allows) from None
         except ClientGoneError as error:
             record.status = status_of(error)
         except RouterError as error:

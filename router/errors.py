@@ -45,7 +45,7 @@ RouterError
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 
@@ -137,8 +137,12 @@ class UnknownModelError(RequestError):
         """Name the model asked for and those that exist."""
         self.model = model
         self.known = tuple(known)
-        names = ", ".join(self.known)
-        super().__init__(f"model {_short(model)} does not exist; use one of: {names}")
+        hint = f"use one of: {', '.join(self.known)}" if self.known else "there is none to use"
+        super().__init__(f"model {_short(model)} does not exist; {hint}")
+
+    def naming_only(self, allows: Callable[[str], bool]) -> "UnknownModelError":
+        """Return this for a client that may know of the models that `allows` says."""
+        return UnknownModelError(self.model, filter(allows, self.known))
 
 
 class UnknownPathError(RequestError):

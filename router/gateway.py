@@ -61,7 +61,7 @@ from router.prediction.predictor import Predictor
 from router.prompt_store import PromptStore
 from router.reload import ConfigSource, FixedConfig, Reloader
 from router.replica_choice import ReplicaChoice
-from router.replica_keys import ReplicaKeys, read_replica_keys
+from router.replica_keys import ReplicaKeys, read_key_files
 from router.router import Router
 from router.traffic_log import TrafficLog
 from router.upstream import Upstream, open_upstream
@@ -76,6 +76,7 @@ class Lasting:
     fleet: Fleet
     monitor: HealthMonitor
     upstream: Upstream
+    replica_keys: ReplicaKeys
     sizes: InputSizes
     lengths: OutputLengths
     metrics: RouterMetrics
@@ -119,11 +120,17 @@ class Gateway:
         """Put `config` in force; what can fail comes before anything is changed."""
         lasting = self._lasting
         keys = _keys_again(config, lasting.governance)
-        replica_keys = _replica_keys(config, has_keys=lasting.governance.has_keys)
+        key_files = read_key_files(config, added=lasting.roster.added)
         model_choice = await asyncio.to_thread(make_model_choice, config, lasting)
         application = assemble(config, lasting, self.reloader, model_choice)
-        lasting.governance.replace(keys, Prices(config.models))
-        lasting.upstream.configure(config.timeouts, keys=replica_keys)
+        lasting.governance.replace(
+            keys,
+            Prices(config.models),
+            assumed_completion_tokens=config.governance.assumed_completion_tokens,
+            refuses_unwritten=config.governance.refuses_unwritten,
+        )
+        lasting.upstream.configure(config.timeouts)
+        lasting.replica_keys.configure(key_files, check_file=config.health.api_key_file)
         lasting.monitor.configure(config.health)
         lasting.faults.configure(config.breaker, config.retry)
         lasting.sizes.configure(model.name for model in config.models)
@@ -257,7 +264,8 @@ async def _opened(
     metrics = RouterMetrics(fleet, sizes)
     faults = Faults(fleet, config.breaker, config.retry, metrics.registry)
     governance = _governance(config, files, metrics)
-    keys = _replica_keys(config, has_keys=governance.has_keys)
+    keys = ReplicaKeys(withholds_clients=governance.has_keys)
+    keys.configure(read_key_files(config), check_file=config.health.api_key_file)
     async with (
         open_upstream(config.timeouts, keys=keys) as upstream,
         open_metrics_page(metrics.registry, worker) as metrics_page,
@@ -266,11 +274,12 @@ async def _opened(
         monitor = HealthMonitor(fleet, upstream, config.health, faults.guards)
         file = config.discovery.state_file or worker.commands_path
         store = MemoryStore() if file is None else StateFile(file)
-        roster = Roster(fleet, monitor, configured_members(config.models), store)
+        roster = Roster(fleet, monitor, configured_members(config.models), store, keys)
         lasting = Lasting(
             fleet=fleet,
             monitor=monitor,
             upstream=upstream,
+            replica_keys=keys,
             sizes=sizes,
             lengths=OutputLengths(),
             metrics=metrics,
@@ -311,7 +320,7 @@ def _governance(config: RouterConfig, files: GovernanceFiles, metrics: RouterMet
         accounts=files.accounts,
         store=store,
         assumed_completion_tokens=config.governance.assumed_completion_tokens,
-        refuses_unwritten=config.governance.on_store_failure == "refuse",
+        refuses_unwritten=config.governance.refuses_unwritten,
     )
 
 
@@ -325,12 +334,6 @@ def _keys_again(config: RouterConfig, governance: Governance) -> KeyRing | None:
     keys = read_keys(path, config.models)
     governance.open_accounts(keys)
     return keys
-
-
-def _replica_keys(config: RouterConfig, *, has_keys: bool) -> ReplicaKeys:
-    return read_replica_keys(
-        config.models, withholds_clients=has_keys, check_key_file=config.health.api_key_file
-    )
 
 
 def _prompts(config: RouterConfig, closing: AsyncExitStack) -> PromptStore | None:

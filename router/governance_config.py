@@ -34,6 +34,11 @@ class GovernanceConfig(StrictModel):
     """File, readable by its owner alone, that gets the messages of every request. Without it no
     prompt is kept anywhere."""
 
+    @property
+    def refuses_unwritten(self) -> bool:
+        """Return whether nothing is served while usage cannot be written."""
+        return self.on_store_failure == "refuse"
+
 
 class BudgetConfig(StrictModel):
     """What may be used up in one period; at its end (UTC) the count begins again."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 START_TOKENS = 256.0
 NUM_DECIDING = 64
+MOST_TOKENS = 1_000_000
+"""No model writes more: a report of more teaches nothing."""
 MOST_MODELS = 10_000
 """Models and adapters that are remembered; the one learnt of first goes first."""
 _START = (START_TOKENS, 1)
@@ -35,7 +37,7 @@ class OutputLengths:
 
     def learn(self, model: str, output_tokens: int | None) -> None:
         """Take note of what a replica counted; None where it did not say."""
-        if output_tokens is None or output_tokens < 0:
+        if output_tokens is None or not 0 <= output_tokens <= MOST_TOKENS:
             return
         if model not in self._means and len(self._means) >= MOST_MODELS:
             del self._means[next(iter(self._means))]

@@ -19,7 +19,7 @@ from router.errors import (
     ReplicaTimeoutError,
     StreamBrokenError,
 )
-from router.replica_keys import NO_KEYS, ReplicaKeys
+from router.replica_keys import ReplicaKeys
 from router.spool import Spool
 from router.upstream_connection import Connection, Exchange
 from router.upstream_pool import Origin, Pool
@@ -96,16 +96,14 @@ class UpstreamReply:
 class Upstream:
     """Sends requests over kept connections, without a limit on their number."""
 
-    def __init__(
-        self, pool: Pool, timeouts: TimeoutsConfig, *, keys: ReplicaKeys = NO_KEYS
-    ) -> None:
+    def __init__(self, pool: Pool, timeouts: TimeoutsConfig, keys: ReplicaKeys) -> None:
         self._pool = pool
         self._origins: dict[str, Origin] = {}
-        self.configure(timeouts, keys=keys)
-
-    def configure(self, timeouts: TimeoutsConfig, *, keys: ReplicaKeys) -> None:
-        """Go by other settings from the next request on."""
         self._keys = keys
+        self.configure(timeouts)
+
+    def configure(self, timeouts: TimeoutsConfig) -> None:
+        """Go by other settings from the next request on."""
         self._timeouts = timeouts
 
     async def send(
@@ -238,12 +236,12 @@ class Upstream:
 
 @asynccontextmanager
 async def open_upstream(
-    timeouts: TimeoutsConfig, *, keys: ReplicaKeys = NO_KEYS
+    timeouts: TimeoutsConfig, *, keys: ReplicaKeys | None = None
 ) -> AsyncGenerator[Upstream]:
-    """Yield a client; its connections are closed at the end."""
+    """Yield a client; its connections are closed at the end. Without `keys` clients' own pass."""
     pool = Pool()
     try:
-        yield Upstream(pool, timeouts, keys=keys)
+        yield Upstream(pool, timeouts, keys or ReplicaKeys())
     finally:
         pool.close()
         await asyncio.sleep(0)  # for the transports to be gone

@@ -33,7 +33,7 @@ class Origin:
             host=parts.hostname,
             port=parts.port or (443 if is_tls else 80),
             is_tls=is_tls,
-            host_header=parts.netloc.rpartition("@")[2],
+            host_header=parts.netloc,
             path=parts.path.rstrip("/"),
         )
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from router.sse import EventSplitter, event_data
 
+MOST_TOKENS = 1_000_000_000
+"""A report of more, or of less than nothing, is a mistake and counts as none."""
 _TEXT = re.compile(rb'"(?:content|text)"\s*:\s*"(?!")')
 """Where a chunk carries text: quotes inside a JSON string are escaped, so no text looks like it."""
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
@@ -22,7 +24,7 @@ _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts as the replica reported them; None where it did not."""
+    """Token counts as the replica reported them; None where it did not, or not in earnest."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -116,4 +118,6 @@ class UsageFilter:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= MOST_TOKENS else None

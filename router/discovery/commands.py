@@ -1,8 +1,8 @@
 """`/admin/replicas`: the fleet shown, and changed by hand.
 
 - `GET` lists the replicas with their models, health and load, and who named them.
-- `POST {url, model, offer?}` adds a replica, or takes one back that was sent away; the answer comes
-  when it has been checked once.
+- `POST {url, model, offer?, api_key_file?}`, and what else a replica takes in the router's file, adds
+  one, or takes one back that was sent away; the answer comes when it has been checked once.
 - `DELETE ?url=URL` sends one away: no new requests, and it leaves when the last that runs has ended.
   It stays away, whoever names it, until it is added again.
 """
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from planner.documents import describe
+from planner.errors import DocumentError
 from router.call import read_object
 from router.config import ReplicaConfig
 from router.discovery.member import ADMIN, Member
@@ -42,7 +43,10 @@ class ReplicaCommands:
         member = _read_member(body)
         if member.model not in self._fleet.base_models:
             raise UnknownModelError(member.model, self._fleet.base_models)
-        await self._roster.add(member)
+        try:
+            await self._roster.add(member)
+        except DocumentError as error:
+            raise ParameterError("api_key_file", str(error)) from None
         replica = self._fleet.find(member.replica.url)
         if replica is None:  # sent away again by another command meanwhile
             raise UnknownReplicaError(member.replica.url)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from planner.config import StrictModel
 from planner.units import Name
-from router.replica_url import ReplicaUrl
+from router.replica_url import HostName, ReplicaUrl
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -19,15 +19,18 @@ class DnsSource(StrictModel):
     """What this is."""
     model: Annotated[str, Field(min_length=1)]
     """The model that stands under `models` and is served there."""
-    host: Annotated[str, Field(min_length=1, max_length=253)]
+    host: HostName
     """The name; every address it has is a replica. It is resolved as by every program of the machine
     (`/etc/hosts`, `/etc/resolv.conf` with its search domains)."""
     port: Annotated[int, Field(ge=1, le=65535)]
     """Where replicas answer, on each address; plain HTTP, since a certificate names no address."""
     offer: Name | None = None
     """What they run on, as the planned weights call it."""
+    api_key_file: Path | None = None
+    """File of the key that is sent to each of them in place of the client's, with checks too."""
     refresh_seconds: Seconds = 5.0
-    """Between the beginnings of two lookups: an address that has left gets no request after it."""
+    """Between the beginnings of two lookups: an address that has left gets no request after the first
+    answer without it."""
     timeout_seconds: Seconds = 5.0
     """For one lookup. When it fails the addresses found before stay."""
 

@@ -61,7 +61,7 @@ class Discovery:
 
     def _found(self, name: str, members: Sequence[Member]) -> None:
         if self._roster.named(name) != tuple(members):
-            self._roster.take({name: members})
+            self._roster.take({name: members}, are_leavers_gone=True)
 
     def _begin(self, watch: DnsWatch) -> None:
         task = asyncio.create_task(watch.run())

@@ -3,7 +3,9 @@
 A headless Kubernetes Service is such a name: its Endpoints are the name's A and AAAA records. The
 system's resolver is asked, which knows the cluster's search domains and caches nothing; ports come
 from the configuration, since it answers no SRV questions. Lookups begin at a fixed pace whatever the
-replicas do, so an address that has left is drained within one refresh.
+replicas do, and the first answer without an address drains it, whether or not another replica is
+ready: within one refresh, where the resolver is quick. Until one is, requests wait for a short time
+(`retry.wait_seconds`).
 
 That a name has no addresses, or does not exist, is an answer: the last replica has left. A lookup
 that fails or takes too long is none: the addresses found before stay, and it is logged and counted.
@@ -38,6 +40,7 @@ class Resolver(Protocol):
 
         Raises:
             OSError: If nobody answers the question.
+            UnicodeError: If the name is none that can be asked for.
         """
         ...
 
@@ -111,6 +114,9 @@ class DnsWatch:
         except OSError as error:
             self._note_failure(error.strerror or type(error).__name__)
             return None
+        except UnicodeError as error:
+            self._note_failure(str(error))
+            return None
         if self._is_failing:
             self._is_failing = False
             logger.info("lookups succeed again source=%s", source.name)
@@ -140,7 +146,11 @@ def members_at(source: DnsSource, addresses: Collection[str]) -> tuple[Member, .
     return tuple(
         Member(
             source.model,
-            ReplicaConfig(url=_url(address, source.port), offer=source.offer),
+            ReplicaConfig(
+                url=_url(address, source.port),
+                offer=source.offer,
+                api_key_file=source.api_key_file,
+            ),
             source.name,
         )
         for address in sorted(addresses)

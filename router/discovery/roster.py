@@ -1,8 +1,9 @@
 """The one place where the sources of replicas meet, and what they say together becomes the fleet.
 
 Each source states its whole list whenever that changes. A newcomer is checked before it gets
-requests. What no source names any more is drained: at once where each of its models keeps a healthy
-replica, otherwise after the newcomers have been checked, so that a replacement leaves no gap.
+requests. What no source names any more is drained: at once where its source says that it is gone, as
+DNS does, or where each of its models keeps a healthy replica; otherwise after the newcomers have been
+checked, so that a replacement leaves no gap.
 """
 
 import asyncio
@@ -10,11 +11,13 @@ import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
+from router.config import ReplicaConfig
 from router.discovery.amendments import Amendments, AmendmentStore, Change
 from router.discovery.member import CONFIG, Member
 from router.fleet import Fleet
 from router.health import HealthMonitor
 from router.replica import Replica
+from router.replica_keys import ReplicaKeys
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +31,15 @@ class Roster:
         monitor: HealthMonitor,
         members: Sequence[Member],
         store: AmendmentStore,
+        keys: ReplicaKeys,
     ) -> None:
         """Begin with the `members` of the file, which are in the fleet already."""
         self._fleet = fleet
         self._monitor = monitor
         self._by_source: dict[str, tuple[Member, ...]] = {CONFIG: tuple(members)}
         self._store = store
+        self._keys = keys
+        fleet.when_removed(lambda replica: keys.forget(replica.url))
         self._amendments = Amendments()
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -42,6 +48,12 @@ class Roster:
     def withheld(self) -> frozenset[str]:
         """Addresses that were sent away by a command, whoever names them."""
         return self._amendments.withheld
+
+    @property
+    def added(self) -> tuple[ReplicaConfig, ...]:
+        """Replicas of the fleet that commands have added."""
+        added = [member.replica for member in self._amendments.added]
+        return tuple(each for each in added if self._fleet.find(each.url) is not None)
 
     def named(self, source: str) -> tuple[Member, ...]:
         """Return what a source named last."""
@@ -52,6 +64,7 @@ class Roster:
         changes: Mapping[str, Sequence[Member]],
         *,
         base_models: Sequence[str] | None = None,
+        are_leavers_gone: bool = False,
     ) -> asyncio.Task[None]:
         """Take what sources say now; the task ends when the fleet follows it, checks included.
 
@@ -59,12 +72,17 @@ class Roster:
             changes: Source to all that it names; nothing ends the source.
             base_models: The models of the file, where they have changed. Members of others are kept
                 in mind, but serve nothing.
+            are_leavers_gone: Whether what the sources name no more cannot be asked any more, not even
+                until newcomers have been checked.
         """
+        gone: set[str] = set()
         for source, members in changes.items():
+            if are_leavers_gone:
+                gone.update(member.replica.url for member in self.named(source))
             self._by_source[source] = tuple(members)
         if base_models is not None:
             self._fleet.base_models = tuple(base_models)
-        return self._follow()
+        return self._follow(gone)
 
     async def state(
         self,
@@ -76,7 +94,13 @@ class Roster:
         await asyncio.shield(self.take(changes, base_models=base_models))
 
     async def add(self, member: Member) -> None:
-        """Add a member by command, or take it back if its address had been sent away."""
+        """Add a member by command, or take it back if its address had been sent away.
+
+        Raises:
+            DocumentError: If it has a file of its key and that cannot be used; nothing is changed.
+        """
+        if member.replica.api_key_file is not None:
+            await asyncio.to_thread(self._keys.read, member.replica.api_key_file)
         await self._amend(lambda now: now.adding(member))
 
     async def send_away(self, url: str) -> None:
@@ -105,14 +129,15 @@ class Roster:
             task = self._follow()
         await asyncio.shield(task)
 
-    def _follow(self) -> asyncio.Task[None]:
+    def _follow(self, gone: Collection[str] = ()) -> asyncio.Task[None]:
         wanted = self._wanted()
+        self._keys.give(member.replica for member in wanted)
         urls = {member.replica.url for member in wanted}
         newcomers = self._fleet.admit(wanted)
         for replica in newcomers:
             logger.info("replica added url=%s sources=%s", replica.url, ",".join(replica.sources))
         leavers = [each.url for each in self._fleet.replicas if each.url not in urls]
-        self._fleet.drain(url for url in leavers if self._is_spared(url, urls))
+        self._fleet.drain(url for url in leavers if url in gone or self._is_spared(url, urls))
         task = asyncio.create_task(self._replace(newcomers, leavers))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -127,7 +152,7 @@ class Roster:
             self._fleet.drain(url for url in leavers if url not in staying)
 
     def _wanted(self) -> tuple[Member, ...]:
-        """Return all that is named, the file's first, without what is withheld or serves no model."""
+        """Return all that is named, the file's first, without what is withheld or cannot serve."""
         known = set(self._fleet.base_models)
         sources = sorted(self._by_source, key=lambda source: (source != CONFIG, source))
         named = itertools.chain(
@@ -137,7 +162,9 @@ class Roster:
         return tuple(
             member
             for member in named
-            if member.model in known and member.replica.url not in withheld
+            if member.model in known
+            and member.replica.url not in withheld
+            and self._keys.can_serve(member.replica)
         )
 
     def _is_spared(self, url: str, staying: Collection[str]) -> bool:

@@ -98,11 +98,20 @@ class Governance:
         """The clients that have keys."""
         return () if self._keys is None else self._keys.tenants
 
-    def replace(self, keys: KeyRing | None, prices: Prices) -> None:
-        """Take other keys and prices from now on; requests that run are settled as they began."""
+    def replace(
+        self,
+        keys: KeyRing | None,
+        prices: Prices,
+        *,
+        assumed_completion_tokens: int,
+        refuses_unwritten: bool,
+    ) -> None:
+        """Go by other settings from now on; requests that run are settled as they began."""
         assert (keys is not None) == self.has_keys, "a router starts with keys or runs without"
         self._keys = keys
         self._prices = prices
+        self._assumed_completion_tokens = assumed_completion_tokens
+        self._refuses_unwritten = refuses_unwritten
 
     def open_accounts(self, keys: KeyRing) -> None:
         """Make room for the counts of keys that are to come.

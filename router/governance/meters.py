@@ -6,7 +6,8 @@
 - `motley_router_refusals_total{tenant, reason}`: requests refused before any replica saw them, by
   `key`, `model`, `requests`, `tokens`, `budget` or `store` (`lock`: an ended one whose reservation
   stayed); without a known key `tenant` is empty.
-- `motley_router_usage_write_failures_total`: transactions that failed and are tried again.
+- `motley_router_usage_write_failures_total`: transactions that failed and are tried again, and sums
+  that were dropped, too large to be written.
 
 Tenants are those of the file of keys and models those that exist, so the series are bounded.
 """

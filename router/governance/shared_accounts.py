@@ -82,9 +82,13 @@ class SharedAccounts:
         """
         self._worker = number
         self._is_shared = is_shared
-        for name in self._places:
-            with self.held(name) as account:
-                account.clear_reservations()
+        # All that the file holds: other workers know of keys that came after this process forked.
+        for start in self._starts():
+            self._lock_at(start)
+            try:
+                Account(self._cells, start, worker=number).clear_reservations()
+            finally:
+                self._unlock_at(start)
 
     def open_account(self, name: str) -> Account:
         """Return the account of a name, a new one if there is none.
@@ -103,13 +107,11 @@ class SharedAccounts:
         Raises:
             QuotaLockError: If another worker, stopped from outside perhaps, holds it for long.
         """
-        if self._is_shared:
-            self._lock(self._places[name], ACCOUNT_CELLS)
+        self._lock_at(self._places[name])
 
     def unlock(self, name: str) -> None:
         """Give the account's lock back."""
-        if self._is_shared:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 8 * ACCOUNT_CELLS, 8 * self._places[name])
+        self._unlock_at(self._places[name])
 
     @contextmanager
     def held(self, name: str) -> Generator[Account]:
@@ -131,8 +133,7 @@ class SharedAccounts:
         cells = self._cells
         wanted = (_MARK, 1, _RECORD_CELLS)
         if tuple(cells[place] for place in range(3)) == wanted and 0 <= cells[3] <= MOST_ACCOUNTS:
-            for record in range(cells[3]):
-                start = _HEADER_CELLS + record * _RECORD_CELLS + _NAME_CELLS
+            for start in self._starts():
                 Account(cells, start).clear_all_reservations()
             return
         if cells[0]:
@@ -143,6 +144,11 @@ class SharedAccounts:
         os.posix_fallocate(self._descriptor, 0, 8 * _HEADER_CELLS)
         for place, value in enumerate(wanted):
             cells[place] = value
+
+    def _starts(self) -> range:
+        """Return the places of all accounts in the file."""
+        first = _HEADER_CELLS + _NAME_CELLS
+        return range(first, first + self._cells[3] * _RECORD_CELLS, _RECORD_CELLS)
 
     def _find_or_add(self, name: str) -> int:
         digest = struct.unpack("<4q", hashlib.sha256(name.encode()).digest())
@@ -169,6 +175,14 @@ class SharedAccounts:
             raise StartError(_cannot(self._path, error)) from None
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 8 * _HEADER_CELLS, 0)
+
+    def _lock_at(self, start: int) -> None:
+        if self._is_shared:
+            self._lock(start, ACCOUNT_CELLS)
+
+    def _unlock_at(self, start: int) -> None:
+        if self._is_shared:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 8 * ACCOUNT_CELLS, 8 * start)
 
     def _lock(self, start: int, num_cells: int) -> None:
         for _ in range(_LOCK_TRIES):

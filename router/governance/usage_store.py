@@ -5,7 +5,8 @@ second, in write-ahead mode: a process that is killed loses what ended within th
 `FLUSH_SECONDS` and the time of one commit, a machine that crashes perhaps the last commits too. What
 cannot be written (a full disk, a lock that another program holds) stays in memory, is logged once a
 minute, counted, and tried again. The sums are by key, model and day, so they stay small however long
-that lasts.
+that lasts. Only a sum that no 64-bit number holds is dropped, with a line of log: the file will never
+take it.
 """
 
 import logging
@@ -24,6 +25,8 @@ FLUSH_SECONDS = 0.25
 BUSY_SECONDS = 5.0
 """How long a commit waits for other writers."""
 _VERSION = 1
+_MOST = 2**63 - 1
+"""SQLite's largest whole number."""
 _COMPLAIN_SECONDS = 60.0
 
 _TABLE = """
@@ -123,6 +126,7 @@ class UsageStore:
         with self._write_lock:
             with self._sums_lock:
                 sums, self._sums = self._sums, {}
+            self._drop_too_large(sums)
             if not sums:
                 return True
             try:
@@ -178,6 +182,18 @@ class UsageStore:
             self._writer = self._connect()
         with self._writer:
             self._writer.executemany(_ADD, [(*key, *counts) for key, counts in sums.items()])
+
+    def _drop_too_large(self, sums: dict[_Key, list[int]]) -> None:
+        """Take out what the file cannot hold: it would keep all the rest from being written."""
+        for key in [key for key, counts in sums.items() if max(map(abs, counts)) > _MOST]:
+            counts = sums.pop(key)
+            self.num_failed_writes += 1
+            logger.error(
+                "usage too large to be written, dropped path=%s tenant=%s model=%s day=%d counts=%s",
+                self._path,
+                *key,
+                counts,
+            )
 
     def _close_writer(self) -> None:
         if self._writer is not None:

@@ -68,6 +68,37 @@ async def test_a_name_that_gains_and_loses_addresses_is_followed(tmp_path: Path)
             assert (await router.client.post("/v1/completions", json=WHOLE)).status_code == 503
 
 
+async def test_an_address_that_left_is_gone_though_the_next_is_silent(tmp_path: Path) -> None:
+    """The only healthy address leaves with the first answer without it, not after a long check."""
+    async with FakeReplica() as replica:
+        port = port_of(replica)
+        names = Names("127.0.0.1")
+        settings = {**dns(port), "health": {"timeout_seconds": 60}}
+        with socket.create_server(("127.0.0.2", port)):  # takes connections, answers nothing
+            async with reloadable_router(tmp_path, resolver=names, content=settings) as router:
+                assert await router.urls() == [replica.url]
+                names.found = {"127.0.0.2"}
+                async with asyncio.timeout(5):
+                    await router.until_urls(f"http://127.0.0.2:{port}")
+
+
+async def test_replicas_behind_a_name_get_the_key_of_their_source(tmp_path: Path) -> None:
+    """In place of the client's; another one after a reload."""
+    key_path = tmp_path / "replica.key"
+    async with FakeReplica() as replica:
+        content = dns(port_of(replica), api_key_file=str(key_path))
+        key_path.write_text("first")
+        names = Names("127.0.0.1")
+        async with reloadable_router(tmp_path, resolver=names, content=content) as router:
+            for key in ("first", "second"):
+                key_path.write_text(key)
+                assert (await router.reload()).status_code == 200
+                assert (await router.client.post("/v1/completions", json=WHOLE)).status_code == 200
+                assert replica.requests[-1].headers["authorization"] == f"Bearer {key}"
+            key_path.unlink()
+            assert (await router.reload()).status_code == 400
+
+
 async def test_a_resolver_that_fails_changes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """Keys, limits and usage of a running router."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -54,9 +55,16 @@ async def test_only_known_keys_get_in(
 
 
 async def test_a_key_sees_and_uses_its_models_only(tmp_path: Path, open_router: OpenRouter) -> None:
-    """Another model is 403 and not listed; names that end in `*` are beginnings."""
+    """Another model is 403 and not listed; names that end in `*` are beginnings.
+
+    No refusal tells it of another.
+    """
     governance = write_governance(
-        tmp_path, {ALICE: {"name": "alice", "models": ["ti*"]}, BOB: {"name": "bob", "models": []}}
+        tmp_path,
+        {
+            ALICE: {"name": "alice", "models": ["ti*", "minions/*"]},
+            BOB: {"name": "bob", "models": []},
+        },
     )
     async with (
         FakeReplica() as tiny,
@@ -71,6 +79,10 @@ async def test_a_key_sees_and_uses_its_models_only(tmp_path: Path, open_router: 
         assert [each["id"] for each in listed] == ["tiny"]
         hidden = await client.get("/v1/models/big", headers=bearer(ALICE))
         assert hidden.status_code == 404
+        for unknown in ("tinier", "minions/tiny+none"):
+            answer = await ask(client, ALICE, model=unknown)
+            assert answer.status_code == 404
+            assert answer.json()["error"]["message"].endswith("does not exist; use one of: tiny")
     assert not big.requests
 
 
@@ -133,6 +145,30 @@ async def test_a_failed_request_costs_nothing(tmp_path: Path, open_router: OpenR
         (key,) = (await usage(client))["keys"]
         assert key["tokens_in_last_minute"] == 0
         assert key["budgets"] == [{"per": "total", "tokens": 50, "used": 0, "reserved": 0}]
+
+
+@pytest.mark.parametrize("count", [-5, 10**29, 10**400], ids=["negative", "huge", "no-float"])
+async def test_an_absurd_report_counts_as_none(
+    tmp_path: Path, open_router: OpenRouter, read_lines: ReadLines, count: int
+) -> None:
+    """The stream is charged by its pieces, the reservation ends, and the line is written."""
+    entry = {"name": "alice", "budgets": [{"per": "total", "tokens": 1000}]}
+    governance = write_governance(tmp_path, {ALICE: entry})
+    report = {"choices": [], "usage": {"prompt_tokens": count, "completion_tokens": count}}
+    events = [{"choices": [{"text": "a"}]}, {"choices": [{"text": "b"}]}, report]
+    pieces = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events]
+    async with (
+        FakeReplica(pieces=[*pieces, b"data: [DONE]\n\n"]) as replica,
+        open_router(replica, governance=governance) as client,
+    ):
+        assert (await ask(client, ALICE, stream=True)).status_code == 200
+        (key,) = (await usage(client))["keys"]
+        (row,) = (await usage(client))["data"]
+    (budget,) = key["budgets"]
+    assert (budget["reserved"], budget["used"]) == (0, row["prompt_tokens"] + 2)
+    assert row["completion_tokens"] == 2
+    (line,) = read_lines()
+    assert line["completion_tokens"] is None
 
 
 async def test_a_budget_in_dollars_survives_a_restart(tmp_path: Path) -> None:

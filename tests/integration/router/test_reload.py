@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fakes import FakeReplica
+from keys_files import bearer, write_governance
 from reloadable_router import reloadable_router
 
 STREAM = {"model": "tiny", "prompt": "x", "stream": True}
@@ -141,6 +142,41 @@ async def test_settings_change_for_the_next_request(tmp_path: Path) -> None:
         assert await status(router.client, model="other", prompt="x" * 100) == 413
         second.behaviour = "hang"
         assert await status(router.client, model="other") == 504
+
+
+def spoil_usage(folder: Path) -> None:
+    """Put something else in place of a usage file."""
+    for each in folder.glob("usage.sqlite*"):
+        if each.suffix != ".limits":
+            each.unlink()
+    (folder / "usage.sqlite").write_bytes(b"this is no database" * 100)
+
+
+async def test_rules_of_governance_change_for_the_next_request(tmp_path: Path) -> None:
+    """What is assumed of a request without a limit, and what holds while usage is unwritten."""
+    keys = write_governance(tmp_path, {"k": {"name": "alice", "tokens_per_minute": 200}})
+    async with (
+        FakeReplica() as replica,
+        reloadable_router(tmp_path, replica, governance=keys) as router,
+    ):
+
+        async def ask() -> int:
+            answer = await router.client.post("/v1/completions", json=WHOLE, headers=bearer("k"))
+            return answer.status_code
+
+        assert await ask() == 429  # 256 tokens are assumed
+        spoil_usage(tmp_path)
+        router.write(replica, governance={**keys, "assumed_completion_tokens": 5})
+        assert (await router.reload()).json()["needs_restart"] == []
+        assert await ask() == 200
+        async with asyncio.timeout(30):
+            while await router.sample("motley_router_usage_write_failures_total") == "0.0":
+                await asyncio.sleep(0.05)
+        assert await ask() == 200
+        refusing = {**keys, "assumed_completion_tokens": 5, "on_store_failure": "refuse"}
+        router.write(replica, governance=refusing)
+        assert (await router.reload()).json()["needs_restart"] == []
+        assert await ask() == 503
 
 
 async def status(client: httpx.AsyncClient, **fields: object) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeReplica
-from reloadable_router import reloadable_router
+from reloadable_router import ReloadableRouter, reloadable_router
 
 STREAM = {"model": "tiny", "prompt": "x", "stream": True}
 WHOLE = {"model": "tiny", "prompt": "x"}
@@ -77,12 +77,51 @@ async def test_an_idle_replica_is_removed_at_once_and_its_model_is_unavailable(
         assert again.status_code == 404
 
 
+async def test_a_replica_added_with_a_key_gets_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From its first check on, after a reload the key that its file holds then, and after a restart.
+
+    Where the file is gone at a restart it is left out until it can be read.
+    """
+    key_path = tmp_path / "replica.key"
+    key_path.write_text("first")
+    state = {"discovery": {"state_file": str(tmp_path / "replicas.json")}}
+    async with FakeReplica() as replica:
+        settings = {**state, "models": [{"name": "tiny"}]}
+        command = {"url": replica.url, "model": "tiny", "api_key_file": str(key_path)}
+
+        async def seen(router: ReloadableRouter) -> str | None:
+            await router.client.post("/v1/completions", json=WHOLE)
+            return replica.requests[-1].headers.get("authorization")
+
+        async with reloadable_router(tmp_path, **settings) as router:
+            added = await router.client.post("/admin/replicas", json=command)
+            assert added.json()["is_healthy"]
+            assert await seen(router) == "Bearer first"
+            key_path.write_text("second")
+            assert (await router.reload()).status_code == 200
+            assert await seen(router) == "Bearer second"
+        async with reloadable_router(tmp_path, **settings) as router:
+            assert await seen(router) == "Bearer second"
+        key_path.unlink()
+        async with reloadable_router(tmp_path, **settings) as router:
+            assert await router.urls() == []
+            assert "replica left out, its key is missing" in caplog.text
+            key_path.write_text("third")
+            assert (await router.reload()).status_code == 200
+            assert await seen(router) == "Bearer third"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
         ({"url": "http://h:1"}, 400, "model"),
         ({"model": "tiny"}, 400, "url"),
         ({"url": "h:1", "model": "tiny"}, 400, "url"),
+        ({"url": "http://127.0.0.1:9/€", "model": "tiny"}, 400, "url"),
+        ({"url": "http://u:hush@127.0.0.1:9", "model": "tiny"}, 400, "url"),
+        ({"url": "http://h:1", "model": "tiny", "api_key_file": "/none"}, 400, "api_key_file"),
         ({"url": "http://h:1", "model": "tiny", "wieght": 1}, 400, "wieght"),
         ({"url": "http://h:1", "model": "other"}, 404, "model"),
     ],
@@ -95,6 +134,7 @@ async def test_bad_additions_are_refused(
         answer = await router.client.post("/admin/replicas", json=body)
         assert answer.status_code == status
         assert answer.json()["error"]["param"] == param
+        assert "hush" not in answer.text
         assert await router.urls() == [replica.url]
         missing = await router.client.delete("/admin/replicas")
         assert missing.status_code == 400

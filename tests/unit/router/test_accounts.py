@@ -1,6 +1,7 @@
 """What a key has used and reserved, by itself and in the file that workers share."""
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,27 @@ def _count_up(accounts: SharedAccounts, worker: int, num_requests: int) -> None:
             continue
         with accounts.held("alice"):
             mine.settle(limits, Amount(3, 0), Amount(2, 1), at_second=NOW.second, now=NOW)
+
+
+def _reserve_for_new_key(accounts: SharedAccounts) -> None:
+    limits = Limits(budgets=(BudgetLimit("total", tokens=100),))
+    for worker, tokens in enumerate((10, 60)):
+        accounts.become_worker(worker, is_shared=True)
+        accounts.open_account("carol").reserve(limits, Amount(tokens, 0), NOW)
+    os._exit(9)
+
+
+def test_a_successor_clears_keys_that_came_after_the_start(tmp_path: Path) -> None:
+    """What a killed worker reserved for a key of a reload is free again; other workers' stays."""
+    accounts = SharedAccounts(tmp_path / "limits")
+    fork = multiprocessing.get_context("fork")
+    killed = fork.Process(target=_reserve_for_new_key, args=(accounts,))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == 9
+    accounts.become_worker(1, is_shared=True)
+    assert accounts.open_account("carol").reserved() == Amount(10, 0)
+    accounts.close()
 
 
 def test_processes_lose_no_count(tmp_path: Path) -> None:

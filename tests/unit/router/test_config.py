@@ -19,6 +19,12 @@ def weighted(weights: str, *, offer: str = ", offer: a", up_to: str = "9", more:
     return f"models: [{{name: m, replicas: [{replica}], weights: [{row}{more}]}}]\n"
 
 
+def named(host: str) -> str:
+    """Return a file whose replicas stand behind a name."""
+    source = f"{{kind: dns, model: m, host: {host}, port: 1}}"
+    return f"models: [{{name: m}}]\ndiscovery: {{sources: [{source}]}}\n"
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_parse(path: Path) -> None:
     """Every shipped example is a valid configuration."""
@@ -43,6 +49,20 @@ def test_defaults_and_normalised_urls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["http://u:hush@h", "https://hush@h:1/v1", "u:hush@h", "http://u:hush#€@[h/"]
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(url: str, tmp_path: Path) -> None:
+    """It would not be sent, but stand in logs and metrics; the line says where keys belong."""
+    path = tmp_path / "router.yaml"
+    path.write_text(MODELS.replace("http://h:1", url))
+    with pytest.raises(
+        DocumentError, match=r"must carry no user and no password.*api_key_file"
+    ) as told:
+        read_document(path, RouterConfig)
+    assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         (MODELS + "prot: 1\n", "prot: unknown key"),
@@ -51,6 +71,13 @@ def test_defaults_and_normalised_urls(tmp_path: Path) -> None:
         ("models: [{name: m, replicas: [{url: 'h:1'}]}]\n", r"replicas\.0\.url: must be http"),
         ("models: [{name: m, replicas: [{url: 'http://h:1/v1'}]}]\n", "must not end in /v1"),
         ("models: [{name: m, replicas: [{url: 'http://h:99999'}]}]\n", r"replicas\.0\.url"),
+        ("models: [{name: m, replicas: [{url: 'http://h:1/€'}]}]\n", "must be printable ASCII"),
+        ("models: [{name: m, replicas: [{url: 'http://a..b'}]}]\n", r"url: names no host"),
+        (named("a..b"), r"discovery\.sources\.0\.dns\.host: names no host"),
+        (named("x" * 64), r"discovery\.sources\.0\.dns\.host: names no host"),
+        ("models: [{name: m, replicas: [{url: 'http://h:1/a b'}]}]\n", "must be printable ASCII"),
+        ("models: [{name: m, replicas: [{url: 'http://ex ample'}]}]\n", "must be printable ASCII"),
+        ('models: [{name: m, replicas: [{url: "http://h:1/\\n"}]}]\n', "must be printable ASCII"),
         (
             "models: [{name: m, replicas: [{url: 'http://h'}, {url: 'http://h/'}]}]\n",
             "appears twice",

@@ -93,6 +93,13 @@ async def test_a_lookup_that_hangs_is_a_failure() -> None:
     assert (found, len(failed)) == ([], 1)
 
 
+async def test_a_name_that_cannot_be_asked_for_is_a_failure() -> None:
+    """What the resolver refuses to encode is counted as every lookup without an answer."""
+    watch, found, failed = watch_of(SystemResolver(), sleeps=[], host="a..b")
+    assert await watch.look() is None
+    assert (found, len(failed)) == ([], 1)
+
+
 async def test_lookups_begin_at_a_fixed_pace_however_long_they_take() -> None:
     """Each begins a refresh after the one before began; after a longer one the next begins at once."""
     now = 0.0

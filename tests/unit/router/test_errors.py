@@ -38,3 +38,5 @@ def test_unknown_model_lists_what_exists() -> None:
     assert str(error).endswith("does not exist; use one of: a, b")
     assert len(str(error)) < 200
     assert status_of(error) == 404
+    assert str(error.naming_only("b".__eq__)).endswith("does not exist; use one of: b")
+    assert str(error.naming_only("c".__eq__)).endswith("does not exist; there is none to use")

@@ -114,7 +114,8 @@ def test_output_lengths_are_learnt_and_limited_by_the_request() -> None:
     assert lengths.expected("m", {"max_tokens": "x", "n": "y"}) == 256
     for _ in range(500):
         lengths.learn("m", 40)
-    lengths.learn("m", None)
+    for senseless in (None, -1, 10**7):
+        lengths.learn("m", senseless)
     assert lengths.expected("m", {"max_completion_tokens": 4000}) == 40
     assert lengths.expected("other", {}) == 256
 

@@ -17,6 +17,7 @@ from router.faults_config import BreakerConfig
 from router.fleet import Fleet
 from router.guards import Guards
 from router.health import HealthMonitor
+from router.replica_keys import ReplicaKeys
 
 MODEL = ModelConfig(name="m", replicas=(ReplicaConfig(url="http://a"),))
 
@@ -45,7 +46,7 @@ async def rostered(client: GatedClient) -> AsyncIterator[tuple[Fleet, Roster]]:
     monitor = HealthMonitor(
         fleet, client, HealthConfig(interval_seconds=3600), Guards(BreakerConfig())
     )
-    roster = Roster(fleet, monitor, configured_members([MODEL]), MemoryStore())
+    roster = Roster(fleet, monitor, configured_members([MODEL]), MemoryStore(), ReplicaKeys())
     async with monitor.running():
         yield fleet, roster
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
@@ -85,6 +86,22 @@ async def test_a_replacement_leaves_no_gap() -> None:
         client.gate.set()
         await change
         assert serving(fleet) == urls_of(fleet) == ["http://b"]
+
+
+async def test_who_is_gone_leaves_before_the_one_in_its_place_is_ready() -> None:
+    """Where a source says so even the last healthy replica goes at once."""
+    client = GatedClient()
+    async with rostered(client) as (fleet, roster):
+        await roster.state({"config": (), "dns": named("http://b", "http://c")})
+        client.gated = {"http://d", "http://e"}
+        slow = asyncio.create_task(roster.state({"config": named("http://d", source="config")}))
+        change = roster.take({"dns": named("http://e")}, are_leavers_gone=True)
+        assert serving(fleet) == []
+        await asyncio.sleep(0)
+        assert urls_of(fleet) == ["http://e", "http://d"]
+        client.gate.set()
+        await asyncio.gather(slow, change)
+        assert serving(fleet) == ["http://e", "http://d"]
 
 
 async def test_who_is_spared_leaves_before_a_newcomer_has_answered() -> None:

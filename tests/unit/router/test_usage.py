@@ -92,13 +92,16 @@ def test_broken_stream_ends_between_events() -> None:
         ({"usage": {"prompt_tokens": 7, "completion_tokens": 5}}, COUNTS),
         ({"usage": {"prompt_tokens": 7}}, Usage(prompt_tokens=7)),
         ({"usage": {"prompt_tokens": "7", "completion_tokens": True}}, UNKNOWN),
+        ({"usage": {"prompt_tokens": -1, "completion_tokens": 10**15}}, UNKNOWN),
+        ({"usage": {"prompt_tokens": 10**29, "completion_tokens": 10**400}}, UNKNOWN),
+        ({"usage": {"prompt_tokens": 10**9, "completion_tokens": 0}}, Usage(10**9, 0)),
         ({"usage": None}, None),
         ([], None),
         (None, None),
     ],
 )
 def test_counts_of_a_whole_body(body: object, usage: Usage | None) -> None:
-    """Counts are taken where they are integers; anything else is unknown."""
+    """Counts are taken where they are integers that may be; anything else is unknown."""
     assert read_usage(body) == usage
 
 

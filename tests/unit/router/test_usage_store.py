@@ -77,6 +77,20 @@ def test_a_locked_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     store.close()
 
 
+def test_a_sum_no_file_can_hold_is_dropped_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted and told, what else was used is written, and the thread goes on."""
+    store = UsageStore(tmp_path / "usage.sqlite")
+    store.add("alice", "tiny", 5, (10**29, 2), 7)
+    store.add("bob", "tiny", 5, (3, 2), 7)
+    assert store.flush()
+    assert (store.num_failed_writes, store.is_failing) == (1, False)
+    assert caplog.text.count("usage too large to be written, dropped") == 1
+    assert store.rows(since_day=5, until_day=5) == (UsageRow("bob", "tiny", 5, 1, 3, 2, 7),)
+    store.close()
+
+
 @pytest.mark.parametrize("kind", ["text", "other database", "folder", "no folder"])
 def test_what_is_no_usage_file_is_refused_at_the_start(tmp_path: Path, kind: str) -> None:
     """One line that names the file; it is left as it is."""
