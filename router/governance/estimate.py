@@ -4,14 +4,13 @@ import math
 from collections.abc import Mapping
 
 from router.input_size import START_TOKENS_PER_BYTE
-from router.prompt_size import prompt_size
+from router.prompt_size import PromptSize
 
 _MOST_TOKENS = 1_000_000_000
 
 
-def prompt_tokens(fields: Mapping[str, object]) -> int:
+def prompt_tokens(size: PromptSize) -> int:
     """Return an estimate of the input: a quarter of a token a byte of text, ids counted."""
-    size = prompt_size(fields)
     return max(1, size.id_tokens + round(size.text_bytes * START_TOKENS_PER_BYTE))
 
 

@@ -31,6 +31,7 @@ from router.governance.refusals import error_of, limit_headers
 from router.governance.shared_accounts import SharedAccounts
 from router.governance.tenant import ANONYMOUS, NANOUSD_PER_USD, Tenant
 from router.governance.usage_store import UsageStore
+from router.prompt import Prompt
 from router.traffic_log import RequestRecord
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,11 @@ class Asked(Protocol):
     @property
     def fields(self) -> Mapping[str, object]:
         """The parsed body."""
+        ...
+
+    @property
+    def prompt(self) -> Prompt:
+        """The input of `fields`, counted once."""
         ...
 
 
@@ -203,7 +209,7 @@ class Governance:
         amount, estimate = Amount(0, 0), None
         if limits.tokens_per_minute or limits.budgets:
             estimate = Estimate(
-                prompt_tokens(asked.fields),
+                prompt_tokens(asked.prompt.size),
                 most_completion_tokens(asked.fields, assumed=self._assumed_completion_tokens),
             )
             price = self._prices.of(asked.model, allowed=tenant.allows)

@@ -105,6 +105,23 @@ async def test_requests_a_minute(tmp_path: Path, open_router: OpenRouter) -> Non
     assert len(replica.requests) == 4
 
 
+async def test_a_prompt_is_counted_once(
+    tmp_path: Path, open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reservation goes by the count that the choice of a replica goes by."""
+    counted: list[str] = []
+
+    def num_bytes(text: str) -> int:
+        counted.append(text)
+        return len(text)
+
+    monkeypatch.setattr("router.prompt_size._num_bytes", num_bytes)
+    governance = write_governance(tmp_path, {ALICE: {"name": "alice", "tokens_per_minute": 100}})
+    async with FakeReplica() as replica, open_router(replica, governance=governance) as client:
+        assert (await ask(client, ALICE)).status_code == 200
+    assert counted == ["PRIVATE"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_tokens_a_minute_are_reserved_then_corrected(
     tmp_path: Path, open_router: OpenRouter, stream: bool
