@@ -94,12 +94,20 @@ class UpstreamReply:
 
 
 class Upstream:
-    """Sends requests over kept connections, without a limit on their number."""
+    """Sends requests over kept connections, without a limit on their number.
 
-    def __init__(self, pool: Pool, timeouts: TimeoutsConfig, keys: ReplicaKeys) -> None:
+    Args:
+        pool: The connections.
+        timeouts: How long to wait.
+        keys: The replicas' own; None: clients' keys pass unchanged, and checks carry none.
+    """
+
+    def __init__(
+        self, pool: Pool, timeouts: TimeoutsConfig, *, keys: ReplicaKeys | None = None
+    ) -> None:
         self._pool = pool
         self._origins: dict[str, Origin] = {}
-        self._keys = keys
+        self._keys = keys or ReplicaKeys()
         self.configure(timeouts)
 
     def configure(self, timeouts: TimeoutsConfig) -> None:
@@ -238,10 +246,10 @@ class Upstream:
 async def open_upstream(
     timeouts: TimeoutsConfig, *, keys: ReplicaKeys | None = None
 ) -> AsyncGenerator[Upstream]:
-    """Yield a client; its connections are closed at the end. Without `keys` clients' own pass."""
+    """Yield a client; its connections are closed at the end."""
     pool = Pool()
     try:
-        yield Upstream(pool, timeouts, keys or ReplicaKeys())
+        yield Upstream(pool, timeouts, keys=keys)
     finally:
         pool.close()
         await asyncio.sleep(0)  # for the transports to be gone
