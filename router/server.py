@@ -162,6 +162,7 @@ async def _serve(service: _Service) -> None:
         )
         gc.collect()
         gc.freeze()  # what was loaded stays: a full collection need not visit it, which takes 70 ms
+        gc.set_threshold(10_000, 20, 50)
         await server.serve(sockets=[service.listener])
 
 
