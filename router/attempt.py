@@ -1,6 +1,5 @@
 """One attempt at a request on one replica, until the first byte of its answer."""
 
-import asyncio
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -8,11 +7,10 @@ from router.answer_check import check_answer
 from router.call import Call
 from router.errors import (
     ReplicaError,
-    ReplicaLeftError,
     ReplicaTimeoutError,
     StreamBrokenError,
 )
-from router.guards import LEAVE, Guards, Ticket
+from router.guards import Guards, Ticket
 from router.replica import Lease
 from router.upstream import Upstream, UpstreamReply
 
@@ -95,46 +93,33 @@ class Attempts:
         url = lease.replica.url
         guard = self._guards.of(url)
         ticket = self._guards.begin(url)
+        most_seconds = self._upstream.first_byte_seconds
         reply: UpstreamReply | None = None
-        limit = asyncio.timeout(seconds)
+        self._guards.awaits(guard)
         try:
-            async with limit:
-                self._guards.awaits(guard, limit)
-                reply = await self._upstream.send(
-                    url, call.target, headers=call.headers, body=call.body
-                )
-                self._guards.heard(guard)
-                await check_answer(reply)
+            reply = await self._upstream.send(
+                url,
+                call.target,
+                headers=call.headers,
+                body=call.body,
+                timeout_seconds=min(seconds, most_seconds),
+                waiting=guard.waiting,
+            )
+            self._guards.heard(guard)
+            await check_answer(reply)
         except BaseException as error:
             lease.release()
             if reply is not None:
                 reply.close()
-            if isinstance(error, TimeoutError):
-                raise _out_of_time(ticket, has_left=limit.when() == LEAVE, share=share) from None
-            _tell(ticket, error)
+            is_late = isinstance(error, ReplicaTimeoutError)
+            had_little_time = seconds < most_seconds and share < LEAST_BLAMED_FRACTION
+            if not isinstance(error, ReplicaError) or (is_late and had_little_time):
+                ticket.given_up()
+            else:
+                ticket.failed()
             raise
-        finally:
-            guard.waiting.discard(limit)
         if reply.is_stream:
             ticket.answers()
         elif reply.status != ERROR_STATUS:
             ticket.succeeded()
         return Answer(reply, lease, ticket, call.query.model)
-
-
-def _out_of_time(ticket: Ticket, *, has_left: bool, share: float) -> ReplicaError:
-    if has_left:
-        ticket.failed()
-        return ReplicaLeftError(ticket.url, "had not answered when checks found it down")
-    if share < LEAST_BLAMED_FRACTION:
-        ticket.given_up()
-    else:
-        ticket.failed()
-    return ReplicaTimeoutError(ticket.url, "had not answered when the request's time was over")
-
-
-def _tell(ticket: Ticket, error: BaseException) -> None:
-    if isinstance(error, ReplicaError):
-        ticket.failed()
-    else:
-        ticket.given_up()

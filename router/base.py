@@ -25,6 +25,16 @@ class Query:
         if self.known_prompt is None:
             object.__setattr__(self, "known_prompt", Prompt(self.fields))
 
+    def of_model(self, model: str) -> "Query":
+        """Return the query with another model's name."""
+        if model == self.model:
+            return self
+        return Query(model, self.fields, self.draw, self.known_prompt)
+
+    def drawn(self, draw: float) -> "Query":
+        """Return the query with its draw."""
+        return Query(self.model, self.fields, draw, self.known_prompt)
+
     @property
     def prompt(self) -> Prompt:
         """The input of `fields`, each fact of it worked out once."""

@@ -30,7 +30,7 @@ class Call:
 def with_model(call: Call, model: str) -> Call:
     """Return the request with another model's name in its body, every other byte as it was."""
     body = edited(call.body.decode("utf-8"), {"model": model}).encode()
-    return replace(call, body=body, query=replace(call.query, model=model))
+    return replace(call, body=body, query=call.query.of_model(model))
 
 
 def read_object(body: bytes, *, loads: Callable[[str], object] = json.loads) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
@@ -124,7 +123,7 @@ class Completions:
                 try:
                     await relay.pass_on(answer.reply, withhold_usage=call.withholds_usage)
                 finally:
-                    self._choice.learn(replace(call.query, model=answer.model), record)
+                    self._choice.learn(call.query.of_model(answer.model), record)
 
     def _plan(self, call: Call, scope: Scope, tenant: Tenant, record: RequestRecord) -> ModelPlan:
         if self._model_choice is None:

@@ -1,6 +1,7 @@
 """The ASGI side of one exchange: headers, request ids and bodies."""
 
 import asyncio
+import itertools
 import json
 import logging
 import math
@@ -57,6 +58,9 @@ class RequestIds:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        # Numbers after a random beginning: asking the system for each id costs more.
+        self._beginning = f"req-{secrets.token_hex(12)}"
+        self._numbers = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the inner application."""
@@ -64,7 +68,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         given = header(scope["headers"], b"x-request-id").decode("latin-1")
-        own = given if _ANY_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(16)}"
+        own = given if _ANY_REQUEST_ID.fullmatch(given) else self._new_id()
         scope["router.request_id"] = own
 
         async def send_with_id(message: Message) -> None:
@@ -75,6 +79,9 @@ class RequestIds:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+    def _new_id(self) -> str:
+        return f"{self._beginning}{next(self._numbers):08x}"
 
 
 class DataPath:
@@ -119,7 +126,10 @@ def target(scope: Scope) -> str:
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes:
     """Return the first header of that name (lower case), or nothing."""
-    return next((value for key, value in headers if key == name), b"")
+    for key, value in headers:
+        if key == name:
+            return value
+    return b""
 
 
 def headers_for_replica(scope: Scope) -> tuple[tuple[str, str], ...]:

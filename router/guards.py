@@ -12,7 +12,6 @@ would be given all there is while the others' breakers are open. One that only w
 passes its check within milliseconds.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,11 +19,10 @@ from dataclasses import dataclass, field
 
 from router.breaker import Breaker, BreakerState
 from router.faults_config import BreakerConfig
+from router.upstream_connection import Exchange, LeaveError
 
 logger = logging.getLogger(__name__)
 
-LEAVE = 0.0
-"""The end set to the time limit of an attempt that is to leave: long past on any loop's clock."""
 SILENT_SECONDS = 1.0
 SILENT_ATTEMPTS = 8
 """A replica is doubted where so many attempts wait and so long none of them has come to anything."""
@@ -40,8 +38,8 @@ class Guard:
     """Monotonic seconds."""
     passed_check_at: float = float("-inf")
     """When the last check began that it passed; monotonic seconds."""
-    waiting: set[asyncio.Timeout] = field(default_factory=set)
-    """Time limits of the attempts without a first byte yet."""
+    waiting: set[Exchange] = field(default_factory=set)
+    """Without a first byte yet; `Upstream.send` keeps it."""
     silent_since: float = float("-inf")
     """When an answer last began, or the first of those that wait."""
 
@@ -128,11 +126,10 @@ class Guards:
         """Take note of an attempt."""
         return Ticket(url, self.of(url), self._note_trouble)
 
-    def awaits(self, guard: Guard, limit: asyncio.Timeout) -> None:
-        """Take note of an attempt that begins to wait for its first byte."""
+    def awaits(self, guard: Guard) -> None:
+        """Take note of an attempt that is about to wait for its first byte."""
         if not guard.waiting:
             guard.silent_since = self._monotonic()
-        guard.waiting.add(limit)
 
     def heard(self, guard: Guard) -> None:
         """Take note that an answer has begun."""
@@ -206,9 +203,8 @@ class Guards:
 
     def went_down(self, url: str) -> None:
         """Have the attempts that wait on a replica leave it: checks have found it down."""
-        for limit in self.of(url).waiting:
-            if not limit.expired():
-                limit.reschedule(LEAVE)
+        for exchange in tuple(self.of(url).waiting):
+            exchange.fail(LeaveError())
 
     def states(self, urls: Iterable[str]) -> Mapping[str, BreakerState]:
         """Return the breaker's state of each replica."""

@@ -5,7 +5,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from router.attempt import BUSY_STATUS, Answer, Attempts
@@ -119,7 +118,7 @@ class Router:
         for in_doubt in (False, True):
             for name in names:
                 leg = call if name == call.query.model else with_model(call, name)
-                query = replace(leg.query, draw=draw)
+                query = leg.query.drawn(draw)
                 while (choice := self._pick(query, trial, in_doubt=in_doubt)) is not None:
                     answer = await self._attempt(choice, leg, query, trial)
                     if answer is not None:
@@ -302,7 +301,7 @@ class Router:
     async def _look_until(
         self, until: float, names: Sequence[str], call: Call, trial: Trial
     ) -> bool:
-        queries = [replace(call.query, model=name) for name in names]
+        queries = [call.query.of_model(name) for name in names]
         while self._monotonic() < until:
             await self._sleep(POLL_SECONDS)
             trial.forgive(self._guards)

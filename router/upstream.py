@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from router.config import TimeoutsConfig
 from router.errors import (
     ReplicaFailedError,
+    ReplicaLeftError,
     ReplicaTimeoutError,
     StreamBrokenError,
 )
 from router.replica_keys import ReplicaKeys
 from router.spool import Spool
-from router.upstream_connection import Connection, Exchange
+from router.upstream_connection import Connection, Exchange, LeaveError
 from router.upstream_pool import Origin, Pool
 
 FAILED_STATUSES = frozenset({502, 503, 504})
@@ -114,6 +115,11 @@ class Upstream:
         """Go by other settings from the next request on."""
         self._timeouts = timeouts
 
+    @property
+    def first_byte_seconds(self) -> float:
+        """How long an answer's first byte may take, as configured."""
+        return self._timeouts.first_byte_seconds
+
     async def send(
         self,
         url: str,
@@ -123,6 +129,7 @@ class Upstream:
         body: bytes | Spool,
         method: str = "POST",
         timeout_seconds: float | None = None,
+        waiting: set[Exchange] | None = None,
     ) -> UpstreamReply:
         """Return the answer of the replica at `url`, as soon as its first byte has arrived.
 
@@ -133,14 +140,16 @@ class Upstream:
             body: May be sent several times.
             method: HTTP's.
             timeout_seconds: Until the first byte; None: as configured.
+            waiting: Holds the exchange until the first byte; one that fails there with `LeaveError`
+                is left.
 
         Raises:
             ReplicaError: If there is none, or if it is a 502, 503 or 504; another replica may do.
         """
-        seconds = timeout_seconds or self._timeouts.first_byte_seconds
+        seconds = timeout_seconds or self.first_byte_seconds
         headers = self._keys.request_headers(url, headers)
         try:
-            reply = await self._ask(url, target, headers, body, method, seconds)
+            reply = await self._ask(url, target, headers, body, method, seconds, waiting)
         except TimeoutError:
             problem = f"sent no first byte within {seconds:g} seconds"
             raise ReplicaTimeoutError(url, problem) from None
@@ -173,6 +182,7 @@ class Upstream:
         body: bytes | Spool,
         method: str,
         seconds: float,
+        waiting: set[Exchange] | None = None,
     ) -> UpstreamReply:
         """Send a request, a second time where a kept connection turns out to be closed.
 
@@ -191,6 +201,8 @@ class Upstream:
             if connection is None:
                 connection = await self._connect(url, origin, deadline)
             exchange = _start(connection, head, body)
+            if waiting is not None:
+                waiting.add(exchange)
             timer = loop.call_at(deadline, exchange.fail, TimeoutError())
             try:
                 first = await exchange.begin()
@@ -198,6 +210,9 @@ class Upstream:
                     raise ConnectionError("the stream ended before its first byte")
             except TimeoutError:
                 raise
+            except LeaveError:
+                problem = "had not answered when checks found it down"
+                raise ReplicaLeftError(url, problem) from None
             except OSError as error:
                 # A kept connection the replica has closed meanwhile says nothing about its health.
                 if not connection.is_used or exchange.has_begun:
@@ -210,6 +225,8 @@ class Upstream:
                 raise
             finally:
                 timer.cancel()
+                if waiting is not None:
+                    waiting.discard(exchange)
             return UpstreamReply(
                 url=url,
                 status=exchange.status,

@@ -22,6 +22,10 @@ _HEAD_ONLY = frozenset({204, 304})
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
+class LeaveError(ConnectionError):
+    """The exchange was ended because checks have found the replica down."""
+
+
 class Exchange:
     """One answer as it arrives; one task at a time may wait for it."""
 

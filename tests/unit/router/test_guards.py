@@ -1,12 +1,11 @@
 """What is held against a replica, by attempts and by checks."""
 
-import asyncio
-
 import pytest
 
 from router.breaker import BreakerState
 from router.faults_config import BreakerConfig
 from router.guards import SILENT_ATTEMPTS, SILENT_SECONDS, Guards
+from router.upstream_connection import LeaveError
 
 A, B = "http://a", "http://b"
 CONFIG = BreakerConfig(consecutive_failures=2, open_seconds=5, max_open_seconds=20)
@@ -180,42 +179,35 @@ def test_a_replica_that_was_only_busy_is_better_when_its_time_is_over(
     assert not guards.is_better_since(B, asked_at)
 
 
-async def test_attempts_leave_what_checks_find_down(guards: Guards) -> None:
+class Waiting:
+    """An exchange without a first byte; takes note of why it ended."""
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+
+    def fail(self, error: OSError) -> None:
+        """End it."""
+        self.error = error
+
+
+def test_attempts_leave_what_checks_find_down(guards: Guards) -> None:
     """Those that wait for a first byte there are ended at once; others wait on."""
-    forever = asyncio.Event()
-    limits: dict[str, asyncio.Timeout] = {}
-    begun = {url: asyncio.Event() for url in (A, B)}
-
-    async def attempt(url: str) -> None:
-        async with asyncio.timeout(3600) as limit:
-            limits[url] = limit
-            guards.of(url).waiting.add(limit)
-            begun[url].set()
-            await forever.wait()
-
-    tasks = {url: asyncio.create_task(attempt(url)) for url in (A, B)}
-    for event in begun.values():
-        await event.wait()
+    here, there = Waiting(), Waiting()
+    guards.of(A).waiting.add(here)
+    guards.of(B).waiting.add(there)
     guards.went_down(A)
-    guards.went_down(A)  # checks go on to fail
-    with pytest.raises(TimeoutError):
-        await tasks[A]
-    guards.went_down(A)  # an attempt that has ended but is not struck off yet
-    assert not tasks[B].done()
-    assert not limits[B].expired()
-    forever.set()
-    await tasks[B]
+    assert isinstance(here.error, LeaveError)
+    assert there.error is None
 
 
-async def test_one_that_answers_nobody_is_doubted(guards: Guards, clock: Clock) -> None:
+def test_one_that_answers_nobody_is_doubted(guards: Guards, clock: Clock) -> None:
     """Many wait, and none has got its first byte for a second; then once a second."""
     guard = guards.of(A)
-    limits = [asyncio.timeout(None) for _ in range(SILENT_ATTEMPTS)]
-    for limit in limits[1:]:
-        guards.awaits(guard, limit)
+    guards.awaits(guard)
+    guard.waiting.update(Waiting() for _ in range(SILENT_ATTEMPTS - 1))
     clock.now += 60
     assert not guards.is_silent(A)  # a few may wait long
-    guards.awaits(guard, limits[0])
+    guard.waiting.add(Waiting())
     guards.heard(guard)
     clock.now += SILENT_SECONDS - 0.01
     assert not guards.is_silent(A)
@@ -229,11 +221,11 @@ async def test_one_that_answers_nobody_is_doubted(guards: Guards, clock: Clock) 
     assert guards.barred() == frozenset()
 
 
-async def test_silence_begins_with_the_first_that_waits(guards: Guards, clock: Clock) -> None:
+def test_silence_begins_with_the_first_that_waits(guards: Guards) -> None:
     """A burst after a quiet hour is no silence."""
     guard = guards.of(A)
-    for _ in range(SILENT_ATTEMPTS):
-        guards.awaits(guard, asyncio.timeout(None))
+    guards.awaits(guard)
+    guard.waiting.update(Waiting() for _ in range(SILENT_ATTEMPTS))
     assert not guards.is_silent(A)
 
 
