@@ -194,20 +194,14 @@ class Upstream:
         if origin is None:
             origin = self._origins[url] = Origin.of(url)
         head = _head(origin, method, target, headers, body)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
+        deadline = asyncio.get_running_loop().time() + seconds
         connection = self._pool.take(origin)
         while True:
             if connection is None:
                 connection = await self._connect(url, origin, deadline)
             exchange = _start(connection, head, body)
-            if waiting is not None:
-                waiting.add(exchange)
-            timer = loop.call_at(deadline, exchange.fail, TimeoutError())
             try:
-                first = await exchange.begin()
-                if exchange.is_stream and not first:
-                    raise ConnectionError("the stream ended before its first byte")
+                first = await _begun(exchange, deadline, waiting)
             except TimeoutError:
                 raise
             except LeaveError:
@@ -220,13 +214,6 @@ class Upstream:
                 logger.debug("stale connection url=%s error=%s", url, _describe(error))
                 connection = None
                 continue
-            except BaseException:
-                exchange.close()
-                raise
-            finally:
-                timer.cancel()
-                if waiting is not None:
-                    waiting.discard(exchange)
             return UpstreamReply(
                 url=url,
                 status=exchange.status,
@@ -293,6 +280,29 @@ def _head(
     if head.count("\n") != len(lines) + 2 or head.count("\r") != len(lines) + 2:
         raise ValueError("a target or header holds a line end")
     return head.encode("latin-1")
+
+
+async def _begun(exchange: Exchange, deadline: float, waiting: set[Exchange] | None) -> bytes:
+    """Return the whole body, or the first piece of a stream, as soon as it is there.
+
+    Raises:
+        OSError: If it will not come, or not in time.
+    """
+    timer = asyncio.get_running_loop().call_at(deadline, exchange.fail, TimeoutError())
+    if waiting is not None:
+        waiting.add(exchange)
+    try:
+        first = await exchange.begin()
+    except BaseException:
+        exchange.close()
+        raise
+    finally:
+        timer.cancel()
+        if waiting is not None:
+            waiting.discard(exchange)
+    if exchange.is_stream and not first:
+        raise ConnectionError("the stream ended before its first byte")
+    return first
 
 
 def _start(connection: Connection, head: bytes, body: bytes | Spool) -> Exchange:
