@@ -108,6 +108,10 @@ class Upstream:
         self._keys = keys
         self._timeouts = timeouts
 
+    def with_keys(self, keys: ReplicaKeys) -> "Upstream":
+        """Return a client of the same connections and timeouts that adds other keys."""
+        return Upstream(self._pool, self._timeouts, keys=keys)
+
     async def send(
         self,
         url: str,

@@ -2,9 +2,15 @@
 
 import random
 from collections.abc import Sequence
+from functools import cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from router.prediction.labelled import label_scores
+from router.prediction.predictor import Predictor
+from router.prediction.training import fit
 
 KINDS = {
     "coder": ("array", "float", "input", "print", "slice", "yield"),
@@ -44,3 +50,13 @@ def questions(records: Sequence[dict[str, object]]) -> list[str]:
 
 def _ending(draw: random.Random) -> str:
     return "".join(draw.choices("bcdfghjklmnpqrstvwxz", k=6))
+
+
+@cache
+def embedded_predictor() -> Predictor:
+    """Return a predictor that tells the kinds apart by embeddings of `embedder` alone."""
+    records = disguised_prompts(120)
+    texts = questions(records)
+    scores = [cast("dict[str, float]", record["scores"]) for record in records]
+    embeddings = [embedding_of(text) for text in texts]
+    return fit(label_scores(texts, scores).with_embeddings(embeddings, model="embedder"))
