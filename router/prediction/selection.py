@@ -4,8 +4,8 @@ Every candidate predicts each training prompt from folds without it. Two measure
 error of the *differences* between models varies little between samples: a prompt that is hard for all
 of them moves every prediction alike and decides nothing. The true loss of the picks is what counts, but
 is noisy. So: among the candidates whose error is within `TOLERANCE_FRACTION` of the least, the one whose
-picks lose least. Embeddings cost every request a call: one without them that is among these goes before
-those with.
+picks lose least. Embeddings cost every request a call: where a candidate without them is within it, only
+such candidates compete.
 """
 
 from collections.abc import Iterator
@@ -253,8 +253,14 @@ def _winner(
 ) -> PredictorSettings:
     if len(candidates) == 1:
         return candidates[0]
-    errors = [difference_error(parts.blend(one), losses) for one in candidates]
-    bound = min(errors) * (1 + TOLERANCE_FRACTION)
-    near = [one for one, error in zip(candidates, errors, strict=True) if error <= bound]
-    plain = [one for one in near if not one.embedding_weight]
-    return min(plain or near, key=lambda one: mean_pick_loss(parts.blend(one), losses))
+    scored = [(one, difference_error(parts.blend(one), losses)) for one in candidates]
+    bound = _bound(scored)
+    plain = [(one, error) for one, error in scored if not one.embedding_weight]
+    if any(error <= bound for _, error in plain):
+        scored, bound = plain, _bound(plain)
+    near = [one for one, error in scored if error <= bound]
+    return min(near, key=lambda one: mean_pick_loss(parts.blend(one), losses))
+
+
+def _bound(scored: list[tuple[PredictorSettings, float]]) -> float:
+    return min(error for _, error in scored) * (1 + TOLERANCE_FRACTION)
