@@ -6,7 +6,8 @@
 - `motley_router_flags_total{outcome}`: tails at the end of messages: `removed`, or `unknown` where one
   named no goal and was left in place.
 - `motley_router_embedding_failures_total{reason}`: pools' requests that were judged without the embedding
-  the predictor looks at: `timeout`, `unreachable`, `refused` (the text), `unusable` (the answer).
+  the predictor looks at: `timeout`, `unreachable`, `refused` (the text), `unusable` (the answer),
+  `paused` (not asked, after failures in a row).
 """
 
 from prometheus_client import CollectorRegistry, Counter

@@ -1,7 +1,9 @@
 """The embedding of a request's prompt, fetched while the request waits, and never for long.
 
 Whatever goes wrong, the request goes on without: it is counted
-(`motley_router_embedding_failures_total`) and told once a minute. Texts are never logged.
+(`motley_router_embedding_failures_total`) and told once a minute. A server that fails time and again is
+left alone by the rules of a replica's circuit breaker, so that requests do not wait for it in vain.
+Texts are never logged.
 """
 
 import logging
@@ -12,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.key_file import read_key
+from router.breaker import Breaker
 from router.choice_config import EmbeddingsConfig, ModelChoiceConfig
 from router.choice_metrics import ChoiceMetrics
 from router.errors import EmbeddingError, ReplicaError, ReplicaTimeoutError
+from router.faults_config import BreakerConfig
 from router.prediction.embedding import (
     PATH,
     REFUSED_STATUSES,
@@ -54,22 +58,29 @@ class Embedder:
         self._upstream = upstream
         self._metrics = metrics
         self._monotonic = monotonic
+        self._breaker = Breaker(BreakerConfig(), monotonic=monotonic)
         self._told_at = float("-inf")
 
     async def embed(self, text: str) -> Float32 | None:
-        """Return a prompt's embedding; None: it is empty, or could not be had in time."""
+        """Return a prompt's embedding; None: it is empty, or could not be had."""
         text = embedding_text(text)
         if not text:
             return None
+        if not self._breaker.admits():
+            self._fail("paused", "it failed several times; it is asked again in a while")
+            return None
+        epoch = self._breaker.begin()
         try:
-            return await self._ask(text)
-        except ReplicaTimeoutError as error:
-            self._fail("timeout", error)
-        except ReplicaError as error:
-            self._fail("unreachable", error)
-        except EmbeddingError as error:
-            self._fail("unusable", error)
-        return None
+            vector = await self._ask(text)
+        except (ReplicaError, EmbeddingError) as error:
+            self._breaker.failed(epoch)
+            self._fail(_reason(error), error)
+            return None
+        except BaseException:
+            self._breaker.given_up(epoch)
+            raise
+        self._breaker.succeeded(epoch)
+        return vector
 
     async def _ask(self, text: str) -> Float32 | None:
         """Return the embedding; None: the text was refused.
@@ -104,6 +115,12 @@ class Embedder:
                 reason,
                 problem,
             )
+
+
+def _reason(error: ReplicaError | EmbeddingError) -> str:
+    if isinstance(error, EmbeddingError):
+        return "unusable"
+    return "timeout" if isinstance(error, ReplicaTimeoutError) else "unreachable"
 
 
 def make_embedder(

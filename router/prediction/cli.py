@@ -269,8 +269,10 @@ def _embedded(
     each_ms = (time.monotonic() - begin) * 1000 / len(texts)
     print(
         f"embeddings: {len(lengths):,} of {len(texts):,} prompts have one of {lengths[0]} numbers, "
-        f"fetched in {each_ms:.1f} ms each; the others are empty, or {source.model} refuses them"
+        f"fetched in {each_ms:.1f} ms each"
     )
+    if len(lengths) < len(texts):
+        print(f"the others are empty or refused by {source.model}: they count as the mean of all")
     return prompts.with_embeddings(embeddings, model=source.model)
 
 

@@ -20,7 +20,7 @@ from router.prediction.labelled import Progress
 
 Float32 = NDArray[np.float32]
 
-BATCH_TEXTS = 32
+BATCH_TEXTS = 50
 ENOUGH_TEXTS = 100
 """So many texts, and no embedding of any, end the command."""
 _TIMEOUT = httpx.Timeout(300, connect=10)
