@@ -28,7 +28,6 @@ from router.prediction.embedding import (
 )
 from router.prediction.embedding_map import EmbeddingMap
 from router.prediction.predictor import Predictor
-from router.replica_keys import ReplicaKeys
 from router.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
 
 TELL_SECONDS = 60.0
-_HEADERS = (("content-type", "application/json"),)
+_CONTENT_TYPE = ("content-type", "application/json")
 
 
 class Embedder:
@@ -49,12 +48,15 @@ class Embedder:
         upstream: Upstream,
         metrics: ChoiceMetrics,
         *,
+        key: str | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Embed as `wanted` was fitted; `upstream` adds the server's key."""
+        """Embed as `wanted` was fitted; `key` is the server's and goes nowhere else."""
         self._config = config
         self._model = config.model or wanted.model
         self._length = wanted.length
+        key_headers = () if key is None else (("authorization", f"Bearer {key}"),)
+        self._headers = (_CONTENT_TYPE, *key_headers)
         self._upstream = upstream
         self._metrics = metrics
         self._monotonic = monotonic
@@ -92,7 +94,7 @@ class Embedder:
         reply = await self._upstream.send(
             self._config.url,
             PATH,
-            headers=_HEADERS,
+            headers=self._headers,
             body=embeddings_body(self._model, [text]),
             timeout_seconds=self._config.timeout_seconds,
         )
@@ -148,6 +150,5 @@ def make_embedder(
             wanted.model,
         )
         return None
-    path = config.api_key_file
-    keys = ReplicaKeys({} if path is None else {config.url: read_key(path)})
-    return Embedder(config, wanted, upstream.with_keys(keys), metrics)
+    key = None if config.api_key_file is None else read_key(config.api_key_file)
+    return Embedder(config, wanted, upstream.without_keys(), metrics, key=key)

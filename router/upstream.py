@@ -108,10 +108,6 @@ class Upstream:
         self._keys = keys
         self._timeouts = timeouts
 
-    def with_keys(self, keys: ReplicaKeys) -> "Upstream":
-        """Return a client of the same connections and timeouts that adds other keys."""
-        return Upstream(self._pool, self._timeouts, keys=keys)
-
     async def send(
         self,
         url: str,
@@ -162,6 +158,10 @@ class Upstream:
             raise ReplicaTimeoutError(url, problem) from None
         reply.close()
         return reply.status, _parsed(reply.body)
+
+    def without_keys(self) -> "Upstream":
+        """Return a client over the same connections for servers that are no replicas: it adds no key."""
+        return Upstream(self._pool, self._timeouts)
 
     async def _ask(
         self,

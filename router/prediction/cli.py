@@ -178,7 +178,6 @@ def explain(
     if prices is None and cheapest:
         raise typer.BadParameter("--cheapest needs --prices; name the file")
     fitted = Predictor.load(predictor)
-    embedding = _embedding_of(prompt, fitted, embeddings_url, embeddings_model, api_key_file)
     if config is None:
         expectations = by_prices(prompt, fitted.models, prices)
         asked = Goals({Goal.CHEAPEST: cheapest} if prices is not None else {})
@@ -190,6 +189,7 @@ def explain(
         if goals is not None:
             rules = GoalRules() if choice is None else choice.flags.rules
             asked = read_header(goals, rules, carrier="--goals")
+    embedding = _embedding_of(prompt, fitted, embeddings_url, embeddings_model, api_key_file)
     explanation = taken_apart(
         fitted, prompt, expectations=expectations, goals=asked, embedding=embedding
     )
