@@ -10,6 +10,7 @@ from planner.config import StrictModel
 from planner.units import Name, Number
 from router.errors import ParameterError
 from router.goals import GoalRules, Goals, make_goals
+from router.replica_url import ReplicaUrl
 
 AUTO = "auto"
 """The pool of every model the predictor knows, where the file names no pool of that name."""
@@ -40,11 +41,27 @@ class FlagsConfig(StrictModel):
         return GoalRules(self.default_weight, self.max_weight, self.most)
 
 
+class EmbeddingsConfig(StrictModel):
+    """Who embeds the prompts of pools' requests, for a predictor that was fitted with embeddings."""
+
+    url: ReplicaUrl
+    """A server with `POST /v1/embeddings`, its address without `/v1`."""
+    model: Name | None = None
+    """The model there; None: named as in training. It must be the one that was trained with."""
+    api_key_file: Path | None = None
+    """File of the key it asks for."""
+    timeout_seconds: Annotated[Number, Field(gt=0)] = 0.2
+    """A request waits no longer for its embedding, and is then judged by its words alone."""
+
+
 class ModelChoiceConfig(StrictModel):
     """How a model is chosen where a request names a pool of them, such as `auto`."""
 
     predictor: Path | None = None
     """File that `motley route train` wrote; without it goals alone decide, then the pool's order."""
+    embeddings: EmbeddingsConfig | None = None
+    """Needed where the predictor looks at embeddings (`motley route train --embeddings-url`); one
+    that was trained without, or found no use for them, asks for none."""
     pools: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] = Field(
         default_factory=dict
     )

@@ -5,6 +5,9 @@
 - `motley_router_goals_total{carrier, goal}`: goals of pools' requests by who carried them.
 - `motley_router_flags_total{outcome}`: tails at the end of messages: `removed`, or `unknown` where one
   named no goal and was left in place.
+- `motley_router_embedding_failures_total{reason}`: pools' requests that were judged without the embedding
+  the predictor looks at: `timeout`, `unreachable`, `refused` (the text), `unusable` (the answer),
+  `paused` (not asked, after failures in a row).
 """
 
 from prometheus_client import CollectorRegistry, Counter
@@ -28,6 +31,12 @@ class ChoiceMetrics:
         self._flags = Counter(
             "motley_router_flags", "Flags at the end of texts", ["outcome"], registry=registry
         )
+        self._embedding_failures = Counter(
+            "motley_router_embedding_failures",
+            "Requests judged without an embedding",
+            ["reason"],
+            registry=registry,
+        )
 
     def chosen(self, pool: str, model: str, reason: str) -> None:
         """Count one pick."""
@@ -45,3 +54,7 @@ class ChoiceMetrics:
     def flag_unknown(self) -> None:
         """Count one request whose last flag names no goal."""
         self._flags.labels("unknown").inc()
+
+    def embedding_failed(self, reason: str) -> None:
+        """Count one request whose embedding could not be had."""
+        self._embedding_failures.labels(reason).inc()

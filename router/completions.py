@@ -22,7 +22,7 @@ from router.governance.governance import Governance
 from router.governance.tenant import Tenant
 from router.metrics import RouterMetrics
 from router.minions.virtual_model import VirtualModels
-from router.model_choice import ModelChoice, ModelPlan
+from router.model_choice import Embedding, ModelChoice, ModelPlan
 from router.prompt_store import PromptStore
 from router.relay import Relay
 from router.replica_choice import ReplicaChoice
@@ -73,7 +73,11 @@ class Completions:
             tenant = self._governance.identify(scope["headers"])
             record.tenant = tenant.name
             call = await self._read(scope, receive)
-            plan = self._plan(call, scope, tenant, record)
+            embedding = None
+            if self._model_choice is not None and self._model_choice.wants_embedding(call):
+                async with cancelled_when_client_leaves(scope):
+                    embedding = await self._model_choice.embedding(call)
+            plan = self._plan(call, scope, tenant, record, embedding)
             call = plan.call
             admission = self._governance.admit(tenant, call.query)
             relay.headers.extend(admission.headers)
@@ -125,7 +129,14 @@ class Completions:
                 finally:
                     self._choice.learn(call.query.of_model(answer.model), record)
 
-    def _plan(self, call: Call, scope: Scope, tenant: Tenant, record: RequestRecord) -> ModelPlan:
+    def _plan(
+        self,
+        call: Call,
+        scope: Scope,
+        tenant: Tenant,
+        record: RequestRecord,
+        embedding: Embedding | None,
+    ) -> ModelPlan:
         if self._model_choice is None:
             return ModelPlan(call)
         plan = self._model_choice.plan(
@@ -134,6 +145,7 @@ class Completions:
             request_id=record.request_id,
             arrival_unix_seconds=record.arrival_unix_seconds,
             tenant=tenant,
+            embedding=embedding,
         )
         record.choice = plan.record()
         return plan

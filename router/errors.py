@@ -39,6 +39,7 @@ RouterError
 ├── SpoolError                the disk does not take a body
 ├── TrainingDataError         graded prompts cannot be used as they are; never reaches a client
 ├── PredictorFileError        a predictor's file cannot be read or written
+├── EmbeddingError            a server of embeddings gave none that can be used; never reaches a client
 ├── StateFileError            the file of commands cannot be read or written
 ├── GradesUnwrittenError      the disk does not take grades
 └── AdapterError              not every replica took an adapter command
@@ -361,6 +362,10 @@ class SpoolError(RouterError):
 
 class TrainingDataError(RouterError):
     """Graded prompts are malformed, or too few to fit anything."""
+
+
+class EmbeddingError(RouterError):
+    """A server of embeddings gave none that can be used; requests go on without."""
 
 
 class PredictorFileError(RouterError):

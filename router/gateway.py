@@ -32,6 +32,7 @@ from router.discovery.following import following
 from router.discovery.member import configured_members
 from router.discovery.roster import Roster
 from router.discovery.state_file import StateFile
+from router.embedder import make_embedder
 from router.exchange import DataPath, RequestIds
 from router.faults import Faults
 from router.features_log import FeaturesLogs
@@ -362,18 +363,21 @@ def make_model_choice(config: RouterConfig, lasting: Lasting) -> ModelChoice | N
     Raises:
         StartError: If pools and predictor do not fit together, or the features log cannot be opened.
         PredictorFileError: If the predictor cannot be read.
+        DocumentError: If the key of the server of embeddings cannot be read.
     """
     choice = config.model_choice
     if choice is None:
         return None
     path = choice.features_path
+    predictor = None if choice.predictor is None else Predictor.load(choice.predictor)
     return ModelChoice(
         choice,
         config.models,
-        None if choice.predictor is None else Predictor.load(choice.predictor),
+        predictor,
         FleetStanding(lasting.fleet, lasting.lengths, monotonic=time.monotonic),
         lasting.choice_metrics,
         None if path is None else lasting.features_logs.at(path, int(choice.features_log_bytes)),
+        make_embedder(choice, predictor, lasting.upstream, lasting.choice_metrics),
     )
 
 

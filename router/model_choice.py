@@ -8,11 +8,15 @@ The answer to a pool's request carries `x-motley-model` and `x-motley-reason`.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from router.call import Call
 from router.choice_config import ModelChoiceConfig
 from router.choice_metrics import ChoiceMetrics
 from router.clean_call import Cleaned, clean_call, cleaned
 from router.config import ModelConfig
+from router.embedder import Embedder
 from router.features_log import FeaturesLine, FeaturesLog
 from router.goal_carriers import Asked, asked_goals
 from router.goals import NO_GOALS
@@ -31,6 +35,7 @@ FALLBACK = "fallback"
 """The reason a client is told where another model than the pick answered."""
 
 Headers = Iterable[tuple[bytes, bytes]]
+Embedding = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class ModelChoice:
         standing: ModelStanding,
         metrics: ChoiceMetrics,
         features_log: FeaturesLog | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         """Choose among `models` as `config` says.
 
@@ -92,11 +98,23 @@ class ModelChoice:
         self._choice = PoolChoice(config, facts, predictor, standing)
         self._metrics = metrics
         self._features_log = features_log
+        self._embedder = embedder
 
     @property
     def members(self) -> dict[str, tuple[str, ...]]:
         """Each pool's models."""
         return {name: pool.models for name, pool in self.pools.items()}
+
+    def wants_embedding(self, call: Call) -> bool:
+        """Whether `plan` is better with the embedding of the request's prompt."""
+        return self._embedder is not None and call.query.model in self.pools
+
+    async def embedding(self, call: Call) -> Embedding | None:
+        """Return the embedding of a prompt without its flags; None: it could not be had."""
+        if self._embedder is None:
+            return None
+        query = cleaned(call.query, self._flags).query
+        return await self._embedder.embed(prompt_text(query.fields))
 
     def plan(
         self,
@@ -106,6 +124,7 @@ class ModelChoice:
         request_id: str,
         arrival_unix_seconds: float,
         tenant: Tenant = ANONYMOUS,
+        embedding: Embedding | None = None,
     ) -> ModelPlan:
         """Return who is to answer `call`.
 
@@ -115,6 +134,7 @@ class ModelChoice:
             request_id: For the features log.
             arrival_unix_seconds: Likewise.
             tenant: The client.
+            embedding: Of the prompt; None: it is judged by its words alone.
 
         Raises:
             ParameterError: If a pool's request asks for what is no goal.
@@ -131,7 +151,9 @@ class ModelChoice:
             plan = ModelPlan(clean_call(call, clean))
         else:
             asked = self._asked(headers, call.query.fields, clean)
-            chosen = self._choice.choose(pool, clean.query, asked.goals, tenant=tenant)
+            chosen = self._choice.choose(
+                pool, clean.query, asked.goals, tenant=tenant, embedding=embedding
+            )
             pick, *_ = models = chosen.ordered
             self._metrics.chosen(name, pick, chosen.decision.reason)
             changed = clean_call(call, clean, model=pick)

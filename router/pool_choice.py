@@ -8,7 +8,7 @@ passes the last two filters they are dropped: the router's own attempts find out
 import logging
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +73,16 @@ class PoolChoice:
         goals: Goals,
         *,
         tenant: Tenant,
+        embedding: NDArray[np.float32] | None = None,
     ) -> Chosen:
         """Return the decision for a request, without flags.
+
+        Args:
+            pool: Whose models are compared.
+            query: The request.
+            goals: What is asked for.
+            tenant: The client.
+            embedding: Of the prompt, where the predictor looks at one and it could be had.
 
         Raises:
             ModelForbiddenError: If the client may use none of the pool's models.
@@ -86,6 +94,8 @@ class PoolChoice:
             columns = pool.columns[[pool.models.index(model) for model in models]]
             try:
                 features = hash_text(prompt_text(query.fields))
+                if embedding is not None:
+                    features = replace(features, embedding=embedding)
                 outlook = outlook_of(self._predictor, features, columns)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with it, requests go on
                 logger.warning("predictor failed pool=%s error=%s", pool.name, type(error).__name__)

@@ -174,6 +174,10 @@ class Upstream:
         reply.close()
         return reply.status, _parsed(reply.body)
 
+    def without_keys(self) -> "Upstream":
+        """Return a client over the same connections for servers that are no replicas: it adds no key."""
+        return Upstream(self._pool, self._timeouts)
+
     async def _ask(
         self,
         url: str,

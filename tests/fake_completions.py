@@ -1,13 +1,11 @@
 """A small OpenAI completions server with attributes to change, in a thread of its own."""
 
-import asyncio
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fakes import served
+from fakes import served_in_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -34,24 +32,8 @@ class FakeCompletions:
     @contextlib.contextmanager
     def served(self) -> Iterator[str]:
         """Serve in a thread and yield the address."""
-        ready, stop = threading.Event(), threading.Event()
-        urls: list[str] = []
-
-        async def serve() -> None:
-            async with served(self._app()) as url:
-                urls.append(url)
-                ready.set()
-                while not stop.is_set():
-                    await asyncio.sleep(0.01)
-
-        thread = threading.Thread(target=lambda: asyncio.run(serve()))
-        thread.start()
-        try:
-            assert ready.wait(10)
-            yield urls[0]
-        finally:
-            stop.set()
-            thread.join()
+        with served_in_thread(self._app()) as url:
+            yield url
 
     def _app(self) -> Starlette:
         return Starlette(

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -100,6 +101,29 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
         yield await server.start()
     finally:
         await server.stop()
+
+
+@contextlib.contextmanager
+def served_in_thread(app: ASGIApp) -> Iterator[str]:
+    """Yield the address of `app`, which runs in a thread of its own."""
+    ready, stop = threading.Event(), threading.Event()
+    urls: list[str] = []
+
+    async def serve() -> None:
+        async with served(app) as url:
+            urls.append(url)
+            ready.set()
+            while not stop.is_set():
+                await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield urls[0]
+    finally:
+        stop.set()
+        thread.join()
 
 
 @dataclass

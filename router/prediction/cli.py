@@ -10,8 +10,10 @@ import typer
 from planner.console import configure_logging, progress_bar, run_app
 
 if TYPE_CHECKING:
-    from router.prediction.labelled import LabelledPrompts, Progress
+    from router.prediction.embedding_fetch import EmbeddingSource
+    from router.prediction.labelled import Float32, LabelledPrompts, Progress
     from router.prediction.metrics import Array
+    from router.prediction.predictor import Predictor
 
 COMMANDS = ("train", "evaluate", "explain")
 """First words of `motley route` that stand for these; `./train` names a file."""
@@ -39,6 +41,19 @@ _PricesOption = Annotated[
         "all models cost alike."
     ),
 ]
+_EmbeddingsUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A server with POST /v1/embeddings, such as http://127.0.0.1:8001; every prompt is "
+        "sent to it."
+    ),
+]
+_EmbeddingsModelOption = Annotated[
+    str | None, typer.Option(help="The model there that embeds the prompts.")
+]
+_KeyFileOption = Annotated[
+    Path | None, typer.Option(help="File of the key that the server of embeddings asks for.")
+]
 
 
 def run(arguments: list[str]) -> None:
@@ -51,6 +66,9 @@ def train(
     data: _DataOption,
     output: Annotated[Path, typer.Option(help="File to write.")] = _PREDICTOR,
     grades: _GradesOption = None,
+    embeddings_url: _EmbeddingsUrlOption = None,
+    embeddings_model: _EmbeddingsModelOption = None,
+    api_key_file: _KeyFileOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and draws.")] = 0,
 ) -> None:
     """Fit a predictor of each model's quality; every setting is chosen on held-out folds."""
@@ -58,12 +76,15 @@ def train(
     from router.prediction.predictor_file import write_predictor
     from router.prediction.training import fit
 
-    prompts = _read(data, grades)
+    source = _source(embeddings_url, embeddings_model, api_key_file, grades)
+    prompts = _read(data, grades, source)
     with _progress("choosing settings") as progress:
         predictor = fit(prompts, seed=seed, progress=progress)
     write_predictor(predictor, output)
     print(f"fitted to {len(prompts):,} prompts and {len(prompts.models)} models")
     print("settings: " + ", ".join(f"{k} {v}" for k, v in predictor.settings.model_dump().items()))
+    if source is not None and predictor.embedding is None:
+        print("embeddings do not help on held-out prompts: none will be asked for")
     print("best single model: " + predictor.models[predictor.best_single])
     print(f"written to {output}; its quality: `motley route evaluate --data {data}`")
 
@@ -73,6 +94,9 @@ def evaluate(
     data: _DataOption,
     grades: _GradesOption = None,
     prices: _PricesOption = None,
+    embeddings_url: _EmbeddingsUrlOption = None,
+    embeddings_model: _EmbeddingsModelOption = None,
+    api_key_file: _KeyFileOption = None,
     folds: Annotated[int, typer.Option(min=2, max=50, help="Of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
     plot: Annotated[
@@ -91,7 +115,8 @@ def evaluate(
 
     if plot is not None:
         check_plots()
-    prompts = evaluation.complete(_read(data, grades))
+    source = _source(embeddings_url, embeddings_model, api_key_file, grades)
+    prompts = evaluation.complete(_read(data, grades, source))
     costs = _costs(prompts, prices)
     with _progress("folds") as progress:
         outcome = evaluation.cross_validate(
@@ -137,6 +162,9 @@ def explain(
     cheapest: Annotated[
         float, typer.Option(min=0, help="Weight of the price, as in [Flag: cheapest=0.3].")
     ] = 0.0,
+    embeddings_url: _EmbeddingsUrlOption = None,
+    embeddings_model: _EmbeddingsModelOption = None,
+    api_key_file: _KeyFileOption = None,
 ) -> None:
     """Show what decides about one prompt: words, predictions, terms, the pick and its reason.
 
@@ -168,11 +196,58 @@ def explain(
         if goals is not None:
             rules = GoalRules() if choice is None else choice.flags.rules
             asked = read_header(goals, rules, carrier="--goals")
-    explanation = taken_apart(fitted, prompt, expectations=expectations, goals=asked)
+    embedding = _embedding_of(prompt, fitted, embeddings_url, embeddings_model, api_key_file)
+    explanation = taken_apart(
+        fitted, prompt, expectations=expectations, goals=asked, embedding=embedding
+    )
     print(explanation_text(fitted, explanation))
 
 
-def _read(data: Path, grades: Path | None) -> "LabelledPrompts":
+def _source(
+    url: str | None, model: str | None, key_file: Path | None, grades: Path | None
+) -> "EmbeddingSource | None":
+    """Return who embeds; None: nobody was named."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from planner.key_file import read_key
+    from router.prediction.embedding_fetch import EmbeddingSource
+    from router.replica_url import ReplicaUrl
+
+    if url is None:
+        if model is not None or key_file is not None:
+            raise typer.BadParameter("--embeddings-url is missing; name the server")
+        return None
+    if model is None:
+        raise typer.BadParameter("--embeddings-url needs --embeddings-model; name the model there")
+    if grades is not None:
+        raise typer.BadParameter("--embeddings-url: a features log holds no text to embed")
+    try:
+        address = TypeAdapter(ReplicaUrl).validate_python(url.rstrip("/").removesuffix("/v1"))
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise typer.BadParameter(f"--embeddings-url: {url!r} {problem}") from None
+    return EmbeddingSource(address, model, None if key_file is None else read_key(key_file))
+
+
+def _embedding_of(
+    prompt: str, fitted: "Predictor", url: str | None, model: str | None, key_file: Path | None
+) -> "Float32 | None":
+    """Return a prompt's embedding, where the predictor looks at one and there is who embeds."""
+    from router.prediction.embedding_fetch import fetch_embeddings
+
+    if fitted.embedding is None:
+        if url is not None:
+            raise typer.BadParameter("the predictor looks at no embeddings; omit --embeddings-url")
+        return None
+    model = model or fitted.embedding.model
+    source = _source(url, model if url else None, key_file, None)
+    if source is None:
+        print(f"without --embeddings-url the embedding, by {model}, counts as the mean of all\n")
+        return None
+    return fetch_embeddings([prompt], source, length=fitted.embedding.length)[0]
+
+
+def _read(data: Path, grades: Path | None, source: "EmbeddingSource | None") -> "LabelledPrompts":
     if grades is not None:
         from router.prediction.graded_traffic import read_graded_traffic
 
@@ -180,7 +255,32 @@ def _read(data: Path, grades: Path | None) -> "LabelledPrompts":
     from router.prediction.graded_files import read_labelled
 
     with _progress("reading prompts") as progress:
-        return read_labelled(data, progress=progress)
+        prompts = read_labelled(data, progress=progress)
+    return prompts if source is None else _embedded(prompts, data, source)
+
+
+def _embedded(
+    prompts: "LabelledPrompts", data: Path, source: "EmbeddingSource"
+) -> "LabelledPrompts":
+    """Return the prompts of a file with embeddings, and tell what they took."""
+    import time
+
+    from router.prediction.embedding_fetch import fetch_embeddings
+    from router.prediction.graded_files import read_graded_prompts
+
+    texts = [one.question for one in read_graded_prompts(data)]
+    begin = time.monotonic()
+    with _progress("fetching embeddings") as progress:
+        embeddings = fetch_embeddings(texts, source, progress=progress)
+    lengths = [len(one) for one in embeddings if one is not None]
+    each_ms = (time.monotonic() - begin) * 1000 / len(texts)
+    print(
+        f"embeddings: {len(lengths):,} of {len(texts):,} prompts have one of {lengths[0]} numbers, "
+        f"fetched in {each_ms:.1f} ms each"
+    )
+    if len(lengths) < len(texts):
+        print(f"the others are empty or refused by {source.model}: they count as the mean of all")
+    return prompts.with_embeddings(embeddings, model=source.model)
 
 
 def _costs(prompts: "LabelledPrompts", prices: Path | None) -> "Array":

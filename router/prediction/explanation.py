@@ -1,9 +1,10 @@
 """Why a prompt goes where it goes: words that speak for the pick, predictions, terms, the reason."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router.goal_costs import Expectation
 from router.goals import Goals
@@ -11,13 +12,13 @@ from router.model_decision import QUALITY_UNMET, Outlook, Weighing, weigh
 from router.objective import Choice, objective
 from router.pool_choice import outlook_of
 from router.prediction.cues import CUES
-from router.prediction.features import grams_of, hash_text
+from router.prediction.features import HashedFeatures, grams_of, hash_text
 from router.prediction.predictor import Prediction, Predictor
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """One word, pair of words or cue, and what it does to the pick's predicted loss."""
+    """A word, pair of words, cue or the embedding, and what it does to the pick's predicted loss."""
 
     name: str
     loss: float
@@ -51,6 +52,7 @@ def explain(
     *,
     expectations: Mapping[str, Expectation],
     goals: Goals,
+    embedding: NDArray[np.float32] | None = None,
     num_contributions: int = 10,
 ) -> Explanation:
     """Decide about one prompt as the router does.
@@ -60,11 +62,13 @@ def explain(
         text: The prompt.
         expectations: The models to compare, which the predictor knows, the one to prefer first.
         goals: What is asked for.
+        embedding: Of the prompt, for a predictor that looks at one.
         num_contributions: How many to tell.
     """
     models = tuple(expectations)
     columns = np.array([predictor.models.index(model) for model in models], dtype=np.intp)
-    outlook = outlook_of(predictor, hash_text(text), columns)
+    features = replace(hash_text(text), embedding=embedding)
+    outlook = outlook_of(predictor, features, columns)
     weighing = weigh(outlook, list(expectations.values()), goals) or _unmet(outlook)
     kept = list(weighing.kept)
     prediction = Prediction(
@@ -72,7 +76,7 @@ def explain(
         np.array(outlook.losses, np.float32)[kept],
         np.array(outlook.standard_errors, np.float32)[kept],
     )
-    told = _contributions(predictor, text, int(columns[kept[weighing.choice.pick]]))
+    told = _contributions(predictor, text, features, int(columns[kept[weighing.choice.pick]]))
     loudest = sorted(told, key=lambda one: -abs(one.loss))[:num_contributions]
     return Explanation(
         prediction,
@@ -91,9 +95,13 @@ def _unmet(outlook: Outlook) -> Weighing:
     return Weighing(tuple(range(len(losses))), choice)
 
 
-def _contributions(predictor: Predictor, text: str, model: int) -> list[Contribution]:
-    """Return each bucket's and each cue's part in the ridge's loss of `model`, less the mean's."""
-    features = hash_text(text)
+def _contributions(
+    predictor: Predictor, text: str, features: HashedFeatures, model: int
+) -> list[Contribution]:
+    """Return what each bucket, each cue and the embedding do to the ridge's loss of `model`.
+
+    Less what they do to the mean over all models.
+    """
     weights = predictor.ridge.weights[:, model] - predictor.ridge.weights.mean(axis=1)
     num_dimensions = predictor.settings.num_dimensions
     projection = predictor.projection
@@ -114,8 +122,13 @@ def _contributions(predictor: Predictor, text: str, model: int) -> list[Contribu
         Contribution(" | ".join(names[int(bucket)]), float(loss))
         for bucket, loss in zip(features.indices[known], lexical, strict=True)
     ]
-    cues = projection.cues(features) * predictor.settings.cue_weight * weights[num_dimensions:]
-    return words + [
+    begin = num_dimensions + len(CUES)
+    cues = projection.cues(features) * predictor.settings.cue_weight
+    told = words + [
         Contribution(f"({name.replace('_', ' ')})", float(loss))
-        for name, loss in zip(CUES, cues, strict=True)
+        for name, loss in zip(CUES, cues * weights[num_dimensions:begin], strict=True)
     ]
+    if predictor.embedding is not None:
+        part = predictor.embedding.part(features.embedding) * predictor.settings.embedding_weight
+        told.append(Contribution("(embedding)", float(part @ weights[begin:])))
+    return told

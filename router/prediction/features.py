@@ -55,11 +55,13 @@ class HashedFeatures:
     """Signed logarithms of their counts. Shape: (num_filled,)."""
     cues: NDArray[np.float32]
     """Dense cues in the order of `cues.CUES`. Shape: (num_cues,)."""
+    embedding: NDArray[np.float32] | None = None
+    """A sentence embedding of the text, where one was fetched; no log keeps it. Shape: (length,)."""
 
 
 def hash_text(text: str) -> HashedFeatures:
     """Return the features of a prompt; any string has some, the empty one included."""
-    text = _capped(text)
+    text = capped(text)
     content = text.encode("utf-8", "surrogatepass")
     codes = np.frombuffer(content.lower(), dtype=np.uint8)
     buckets, signs = _hashed_grams(codes, *_token_bounds(codes))
@@ -75,7 +77,7 @@ def hash_text(text: str) -> HashedFeatures:
 
 def grams_of(text: str) -> list[tuple[str, int, float]]:
     """Return every word and pair of the text as `hash_text` sees it: its words, bucket and sign."""
-    content = _capped(text).encode("utf-8", "surrogatepass").lower()
+    content = capped(text).encode("utf-8", "surrogatepass").lower()
     codes = np.frombuffer(content, dtype=np.uint8)
     starts, ends = _token_bounds(codes)
     buckets, signs = _hashed_grams(codes, starts, ends)
@@ -85,7 +87,8 @@ def grams_of(text: str) -> list[tuple[str, int, float]]:
     return list(zip(names, buckets.tolist(), signs.tolist(), strict=True))
 
 
-def _capped(text: str) -> str:
+def capped(text: str) -> str:
+    """Return the part of a prompt that counts: its beginning and its end."""
     text = text.strip()
     if len(text) <= 2 * CAP_CHARACTERS:
         return text

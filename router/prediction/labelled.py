@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ class LabelledPrompts:
     """NaN where a model has no label. Shape: (num_prompts, num_models)."""
     prompt_tokens: Float32
     """Estimated length of each prompt, a token for four bytes. Shape: (num_prompts,)."""
+    embedding_model: str | None = None
+    """Whose sentence embeddings the features have; None: they have none."""
 
     def __len__(self) -> int:
         """How many prompts there are."""
@@ -35,12 +37,22 @@ class LabelledPrompts:
     def take(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> "LabelledPrompts":
         """Return some of the prompts, by position or by mask; the models stay."""
         positions = np.arange(len(self))[chosen]
-        return LabelledPrompts(
-            self.models,
-            tuple(self.features[int(one)] for one in positions),
-            self.losses[positions],
-            self.prompt_tokens[positions],
+        return replace(
+            self,
+            features=tuple(self.features[int(one)] for one in positions),
+            losses=self.losses[positions],
+            prompt_tokens=self.prompt_tokens[positions],
         )
+
+    def with_embeddings(
+        self, embeddings: Sequence[Float32 | None], *, model: str
+    ) -> "LabelledPrompts":
+        """Return the prompts with each one's sentence embedding, where there is one."""
+        features = tuple(
+            replace(one, embedding=embedding)
+            for one, embedding in zip(self.features, embeddings, strict=True)
+        )
+        return replace(self, features=features, embedding_model=model)
 
     def sha256(self) -> str:
         """Return a hash of everything here; the same on every machine."""
@@ -49,6 +61,8 @@ class LabelledPrompts:
         for one in self.features:
             digest.update(one.indices.astype("<u4").tobytes())
             digest.update(one.values.astype("<f4").tobytes())
+            if one.embedding is not None:
+                digest.update(one.embedding.astype("<f4").tobytes())
         return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.prediction.calibration import Calibration
+from router.prediction.embedding_map import EmbeddingMap
 from router.prediction.features import HashedFeatures, hash_text
 from router.prediction.neighbours import Neighbours
 from router.prediction.projection import Projection
@@ -84,6 +85,11 @@ class Predictor:
         return self.ridge.means
 
     @property
+    def embedding(self) -> EmbeddingMap | None:
+        """What is made of a prompt's sentence embedding; None: none is looked at."""
+        return self.projection.embedding
+
+    @property
     def best_single(self) -> int:
         """The position of the model that is best when prompts are not looked at."""
         return int(self.mean_losses.argmin())
@@ -125,11 +131,14 @@ class Predictor:
 def vectors_of(
     projection: Projection, features: Sequence[HashedFeatures], settings: PredictorSettings
 ) -> Float32:
-    """Return dense vectors. Shape: (num_prompts, num_dimensions + num_cues)."""
+    """Return dense vectors, all of one length; see `Projection.project`."""
     return np.stack(
         [
             projection.project(
-                one, num_dimensions=settings.num_dimensions, cue_weight=settings.cue_weight
+                one,
+                num_dimensions=settings.num_dimensions,
+                cue_weight=settings.cue_weight,
+                embedding_weight=settings.embedding_weight,
             )
             for one in features
         ]

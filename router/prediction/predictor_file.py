@@ -15,6 +15,7 @@ from planner.config import StrictModel
 from router.errors import PredictorFileError
 from router.prediction.calibration import NUM_KNOTS, Calibration
 from router.prediction.cues import CUES
+from router.prediction.embedding_map import EmbeddingMap
 from router.prediction.features import (
     BUCKET_BITS,
     CAP_CHARACTERS,
@@ -29,6 +30,7 @@ from router.prediction.settings import PredictorSettings
 
 SCHEMA_VERSION: Final = 1
 _Arrays = dict[str, NDArray[Any]]
+_Shapes = dict[str, tuple[int, ...]]
 _MOST_HEADER_BYTES = 1 << 20
 
 
@@ -45,6 +47,15 @@ class FeatureHeader(StrictModel):
     """Names of the dense cues."""
 
 
+class EmbeddingHeader(StrictModel):
+    """Whose sentence embeddings the predictor looks at."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """As the server of embeddings called it in training."""
+    length: Annotated[int, Field(ge=1)]
+    """Of one embedding."""
+
+
 class PredictorHeader(StrictModel):
     """The JSON part of the file."""
 
@@ -58,6 +69,8 @@ class PredictorHeader(StrictModel):
     """Chosen in training."""
     scale: float
     """Of the projected words."""
+    embedding: EmbeddingHeader | None = None
+    """Not written where no embeddings are looked at."""
     num_prompts: int
     """The predictor was fitted on."""
     data_sha256: str
@@ -74,11 +87,14 @@ def write_predictor(predictor: Predictor, path: Path) -> None:
         models=predictor.models,
         settings=predictor.settings,
         scale=predictor.projection.scale,
+        embedding=None
+        if predictor.embedding is None
+        else EmbeddingHeader(model=predictor.embedding.model, length=predictor.embedding.length),
         num_prompts=predictor.provenance.num_prompts,
         data_sha256=predictor.provenance.data_sha256,
     )
     content = io.BytesIO()
-    words = np.frombuffer(header.model_dump_json().encode(), dtype=np.uint8)
+    words = np.frombuffer(header.model_dump_json(exclude_none=True).encode(), dtype=np.uint8)
     contents: dict[str, Any] = {"header": words, **_arrays_of(predictor)}
     np.savez(content, **contents)
     try:
@@ -128,6 +144,13 @@ def read_predictor(path: Path) -> Predictor:
 def _arrays_of(predictor: Predictor) -> _Arrays:
     projection, ridge = predictor.projection, predictor.ridge
     neighbours, calibration = predictor.neighbours, predictor.calibration
+    embedding = projection.embedding
+    embedded: _Arrays = {}
+    if embedding is not None:
+        embedded = {
+            "embedding_center": embedding.center,
+            "embedding_components": embedding.components,
+        }
     return {
         "projection_rows": projection.rows,
         "projection_weights": projection.bucket_weights,
@@ -145,6 +168,7 @@ def _arrays_of(predictor: Predictor) -> _Arrays:
         "calibration_predicted": calibration.predicted,
         "calibration_observed": calibration.observed,
         "residual_deviations": predictor.residual_deviations,
+        **embedded,
     }
 
 
@@ -162,6 +186,11 @@ def _predictor_of(header: PredictorHeader, arrays: _Arrays) -> Predictor:
             header.scale,
             arrays["cue_means"],
             arrays["cue_factors"],
+            None
+            if header.embedding is None
+            else EmbeddingMap(
+                header.embedding.model, arrays["embedding_center"], arrays["embedding_components"]
+            ),
         ),
         Ridge(
             arrays["ridge_center"],
@@ -185,10 +214,11 @@ def _predictor_of(header: PredictorHeader, arrays: _Arrays) -> Predictor:
 def _check_shapes(header: PredictorHeader, arrays: _Arrays) -> None:
     """Refuse arrays that do not fit together: a wrong one would be found while a client waits."""
     num_models, num_dimensions = len(header.models), header.settings.num_dimensions
-    num_features = num_dimensions + len(CUES)
+    embedded = _embedding_shapes(header, arrays)
+    num_features = num_dimensions + len(CUES) + embedded.get("embedding_components", (0, 0))[1]
     num_kept = len(arrays["projection_weights"])
     num_rows, num_groups = len(arrays["neighbour_units"]), len(arrays["ridge_inverses"])
-    shapes: dict[str, tuple[int, ...]] = {
+    shapes: _Shapes = {
         "projection_rows": (NUM_BUCKETS,),
         "projection_weights": (num_kept,),
         "projection_components": (num_kept, num_dimensions),
@@ -205,6 +235,7 @@ def _check_shapes(header: PredictorHeader, arrays: _Arrays) -> None:
         "calibration_predicted": (num_models, NUM_KNOTS),
         "calibration_observed": (num_models, NUM_KNOTS),
         "residual_deviations": (num_models,),
+        **embedded,
     }
     for name, shape in shapes.items():
         array = arrays[name]
@@ -219,3 +250,14 @@ def _check_shapes(header: PredictorHeader, arrays: _Arrays) -> None:
             raise ValueError(f"array {name} points outside its table")
     if not num_rows:
         raise ValueError("it has no neighbours")
+
+
+def _embedding_shapes(header: PredictorHeader, arrays: _Arrays) -> _Shapes:
+    """Return the shapes of what a predictor with embeddings has besides."""
+    if (header.embedding is None) != (header.settings.embedding_weight == 0):
+        raise ValueError("its embeddings have a weight and no model, or a model and no weight")
+    if header.embedding is None:
+        return {}
+    length = header.embedding.length
+    num_dimensions = arrays["embedding_components"].size // length
+    return {"embedding_center": (length,), "embedding_components": (length, num_dimensions)}

@@ -2,24 +2,22 @@
 
 Weights are inverse document frequencies over the training prompts; buckets filled by too few
 prompts count nothing. The weighted rows are scaled to length one and projected on the leading right
-singular vectors of the training matrix (randomised subspace iteration). The dense cues, standardised,
-stand behind the projected part.
-
-Source: Halko, Martinsson and Tropp, Finding structure with randomness, SIAM Review 53 (2011), 4.4.
+singular vectors of the training matrix. The dense cues, standardised, stand behind the projected part,
+and behind them the part of a sentence embedding, where the predictor looks at one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.prediction.embedding_map import EmbeddingMap, fit_embedding_map
 from router.prediction.features import NUM_BUCKETS, HashedFeatures
+from router.prediction.singular_vectors import right_singular_vectors
 from router.prediction.sparse_rows import SparseRows, stack
 
 Float32 = NDArray[np.float32]
-_OVERSAMPLING = 20
-_NUM_ITERATIONS = 3
 _MOST_ROWS = 20_000
 """Rows the singular vectors are computed from, drawn from more."""
 
@@ -40,6 +38,8 @@ class Projection:
     """Shape: (num_cues,)."""
     cue_factors: Float32
     """One over the standard deviation; 0 for a cue that never varies. Shape: (num_cues,)."""
+    embedding: EmbeddingMap | None = None
+    """Of sentence embeddings; None: they are not looked at."""
 
     def lexical(self, features: HashedFeatures, num_dimensions: int) -> Float32:
         """Return the projected part of one prompt, zeros for one of unknown words."""
@@ -55,12 +55,23 @@ class Projection:
         return lexical.astype(np.float32, copy=False)
 
     def project(
-        self, features: HashedFeatures, *, num_dimensions: int, cue_weight: float
+        self,
+        features: HashedFeatures,
+        *,
+        num_dimensions: int,
+        cue_weight: float,
+        embedding_weight: float = 0.0,
     ) -> Float32:
-        """Return a prompt's dense vector. Shape: (num_dimensions + num_cues,)."""
-        return np.concatenate(
-            (self.lexical(features, num_dimensions), self.cues(features) * np.float32(cue_weight))
-        )
+        """Return a prompt's dense vector.
+
+        Shape: (num_dimensions + num_cues,), and with an embedding's weight its dimensions more.
+        """
+        cues = self.cues(features) * np.float32(cue_weight)
+        parts = (self.lexical(features, num_dimensions), cues)
+        if self.embedding is not None and embedding_weight:
+            embedded = self.embedding.part(features.embedding) * np.float32(embedding_weight)
+            return np.concatenate((*parts, embedded))
+        return np.concatenate(parts)
 
     def cues(self, features: HashedFeatures) -> Float32:
         """Return the standardised cues, within 4 deviations. Shape: (num_cues,)."""
@@ -69,20 +80,25 @@ class Projection:
 
     def truncated(self, num_dimensions: int) -> "Projection":
         """Return the projection with its first dimensions only."""
-        return Projection(
-            self.rows,
-            self.bucket_weights,
-            np.ascontiguousarray(self.components[:, :num_dimensions]),
-            self.scale,
-            self.cue_means,
-            self.cue_factors,
-        )
+        components = np.ascontiguousarray(self.components[:, :num_dimensions])
+        return replace(self, components=components)
 
 
 def fit_projection(
-    features: Sequence[HashedFeatures], *, num_dimensions: int, seed: int = 0
+    features: Sequence[HashedFeatures],
+    *,
+    num_dimensions: int,
+    embedding_model: str | None = None,
+    seed: int = 0,
 ) -> Projection:
-    """Return the projection of at least one training prompt's features; no label is looked at."""
+    """Return the projection of at least one training prompt's features; no label is looked at.
+
+    Args:
+        features: Of the prompts.
+        num_dimensions: Of the projected words.
+        embedding_model: Whose embeddings some of the features have; None: nobody's.
+        seed: Of the draws.
+    """
     if len(features) > _MOST_ROWS:
         drawn = np.random.default_rng(seed).choice(len(features), _MOST_ROWS, replace=False)
         features = [features[int(one)] for one in np.sort(drawn)]
@@ -93,11 +109,12 @@ def fit_projection(
     rows[kept] = np.arange(len(kept), dtype=np.int32)
     bucket_weights = np.log((len(features) + 1) / (counts[kept] + 1)).astype(np.float32) + 0.01
     weighted = _weighted(everything, rows, bucket_weights)
-    components = _right_singular_vectors(weighted, num_dimensions, np.random.default_rng(seed))
+    components = right_singular_vectors(weighted, num_dimensions, np.random.default_rng(seed))
     projected = weighted.times(components)
     mean_square = float((projected**2).sum(axis=1).mean()) if projected.size else 0.0
     cues = np.stack([one.cues for one in features])
     deviations = cues.std(axis=0)
+    embedded = [one.embedding for one in features if one.embedding is not None]
     return Projection(
         rows,
         bucket_weights,
@@ -105,6 +122,11 @@ def fit_projection(
         1 / float(np.sqrt(mean_square)) if mean_square else 1.0,
         cues.mean(axis=0),
         np.where(deviations > 1e-6, 1 / np.maximum(deviations, 1e-6), 0).astype(np.float32),
+        None
+        if embedding_model is None or not embedded
+        else fit_embedding_map(
+            embedded, model=embedding_model, generator=np.random.default_rng(seed)
+        ),
     )
 
 
@@ -128,26 +150,3 @@ def _weighted(everything: SparseRows, rows: NDArray[np.int32], weights: Float32)
     counts = np.bincount(row_of, minlength=everything.num_rows)
     starts = np.concatenate(([0], np.cumsum(counts)))
     return SparseRows(starts, columns.astype(np.int64), values.astype(np.float32), len(weights))
-
-
-def _right_singular_vectors(
-    matrix: SparseRows, num_dimensions: int, generator: np.random.Generator
-) -> Float32:
-    """Return the leading right singular vectors, as many as there are, padded with zeros."""
-    result = np.zeros((matrix.num_columns, num_dimensions), dtype=np.float32)
-    width = min(num_dimensions + _OVERSAMPLING, matrix.num_rows, matrix.num_columns)
-    if not width:
-        return result
-    transposed = matrix.transposed()
-    basis = matrix.times(generator.standard_normal((matrix.num_columns, width), dtype=np.float32))
-    for _ in range(_NUM_ITERATIONS):
-        basis = np.linalg.qr(basis)[0]
-        basis = matrix.times(transposed.times(basis))
-    basis = np.linalg.qr(basis)[0]
-    small = transposed.times(basis)
-    vectors, _, _ = np.linalg.svd(small, full_matrices=False)
-    taken = min(num_dimensions, width)
-    # A singular vector's sign is arbitrary: the largest entry is made positive.
-    signs = np.sign(vectors[np.abs(vectors[:, :taken]).argmax(axis=0), np.arange(taken)])
-    result[:, :taken] = vectors[:, :taken] * signs
-    return result

@@ -4,7 +4,8 @@ Every candidate predicts each training prompt from folds without it. Two measure
 error of the *differences* between models varies little between samples: a prompt that is hard for all
 of them moves every prediction alike and decides nothing. The true loss of the picks is what counts, but
 is noisy. So: among the candidates whose error is within `TOLERANCE_FRACTION` of the least, the one whose
-picks lose least.
+picks lose least. Embeddings cost every request a call: where a candidate without them is within it, only
+such candidates compete.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from router.prediction.labelled import LabelledPrompts, Progress
 from router.prediction.neighbours import make_neighbours, nearest, unit_rows, weigh
+from router.prediction.predictor import vectors_of
 from router.prediction.projection import Projection
 from router.prediction.ridge import fit_ridge, shrunk_means
 from router.prediction.settings import PredictorSettings
@@ -25,6 +27,8 @@ Integers = NDArray[np.int64]
 
 DIMENSIONS = (64, 96)
 CUE_WEIGHTS = (0.1, 0.2)
+EMBEDDING_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+"""Where prompts have embeddings."""
 RIDGE_PENALTIES = (3.0, 10.0)
 NEIGHBOURS = (60, 100, 150, 250)
 SHARPNESSES = (3.0, 6.0)
@@ -35,8 +39,9 @@ NUM_FOLDS = 5
 MOST_SELECTION_PROMPTS = 10_000
 """Prompts the settings are chosen on, drawn from more: the work grows with their square."""
 
-_RidgeKey = tuple[int, float, float]
-_NeighbourKey = tuple[int, float, int, float]
+_Space = tuple[int, float, float]
+_RidgeKey = tuple[_Space, float]
+_NeighbourKey = tuple[_Space, int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +113,9 @@ class _Parts:
 
     def blend(self, settings: PredictorSettings) -> Float32:
         """Return the held-out predictions of one candidate."""
-        part = (settings.num_dimensions, settings.cue_weight)
-        by_ridge = self.ridge[(*part, settings.ridge_penalty)]
-        by_neighbours = self.neighbours[(*part, settings.num_neighbours, settings.sharpness)]
+        space = settings.space
+        by_ridge = self.ridge[space, settings.ridge_penalty]
+        by_neighbours = self.neighbours[space, settings.num_neighbours, settings.sharpness]
         share = np.float32(settings.ridge_share)
         return share * by_ridge + (1 - share) * by_neighbours
 
@@ -138,7 +143,8 @@ def select(
         generator = np.random.default_rng(seed)
         rows = np.sort(generator.choice(rows, MOST_SELECTION_PROMPTS, replace=False))
     sample = prompts.take(rows)
-    candidates = [settings] if settings is not None else _candidates(len(sample))
+    weights = (0.0,) if projection.embedding is None else EMBEDDING_WEIGHTS
+    candidates = [settings] if settings is not None else _candidates(len(sample), weights)
     parts = _predict_held_out(projection, sample, candidates, seed=seed, progress=progress)
     chosen = _winner(candidates, parts, sample.losses)
     held_out = parts.blend(chosen)
@@ -147,18 +153,28 @@ def select(
     return HeldOut(chosen, losses)
 
 
-def _candidates(num_prompts: int) -> list[PredictorSettings]:
+def _candidates(num_prompts: int, embedding_weights: tuple[float, ...]) -> list[PredictorSettings]:
     most = max(num_prompts // 8, 5)
     return [
         PredictorSettings(
             num_dimensions=num_dimensions,
             cue_weight=cue_weight,
+            embedding_weight=embedding_weight,
             ridge_penalty=penalty,
             num_neighbours=num_neighbours,
             sharpness=sharpness,
             ridge_share=share,
         )
-        for num_dimensions, cue_weight, penalty, num_neighbours, sharpness, share in product(
+        for (
+            embedding_weight,
+            num_dimensions,
+            cue_weight,
+            penalty,
+            num_neighbours,
+            sharpness,
+            share,
+        ) in product(
+            embedding_weights,
             DIMENSIONS,
             CUE_WEIGHTS,
             RIDGE_PENALTIES,
@@ -179,18 +195,12 @@ def _predict_held_out(
 ) -> _Parts:
     """Fit both halves of every candidate on each fold, sharing what candidates have in common."""
     parts = _Parts({}, {}, (prompts.losses.shape[0], prompts.losses.shape[1]))
-    cues = np.stack([projection.cues(one) for one in prompts.features])
-    spaces = sorted({(one.num_dimensions, one.cue_weight) for one in candidates})
+    spaces = sorted({one.space for one in candidates})
     splits = list(split_folds(len(prompts), num_folds=NUM_FOLDS, seed=seed))
-    for step, ((num_dimensions, cue_weight), split) in enumerate(product(spaces, splits)):
+    for step, (space, split) in enumerate(product(spaces, splits)):
+        members = [one for one in candidates if one.space == space]
         if step % NUM_FOLDS == 0:
-            lexical = [projection.lexical(one, num_dimensions) for one in prompts.features]
-            vectors = np.hstack((np.stack(lexical), cues * np.float32(cue_weight)))
-        members = [
-            one
-            for one in candidates
-            if (one.num_dimensions, one.cue_weight) == (num_dimensions, cue_weight)
-        ]
+            vectors = vectors_of(projection, prompts.features, members[0])
         _fit_ridges(parts, vectors, prompts.losses, split, members)
         _weigh_neighbours(parts, vectors, prompts.losses, split, members)
         if progress is not None:
@@ -205,8 +215,8 @@ def _fit_ridges(
     split: Split,
     members: list[PredictorSettings],
 ) -> None:
-    for key in {(one.num_dimensions, one.cue_weight, one.ridge_penalty) for one in members}:
-        ridge = fit_ridge(vectors[split.fitted], losses[split.fitted], penalty=key[2])
+    for key in {(one.space, one.ridge_penalty) for one in members}:
+        ridge = fit_ridge(vectors[split.fitted], losses[split.fitted], penalty=key[1])
         parts.put_ridge(key, split.held_out, ridge.predict(vectors[split.held_out]))
 
 
@@ -227,11 +237,8 @@ def _weigh_neighbours(
     taken = np.take_along_axis(taken, order, axis=1)
     weights = np.maximum(np.take_along_axis(near, order, axis=1), 1e-3)
     near_losses, labelled = table.losses[taken], table.labelled[taken]
-    keys = {
-        (one.num_dimensions, one.cue_weight, one.num_neighbours, one.sharpness) for one in members
-    }
-    for key in keys:
-        num_neighbours, sharpness = key[2], np.float32(key[3])
+    for key in {(one.space, one.num_neighbours, one.sharpness) for one in members}:
+        num_neighbours, sharpness = key[1], np.float32(key[2])
         predicted, _ = weigh(
             near_losses[:, :num_neighbours],
             labelled[:, :num_neighbours],
@@ -246,7 +253,14 @@ def _winner(
 ) -> PredictorSettings:
     if len(candidates) == 1:
         return candidates[0]
-    errors = [difference_error(parts.blend(one), losses) for one in candidates]
-    bound = min(errors) * (1 + TOLERANCE_FRACTION)
-    near = [one for one, error in zip(candidates, errors, strict=True) if error <= bound]
+    scored = [(one, difference_error(parts.blend(one), losses)) for one in candidates]
+    bound = _bound(scored)
+    plain = [(one, error) for one, error in scored if not one.embedding_weight]
+    if any(error <= bound for _, error in plain):
+        scored, bound = plain, _bound(plain)
+    near = [one for one, error in scored if error <= bound]
     return min(near, key=lambda one: mean_pick_loss(parts.blend(one), losses))
+
+
+def _bound(scored: list[tuple[PredictorSettings, float]]) -> float:
+    return min(error for _, error in scored) * (1 + TOLERANCE_FRACTION)

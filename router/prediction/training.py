@@ -60,7 +60,8 @@ def fit_held_out(
 
     Args:
         prompts: Their losses may be missing anywhere, but each model needs some.
-        settings: What to fit with; without them, what does best on held-out folds.
+        settings: What to fit with; without them, what does best on held-out folds. An embedding's
+            weight needs prompts with embeddings.
         seed: Of the folds and of every draw.
         progress: Is told how many of the steps are done.
 
@@ -78,7 +79,12 @@ def fit_held_out(
             len(prompts),
             WANTED_PROMPTS,
         )
-    projection = fit_projection(prompts.features, num_dimensions=MOST_DIMENSIONS, seed=seed)
+    projection = fit_projection(
+        prompts.features,
+        num_dimensions=MOST_DIMENSIONS,
+        embedding_model=prompts.embedding_model,
+        seed=seed,
+    )
     held_out = select(projection, prompts, settings=settings, seed=seed, progress=progress)
     if settings is not None:
         return _fit_all(prompts, held_out, projection, seed=seed)
@@ -105,7 +111,10 @@ def _fit_all(
     prompts: LabelledPrompts, held_out: HeldOut, projection: Projection, *, seed: int
 ) -> Fitted:
     settings = held_out.settings
+    assert projection.embedding is not None or not settings.embedding_weight
     projection = projection.truncated(settings.num_dimensions)
+    if not settings.embedding_weight:
+        projection = replace(projection, embedding=None)
     vectors = vectors_of(projection, prompts.features, settings)
     ridge = fit_ridge(vectors, prompts.losses, penalty=settings.ridge_penalty)
     kept = np.arange(len(prompts))
