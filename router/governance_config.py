@@ -1,16 +1,31 @@
 """The settings of governance, and the file of keys."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from planner.config import StrictModel
+from planner.documents import SECRET
 from planner.units import Number, Tokens
 from router.governance.tenant import Period
 
 TenantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
-_Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _checked_digest(digest: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        # It may be the key itself.
+        raise PydanticCustomError(
+            SECRET,
+            "must be 64 hexadecimal digits; `motley route key NAME` makes a key and prints them",
+        )
+    return digest
+
+
+_Digest = Annotated[str, AfterValidator(_checked_digest)]
 
 
 class GovernanceConfig(StrictModel):

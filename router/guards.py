@@ -23,6 +23,8 @@ from router.upstream_connection import Exchange, LeaveError
 
 logger = logging.getLogger(__name__)
 
+AGAIN_SECONDS = 0.25
+"""A request does not ask a replica again that failed it less long ago, though a check has passed."""
 SILENT_SECONDS = 1.0
 SILENT_ATTEMPTS = 8
 """A replica is doubted where so many attempts wait and so long none of them has come to anything."""
@@ -178,7 +180,8 @@ class Guards:
         guard = self.of(url)
         now = self._monotonic()
         was_busy_only = at <= guard.busy_until <= now and not guard.is_suspect
-        return guard.passed_check_at > at or was_busy_only
+        is_well = guard.passed_check_at > at and now - at >= AGAIN_SECONDS
+        return is_well or was_busy_only
 
     def set_aside(self, url: str, *, seconds: float) -> None:
         """Leave a replica alone that said 429."""

@@ -13,6 +13,7 @@ the next one that finds room is a line again. Losses are counted and told once a
 import errno
 import fcntl
 import logging
+import math
 import os
 import stat
 import time
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 LOCK_SUFFIX = ".lock"
 _COMPLAIN_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
+"""How often it is looked whether the file is still there, where it is never full."""
 _LOST, _NOT_ROTATED = "line lost", "file not rotated"
 
 
@@ -64,6 +67,7 @@ class LineFile:
         self._inode = 0
         self._told_at = {_LOST: float("-inf"), _NOT_ROTATED: float("-inf")}
         self._is_losing = False
+        self._look_at = float("-inf")
         self.num_lost_lines = 0
         if path is None:
             return
@@ -77,9 +81,10 @@ class LineFile:
         """Append `line`; a line that cannot be written is counted and reported, not raised."""
         if self._descriptor is None or self._path is None:
             return
-        if self.rotate_bytes is not None:
-            self._follow(self._path, self.rotate_bytes)
         try:
+            if self.rotate_bytes is not None or self._monotonic() >= self._look_at:
+                self._look_at = self._monotonic() + _LOOK_SECONDS
+                self._follow(self._path, self.rotate_bytes or math.inf)
             append_whole(self._descriptor, self._path, line.encode() + b"\n")
         except OSError as error:
             self.num_lost_lines += 1
@@ -128,8 +133,12 @@ class LineFile:
         self._descriptor = descriptor
         self._inode = os.fstat(descriptor).st_ino
 
-    def _follow(self, path: Path, rotate_bytes: int) -> None:
-        """Hold the file under the name, a new one where that is full."""
+    def _follow(self, path: Path, rotate_bytes: float) -> None:
+        """Hold the file under the name, a new one where that is full.
+
+        Raises:
+            OSError: If there is none under the name and none can be made.
+        """
         try:
             if self._is_current(path, rotate_bytes):
                 return
@@ -142,9 +151,11 @@ class LineFile:
                     self._open(path)
                     logger.info("%s rotated path=%s", self._setting, path)
         except OSError as error:
+            if not path.exists():
+                raise
             self._tell(_NOT_ROTATED, str(error.strerror))
 
-    def _is_current(self, path: Path, rotate_bytes: int) -> bool:
+    def _is_current(self, path: Path, rotate_bytes: float) -> bool:
         try:
             found = os.stat(path)  # noqa: PTH116  (a third of the time, once a line)
         except FileNotFoundError:

@@ -1,5 +1,6 @@
 """Passing one replica's answer, or one error, to the client."""
 
+import re
 import time
 from collections.abc import Callable
 
@@ -14,9 +15,10 @@ from router.traffic_log import RequestRecord
 from router.upstream import UpstreamReply
 from router.usage import UNKNOWN, UsageFilter, read_usage
 
-LAST_EVENT = b"[DONE]"
-MOST_BLANK_BYTES = 16
-"""What may follow it: line ends."""
+END = re.compile(rb'\[DONE\]|"finish_reason"\s*:\s*"')
+"""What a whole stream has near its end, however its connection frames it; a cut one has not."""
+END_BYTES = 4096
+"""How near: a report of usage may follow the reason."""
 
 
 class Relay:
@@ -85,10 +87,12 @@ class Relay:
             record.num_text_pieces = usage_filter.num_text_pieces
             if piece:
                 await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-            tail = (tail + chunk)[-len(LAST_EVENT) - MOST_BLANK_BYTES :]
+            tail = (tail + chunk)[-END_BYTES:]
             chunk = await reply.read_more()
-        if reply.ends_with_connection and LAST_EVENT not in tail:
-            raise StreamBrokenError(reply.url, "the connection was closed before [DONE]")
+        if END.search(tail) is None:
+            raise StreamBrokenError(
+                reply.url, "it ended without a finish_reason and without [DONE]"
+            )
         last = usage_filter.finish()
         record.usage = usage_filter.usage
         record.num_text_pieces = usage_filter.num_text_pieces

@@ -133,7 +133,9 @@ class Reloader:
             )
             self._in_force = config
         self._metrics.reloaded("done")
-        logger.info("reloaded cause=%s changed=%s", cause, ",".join(done.changed) or "nothing")
+        logger.info(
+            "reloaded cause=%s changed=%s", cause, ",".join(done.changed) or "only what it names"
+        )
         for path in done.needs_restart:
             logger.warning(
                 "setting needs a restart name=%s value=%s stays=%s",

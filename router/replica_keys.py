@@ -13,6 +13,8 @@ from planner.key_file import read_key
 from router.config import ReplicaConfig, RouterConfig
 from router.discovery.config import DnsSource
 
+BEARER = "Bearer "
+
 Headers = tuple[tuple[str, str], ...]
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,17 @@ class ReplicaKeys:
         kept = tuple([each for each in headers if each[0] != "authorization"])
         return kept if own is None else (*kept, own)
 
+    def has_own(self, url: str) -> bool:
+        """Return whether the replica at `url` gets a key of its own."""
+        return url in self._headers
+
+    def masked(self, url: str, body: bytes) -> bytes:
+        """Return what the replica at `url` said, without its own key."""
+        own = self._headers.get(url)
+        if own is None:
+            return body
+        return body.replace(own[1].removeprefix(BEARER).encode(), b"[the replica's key]")
+
     def check_headers(self, url: str) -> Headers:
         """Return the headers of the router's own requests to the replica at `url`."""
         own = self._headers.get(url)
@@ -107,4 +120,4 @@ def read_key_files(config: RouterConfig, *, added: Iterable[ReplicaConfig] = ())
 
 
 def _header(key: str) -> tuple[str, str]:
-    return ("authorization", f"Bearer {key}")
+    return ("authorization", BEARER + key)

@@ -37,7 +37,7 @@ def _checked(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be http://HOST:PORT or https://HOST")
     if parts.query or parts.fragment:
-        raise ValueError("must carry no query and no fragment; remove them")
+        raise PydanticCustomError(SECRET, "must carry no query and no fragment; remove them")
     if parts.path.rstrip("/").endswith("/v1"):
         raise ValueError("must not end in /v1; the router adds it")
     _findable(parts.hostname)

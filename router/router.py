@@ -29,6 +29,8 @@ from router.traffic_log import RequestRecord
 from router.trial import Trial
 
 POLL_SECONDS = 0.05
+CHECK_SECONDS = 0.25
+"""Between two checks of the replicas that requests wait for; their own pace may be slower."""
 """How often a request that waits for a replica looks again."""
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Router:
         self._monotonic = monotonic
         self._sleep = sleep
         self._num_waiting = 0
+        self._next_check_at = float("-inf")
         self._retry = retry
         self._hedging = hedging
         self._fallbacks = fallbacks or {}
@@ -303,12 +306,21 @@ class Router:
     ) -> bool:
         queries = [call.query.of_model(name) for name in names]
         while self._monotonic() < until:
+            self._check_again(names)
             await self._sleep(POLL_SECONDS)
             trial.forgive(self._guards)
             excluding = self._guards.barred().union(trial.tried)
             if any(self._has_candidates(query, excluding) for query in queries):
                 return True
         return False
+
+    def _check_again(self, names: Sequence[str]) -> None:
+        """Have the models' replicas checked, once a while for all requests that wait."""
+        if self._monotonic() < self._next_check_at:
+            return
+        self._next_check_at = self._monotonic() + CHECK_SECONDS
+        for replica in {each for name in names for each in self._fleet.serving(name)}:
+            self._monitor.check_soon(replica.url)
 
     def _arrived(self, answer: Answer, names: Sequence[str], trial: Trial) -> Answer:
         record = trial.record

@@ -27,6 +27,9 @@ from router.upstream_pool import Origin, Pool
 
 FAILED_STATUSES = frozenset({502, 503, 504})
 """Answers that say the replica, not the request, is at fault."""
+REFUSED_KEY_STATUSES = frozenset({401, 403})
+"""Where the key is the router's, no client can mend them."""
+OK_STATUS = 200
 LARGE_BODY_BYTES = 2**19
 """From here on a body is written piece by piece, so that other requests get their turn."""
 _PIECE_BYTES = 2**18
@@ -49,8 +52,6 @@ class UpstreamReply:
     """The whole body, or the first piece of a stream."""
     content: dict[str, object] | None = field(default=None, repr=False, kw_only=True)
     """The parsed body, once it has been found to be an answer that is not streamed."""
-    ends_with_connection: bool
-    """Whether a stream's end is told by nothing but the end of the connection, which may be a cut."""
     idle_seconds: float
     _exchange: Exchange = field(repr=False)
     _waits_since: float | None = field(default=None, repr=False)
@@ -156,6 +157,12 @@ class Upstream:
         if reply.status in FAILED_STATUSES:
             reply.close()
             raise ReplicaFailedError(url, f"answered {reply.status}")
+        if reply.status in REFUSED_KEY_STATUSES and self._keys.has_own(url):
+            reply.close()
+            problem = f"answered {reply.status} to the router's own key, see its api_key_file"
+            raise ReplicaFailedError(url, problem)
+        if reply.status != OK_STATUS:
+            reply.body = self._keys.masked(url, reply.body)
         return reply
 
     async def get_json(self, url: str, path: str, *, timeout_seconds: float) -> tuple[int, object]:
@@ -224,7 +231,6 @@ class Upstream:
                 headers=exchange.headers,
                 is_stream=exchange.is_stream,
                 body=first,
-                ends_with_connection=exchange.ends_with_connection,
                 idle_seconds=self._timeouts.idle_seconds,
                 _exchange=exchange,
             )

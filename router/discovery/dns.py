@@ -101,6 +101,7 @@ class DnsWatch:
         self._sleep = sleep
         self._monotonic = monotonic
         self._is_failing = False
+        self._is_empty = False
 
     async def look(self) -> tuple[Member, ...] | None:
         """Return the members there are now; None where nobody answered."""
@@ -120,6 +121,9 @@ class DnsWatch:
         if self._is_failing:
             self._is_failing = False
             logger.info("lookups succeed again source=%s", source.name)
+        if not addresses and not self._is_empty:
+            logger.warning("source has no replicas source=%s host=%s", source.name, source.host)
+        self._is_empty = not addresses
         return members_at(source, addresses)
 
     async def run(self) -> None:

@@ -95,6 +95,8 @@ class UsageStore:
         self._thread: threading.Thread | None = None
         self._writer: sqlite3.Connection | None = None
         self._complained_at = float("-inf")
+        self._written_number: int | None = None
+        """The inode of the file that the writer holds."""
         self.num_failed_writes = 0
         self.is_failing = False
         """Whether the last write failed."""
@@ -178,8 +180,14 @@ class UsageStore:
 
     def _write(self, sums: dict[_Key, list[int]]) -> None:
         # Kept open: closing the last connection would move the log into the file every time.
+        if self._writer is not None and self._file_number() != self._written_number:
+            logger.error("usage file was taken away, another is begun path=%s", self._path)
+            self._close_writer()
         if self._writer is None:
             self._writer = self._connect()
+            with self._writer:
+                self._prepare(self._writer)
+            self._written_number = self._file_number()
         with self._writer:
             self._writer.executemany(_ADD, [(*key, *counts) for key, counts in sums.items()])
 
@@ -194,6 +202,13 @@ class UsageStore:
                 *key,
                 counts,
             )
+
+    def _file_number(self) -> int | None:
+        """Return the inode of the file under the name; None: there is none."""
+        try:
+            return self._path.stat().st_ino
+        except OSError:
+            return None
 
     def _close_writer(self) -> None:
         if self._writer is not None:

@@ -86,7 +86,8 @@ def train(
     if source is not None and predictor.embedding is None:
         print("embeddings do not help on held-out prompts: none will be asked for")
     print("best single model: " + predictor.models[predictor.best_single])
-    print(f"written to {output}; its quality: `motley route evaluate --data {data}`")
+    more = "" if grades is None else f" --grades {grades}"
+    print(f"written to {output}; its quality: `motley route evaluate --data {data}{more}`")
 
 
 @app.command()

@@ -155,22 +155,33 @@ async def test_the_last_replica_is_asked_in_doubt(open_router: OpenRouter) -> No
         assert await metric(client, "breaker_state", replica=only.url) == 0
 
 
-@pytest.mark.parametrize("ending", [b"", b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n"])
-async def test_a_stream_that_only_the_connection_ends_needs_its_last_event(
-    open_router: OpenRouter, ending: bytes
+REASON = b'data: {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}\n\n'
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize(
+    "ending",
+    [b"", b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n", REASON + b'data: {"choices": []}\n\n'],
+)
+async def test_a_stream_without_its_last_event_is_a_broken_one(
+    open_router: OpenRouter, ending: bytes, is_chunked: bool
 ) -> None:
-    """Without length or chunks a cut looks like an end: the last event tells them apart."""
-    event = b'data: {"choices": [{"index": 0, "text": "a"}]}\n\n'
+    """However it is framed, a cut looks like an end; what the last events say tells them apart."""
+    event = b'data: {"choices": [{"index": 0, "text": "a", "finish_reason": null}]}\n\n'
+    body = event + ending
+    framed = (
+        CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if is_chunked else b"\r\n" + body
+    )
     async with (
-        raw_server(EVENTS + b"\r\n" + event + ending) as only,
+        raw_server(EVENTS + framed) as only,
         open_router(only, health=SLOW_HEALTH) as client,
     ):
         answer = await client.post("/v1/completions", json=STREAM)
     assert answer.content.startswith(event)
     if ending:
-        assert answer.content == event + ending
+        assert answer.content == body
     else:
-        assert b"closed before [DONE]" in answer.content
+        assert b"without a finish_reason" in answer.content
 
 
 async def test_a_busy_replica_is_left_alone(open_router: OpenRouter) -> None:
@@ -302,6 +313,22 @@ async def test_a_request_waits_for_a_replica_to_come_back(open_router: OpenRoute
         await asyncio.sleep(0.2)
         assert len(only.requests) == 1
         only.is_healthy, only.behaviour = True, "answer"
+        assert (await asking).status_code == 200
+
+
+async def test_a_wait_does_not_depend_on_the_pace_of_checks(open_router: OpenRouter) -> None:
+    """Those that wait have the replicas checked, and one that comes back answers within the wait."""
+    only = FakeReplica(behaviour="die_before_first_byte")
+    async with (
+        only,
+        open_router(only, health={"interval_seconds": 3600}, retry={"wait_seconds": 10}) as client,
+    ):
+        only.is_healthy = False
+        asking = asyncio.create_task(client.post("/v1/completions", json=BODY))
+        while not only.requests:  # the fake has no event for this
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        only.behaviour, only.is_healthy = "answer", True
         assert (await asking).status_code == 200
 
 

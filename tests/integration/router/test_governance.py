@@ -8,10 +8,14 @@ import httpx
 import pytest
 from fakes import FakeReplica
 from keys_files import ADMIN, bearer, write_governance
+from pydantic import ValidationError
 from router_under_test import OpenRouter, ReadLines
 
-from router.config import RouterConfig
+from planner.documents import describe
+from router.config import ReplicaConfig, RouterConfig
 from router.gateway import open_gateway
+from router.governance_config import KeyConfig
+from router.replica_keys import ReplicaKeys
 from router.traffic_log import TrafficLog
 
 BODY: dict[str, object] = {"model": "tiny", "prompt": "PRIVATE", "max_tokens": 5}
@@ -269,6 +273,56 @@ async def test_replicas_get_keys_of_their_own(tmp_path: Path) -> None:
             assert (await ask(client, ALICE)).status_code == 200
             assert (await client.get("/admin/adapters", headers=bearer(ADMIN))).status_code == 200
     assert replica.requests[0].headers["authorization"] == "Bearer the-replicas"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_replica_that_refuses_its_own_key_is_at_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """Its clients could not mend that: another replica answers, and the operator is told."""
+    (tmp_path / "replica.key").write_text("the-replicas")
+    governance = write_governance(tmp_path, {ALICE: {"name": "alice"}})
+    async with (
+        FakeReplica(behaviour="refuse", status=status) as sick,
+        FakeReplica() as well,
+    ):
+        entries = [
+            {"url": each.url, "api_key_file": str(tmp_path / "replica.key")}
+            for each in (sick, well)
+        ]
+        config = RouterConfig.model_validate(
+            {"models": [{"name": "tiny", "replicas": entries}], "governance": governance}
+        )
+        async with (
+            open_gateway(config, TrafficLog(None)) as application,
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(application), base_url="http://router"
+            ) as client,
+        ):
+            for _ in range(4):
+                assert (await ask(client, ALICE)).status_code == 200
+    assert sick.requests
+    assert "to the router's own key" in caplog.text
+
+
+def test_a_replicas_key_is_masked_in_what_it_says() -> None:
+    """Its refusals may repeat the key, which is none of the clients'."""
+    replica = ReplicaConfig(url="http://a", api_key_file=Path("key"))
+    keys = ReplicaKeys()
+    keys.configure({Path("key"): "sk-secret"}, check_file=None)
+    keys.give([replica])
+    assert keys.masked("http://a", b"no such key: Bearer sk-secret.") == (
+        b"no such key: Bearer [the replica's key]."
+    )
+    assert keys.masked("http://b", b"sk-secret") == b"sk-secret"
+
+
+def test_what_stands_in_place_of_a_digest_is_not_shown() -> None:
+    """It may be the key itself."""
+    with pytest.raises(ValidationError) as found:
+        KeyConfig.model_validate({"name": "a", "sha256": "mk-SECRET"})
+    assert "SECRET" not in describe(found.value)
+    assert "64 hexadecimal digits" in describe(found.value)
 
 
 async def test_no_key_and_no_prompt_is_written_anywhere(

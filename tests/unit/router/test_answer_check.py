@@ -33,14 +33,14 @@ class Pieces:
 
 def whole(body: bytes, *, status: int = 200) -> UpstreamReply:
     """Return an answer that is no stream."""
-    return UpstreamReply(URL, status, (), False, body, False, 60.0, Pieces())
+    return UpstreamReply(URL, status, (), False, body, 60.0, Pieces())
 
 
 def stream(*pieces: bytes | Exception, status: int = 200) -> UpstreamReply:
     """Return a stream that comes in pieces."""
     first, *more = pieces
     assert isinstance(first, bytes)
-    return UpstreamReply(URL, status, (), True, first, False, 60.0, Pieces(*more))
+    return UpstreamReply(URL, status, (), True, first, 60.0, Pieces(*more))
 
 
 async def checked(reply: UpstreamReply) -> UpstreamReply:

@@ -83,7 +83,11 @@ async def test_each_answer_is_told_and_a_failure_changes_nothing(
     assert found == [members_at(SOURCE, first), members_at(SOURCE, second), ()]
     assert failed == [SOURCE.name] * 2
     lines = [record.getMessage().partition(" source=")[0] for record in caplog.records]
-    assert lines == ["lookup failed, its replicas stay", "lookups succeed again"]
+    assert lines == [
+        "lookup failed, its replicas stay",
+        "lookups succeed again",
+        "source has no replicas",
+    ]
 
 
 async def test_a_lookup_that_hangs_is_a_failure() -> None:

@@ -1,23 +1,15 @@
 """What is held against a replica, by attempts and by checks."""
 
 import pytest
+from still_clock import Clock
 
 from router.breaker import BreakerState
 from router.faults_config import BreakerConfig
-from router.guards import SILENT_ATTEMPTS, SILENT_SECONDS, Guards
+from router.guards import AGAIN_SECONDS, SILENT_ATTEMPTS, SILENT_SECONDS, Guards
 from router.upstream_connection import LeaveError
 
 A, B = "http://a", "http://b"
 CONFIG = BreakerConfig(consecutive_failures=2, open_seconds=5, max_open_seconds=20)
-
-
-class Clock:
-    """Stands still unless moved."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -160,6 +152,9 @@ def test_a_replica_is_better_by_a_check_that_began_after_its_failure(
     fail(guards, A)
     failed_at = clock.now
     assert not guards.is_better_since(A, failed_at)
+    guards.check_passed(A, begun_at=failed_at + 0.1, was_down=False)
+    assert not guards.is_better_since(A, failed_at)  # not at once, though it is well
+    clock.now += AGAIN_SECONDS
     for begun_at, is_better in ((failed_at - 1, False), (failed_at, False), (failed_at + 1, True)):
         guards.check_passed(A, begun_at=begun_at, was_down=False)
         assert guards.is_better_since(A, failed_at) == is_better

@@ -128,3 +128,24 @@ def test_the_planner_reads_a_rotated_log(tmp_path: Path) -> None:
     whole.write_text("".join(each.read_text() for each in files))
     assert read_trace(whole).trace.input_tokens == tuple(range(10, 70))
     assert read_trace(files[0]).trace.input_tokens[0] == 10
+
+
+def test_a_folder_that_is_gone_costs_lines_that_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is looked for once a second; when it is there again, so are the lines."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    seconds = iter(range(0, 100, 2))
+    file = LineFile(folder / "log", setting="test", monotonic=lambda: float(next(seconds)))
+    file.write("one")
+    (folder / "log").unlink()
+    folder.rmdir()
+    file.write("two")
+    assert file.num_lost_lines == 1
+    assert "test line lost" in caplog.text
+    folder.mkdir()
+    file.write("three")
+    file.close()
+    lines = [line for line in (folder / "log").read_text().splitlines() if line]
+    assert lines == ["three"]

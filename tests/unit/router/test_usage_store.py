@@ -107,3 +107,18 @@ def test_what_is_no_usage_file_is_refused_at_the_start(tmp_path: Path, kind: str
         path = tmp_path / "none" / "usage.sqlite"
     with pytest.raises(StartError, match=r"governance\.usage_file: .*usage\.sqlite cannot be used"):
         UsageStore(path)
+
+
+def test_a_file_that_was_taken_away_is_made_anew(tmp_path: Path) -> None:
+    """What is added afterwards stands in the new file; what it held went with it."""
+    path = tmp_path / "usage.sqlite"
+    store = UsageStore(path)
+    store.add("alice", "tiny", 5, (3, 2), 7)
+    assert store.flush()
+    for each in tmp_path.iterdir():
+        each.unlink()
+    for _ in range(2):
+        store.add("alice", "tiny", 5, (3, 2), 7)
+        assert store.flush()
+    assert store.rows(since_day=5, until_day=5) == (UsageRow("alice", "tiny", 5, 2, 6, 4, 14),)
+    store.close()
