@@ -43,8 +43,10 @@ def read_object(body: bytes, *, loads: Callable[[str], object] = json.loads) -> 
         content = loads(body.decode("utf-8"))
     except RecursionError:
         raise MalformedBodyError("the body is nested too deeply; flatten it") from None
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MalformedBodyError(f"the body is not valid JSON: {error}; correct it") from None
+    except ValueError:  # Python's limit on the digits of a whole number
+        raise MalformedBodyError("the body holds a number of too many digits; shorten it") from None
     if not isinstance(content, dict):
         raise MalformedBodyError("the body is not a JSON object; send one")
     return content

@@ -61,10 +61,11 @@ class VirtualModels:
         return is_virtual(model) and not self._fleet.knows(model)
 
     def entries(self) -> dict[str, dict[str, object]]:
-        """Return the entries of `/v1/models`: the configured pairs under both protocols."""
+        """Return the entries of `/v1/models`: the configured pairs of known models, under both protocols."""
         names = [
             f"{protocol}/{pair.local}+{pair.remote}"
             for pair in self._config.pairs or ()
+            if self._is_pair(pair.local, pair.remote)
             for protocol in ("minions", "minion")
         ]
         return {

@@ -137,7 +137,8 @@ async def test_the_shield_hides_from_the_remote_alone(open_router) -> None:
 
 async def test_pairs_are_listed_and_others_refused(open_router) -> None:
     """Configured pairs stand in /v1/models; with a list no other pair is offered."""
-    pairs = [{"local": "reader", "remote": "director"}]
+    unknown = {"local": "reader", "remote": "nobody"}
+    pairs = [{"local": "reader", "remote": "director"}, unknown]
     async with pair(open_router, pairs=pairs) as (client, _, _):
         listed = {each["id"] for each in (await client.get("/v1/models")).json()["data"]}
         one = await client.get(f"/v1/models/{NAME}")

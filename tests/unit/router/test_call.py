@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from router.call import Call, read_call, read_large_call, with_model
+from router.call import Call, read_call, read_large_call, read_object, with_model
 from router.errors import MalformedBodyError, ParameterError
 
 
@@ -141,3 +141,9 @@ def test_another_model_keeps_what_else_is_known() -> None:
     assert other.withholds_usage
     assert (other.target, other.headers) == (first.target, first.headers)
     assert other.query.prompt is first.query.prompt
+
+
+def test_a_number_of_too_many_digits_is_told_so() -> None:
+    """Python's own words would send the client to a setting of the server's."""
+    with pytest.raises(MalformedBodyError, match="too many digits; shorten it"):
+        read_object(b'{"n": %b}' % (b"9" * 5000))
