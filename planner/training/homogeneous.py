@@ -4,6 +4,7 @@ Best-fit decreasing into groups of at most 0.9 of their capacity, which fill mic
 order of their creation; groups of the last micro-batch that stayed empty take single sequences.
 """
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,15 +90,19 @@ def _groups_of(fleet: TrainingFleet, degree: int) -> list[GroupCost]:
 
 
 def _packed(lengths: Sequence[int], *, room: float) -> list[_Group]:
+    """Put each sequence, longest first, where least room is left; the earliest group on ties."""
     groups: list[_Group] = []
+    by_tokens: list[tuple[int, int]] = []  # tokens and the negated position of each group
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        fitting = [group for group in groups if group.tokens + lengths[i] <= room]
-        if fitting:
-            fullest = max(fitting, key=lambda group: group.tokens)
-            fullest.sequences.append(i)
-            fullest.tokens += lengths[i]
-        else:
+        place = bisect.bisect_right(by_tokens, (room - lengths[i], 1)) - 1
+        if place < 0:
             groups.append(_Group([i], lengths[i]))
+            bisect.insort(by_tokens, (lengths[i], 1 - len(groups)))
+            continue
+        tokens, negated = by_tokens.pop(place)
+        groups[-negated].sequences.append(i)
+        groups[-negated].tokens = tokens + lengths[i]
+        bisect.insort(by_tokens, (tokens + lengths[i], negated))
     return groups
 
 
