@@ -75,10 +75,10 @@ class HeadExchange:
         copies = num_key_value_copies(key.shape[1], self.degree)
         parts = [query, *(part.repeat_interleave(copies, dim=1) for part in (key, value))]
         by_rank = [self._by_rank(part) for part in parts]
-        received = _AllToAll.apply(torch.cat(by_rank, dim=2), self._group)
-        rows = received.flatten(0, 1).split([block.shape[2] for block in by_rank], dim=1)
+        received = self._all_to_all(torch.cat(by_rank, dim=2)).flatten(0, 1)
+        rows = torch.split(received, [block.shape[2] for block in by_rank], dim=1)
         query, key, value = (
-            row.unflatten(1, (-1, part.shape[2])) for row, part in zip(rows, parts, strict=True)
+            row.reshape(len(row), -1, part.shape[2]) for row, part in zip(rows, parts, strict=True)
         )
         return query, key, value
 
@@ -93,10 +93,15 @@ class HeadExchange:
         """
         if self._group is None:
             return mixed
-        blocks = mixed.unflatten(0, (self.degree, -1)).flatten(2)
-        received: Tensor = _AllToAll.apply(blocks, self._group)
-        return received.unflatten(2, (-1, mixed.shape[2])).transpose(0, 1).flatten(1, 2)
+        num_tokens, _, width = mixed.shape
+        share = num_tokens // self.degree
+        received = self._all_to_all(mixed.reshape(self.degree, share, -1))
+        return received.transpose(0, 1).reshape(share, -1, width)
 
     def _by_rank(self, part: Tensor) -> Tensor:
         """Cut the heads into one block for each rank. Shape: (d, t, F)."""
-        return part.unflatten(1, (self.degree, -1)).flatten(2).transpose(0, 1)
+        return part.reshape(len(part), self.degree, -1).transpose(0, 1)
+
+    def _all_to_all(self, blocks: Tensor) -> Tensor:
+        received: Tensor = _AllToAll.apply(blocks, self._group)  # type: ignore[no-untyped-call]
+        return received

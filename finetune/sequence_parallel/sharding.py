@@ -64,6 +64,6 @@ def add_up_gradients(weights: list[nn.Parameter]) -> None:
 def _add_up(parts: list[Tensor]) -> None:
     flat = torch.cat([part.flatten() for part in parts])
     dist.all_reduce(flat)
-    sums = flat.split([part.numel() for part in parts])
+    sums = torch.split(flat, [part.numel() for part in parts])
     for part, total in zip(parts, sums, strict=True):
         part.copy_(total.view_as(part))

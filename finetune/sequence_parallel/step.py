@@ -146,7 +146,7 @@ class SequenceParallelStep:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bfloat16):
             loss = summed_loss(self._model, share, row, device=self._device)
         self._decoder.check_calls(row)
-        (loss / targets).backward()
+        torch.autograd.backward(loss / targets)
         return loss.item()  # waits for the device, so the caller's clock sees the whole
 
     def _own_group(self, micro_batch: MicroBatch) -> SequenceGroup | None:

@@ -41,9 +41,10 @@ def summed_cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     if not len(labels_N):
         return logits_NV.sum()
     rows = max(1, _CHUNK_NUMBERS // logits_NV.shape[1])
+    chunks = zip(torch.split(logits_NV, rows), torch.split(labels_N, rows), strict=True)
     losses = [
         checkpoint(_cross_entropy, scores, labels, use_reentrant=False, preserve_rng_state=False)
-        for scores, labels in zip(logits_NV.split(rows), labels_N.split(rows), strict=True)
+        for scores, labels in chunks
     ]
     return torch.stack(losses).sum()
 
