@@ -43,4 +43,3 @@ class Pipeline:
     def num_stages(self) -> int:
         """Stages."""
         return len(self.forward_seconds)
-

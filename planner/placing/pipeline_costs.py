@@ -14,8 +14,9 @@ The optimiser's own arithmetic is left out: it is the same wherever layers lie.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from planner.placing.links import Link, group_link, worst_link
+from planner.placing.links import Link, worst_link
 from planner.placing.pipeline import Boundary, Pipeline
 from planner.placing.training_step import VALUE_BYTES, Degrees, TrainingStep
 from planner.training.cluster import Cluster
@@ -121,10 +122,7 @@ def pipeline_costs(
         stages: Ranks of each stage: tensor groups side by side, context groups of them, copies of
             those.
     """
-    links = [
-        worst_link(cluster, zip(here, there, strict=True))
-        for here, there in zip(stages, stages[1:], strict=False)
-    ]
+    links = [worst_link(cluster, zip(here, there, strict=True)) for here, there in pairwise(stages)]
     table_seconds = 0.0
     if step.model.is_embedding_tied and len(stages) > 1:
         link = worst_link(cluster, zip(stages[0], stages[-1], strict=True))

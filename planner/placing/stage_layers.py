@@ -22,9 +22,7 @@ def proportional_layers(
     Source: Holmes, arXiv 2312.03549, section 3.
     """
     total = math.fsum(speeds)
-    shares = [
-        math.floor(alpha * num_layers * speed / total + _ROUNDING) for speed in speeds[:-1]
-    ]
+    shares = [math.floor(alpha * num_layers * speed / total + _ROUNDING) for speed in speeds[:-1]]
     return (*shares, num_layers - sum(shares))
 
 
