@@ -5,6 +5,7 @@ FinetuneError
 ├── ClientDataError     a client's text cannot be read, or there is too little of it
 ├── SplitError          text cannot be divided among clients as asked
 ├── DeviceError         this machine cannot train on the device, or in the precision, asked for
+├── SequenceParallelError  a model, a plan or a launch does not allow sequence-parallel training
 ├── ClientStateError    a client's folder cannot hold what it must remember
 ├── DeploymentError     certificates, keys or a Flower process of a deployment do not serve
 ├── FlowerError         the installed Flower lacks something the in-process federation stands on
@@ -49,6 +50,10 @@ class SplitError(FinetuneError):
 
 class DeviceError(FinetuneError):
     """Local training wants a GPU where there is none, or arithmetic that the device lacks."""
+
+
+class SequenceParallelError(FinetuneError):
+    """Groups of ranks cannot train the model, or not by this plan, or were started wrongly."""
 
 
 class DeploymentError(FinetuneError):
