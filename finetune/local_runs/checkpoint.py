@@ -70,7 +70,28 @@ def save(
         full = whole(tensor)
         if ranks.rank == 0:
             tensors[name] = full.contiguous()
-    on_rank_zero(ranks, lambda: _write(path, tensors, header))
+    on_rank_zero(ranks, lambda: write_checkpoint(path, tensors, header))
+
+
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], header: CheckpointHeader) -> None:
+    """Replace the checkpoint by these tensors; none where no step has changed any.
+
+    Raises:
+        RunFolderError: If the disk does not take it.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    try:
+        save_file(tensors, name, metadata={"header": header.model_dump_json()})
+        Path(name).replace(path)
+    except (SafetensorError, OSError) as error:
+        Path(name).unlink(missing_ok=True)
+        raise RunFolderError(
+            path.parent, f"the checkpoint cannot be written ({error}); make room and run again"
+        ) from None
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def load(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, ranks: Ranks) -> None:
@@ -128,22 +149,6 @@ def _shared(path: Path, name: str, pattern: Tensor, ranks: Ranks) -> Tensor:
     on_rank_zero(ranks, read)
     ranks.share_tensor(full)
     return full
-
-
-def _write(path: Path, tensors: dict[str, Tensor], header: CheckpointHeader) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    try:
-        save_file(tensors, name, metadata={"header": header.model_dump_json()})
-        Path(name).replace(path)
-    except (SafetensorError, OSError) as error:
-        Path(name).unlink(missing_ok=True)
-        raise RunFolderError(
-            path.parent, f"the checkpoint cannot be written ({error}); make room and run again"
-        ) from None
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _damaged(path: Path, error: Exception) -> RunFolderError:

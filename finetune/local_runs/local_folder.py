@@ -3,14 +3,13 @@
 Rank 0 alone reads and writes it.
 """
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -20,6 +19,7 @@ from finetune.local_runs.plan_journal import append_line, whole_lines
 from finetune.run_lock import LOCK_FILE, take_lock
 from planner.config import StrictModel
 from planner.documents import read_document, write_atomically
+from planner.training.calibration import GroupMeasurement
 
 logger = logging.getLogger(__name__)
 
@@ -197,16 +197,11 @@ class LocalFolder:
             kept = "".join(f"{line}\n" for line in lines[:num_steps])
             write_atomically(self._metrics, kept)
 
-    def append(self, line: StepLine, timings: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, line: StepLine, groups: Sequence[GroupMeasurement]) -> None:
         """Add a step, before it is in a checkpoint, and what its groups took.
 
         Raises:
             RunFolderError: If the disk does not take it.
         """
-        _append_all(self._timings, (json.dumps(timing) for timing in timings))
+        append_line(self._timings, "\n".join(group.model_dump_json() for group in groups))
         append_line(self._metrics, line.model_dump_json())
-
-
-def _append_all(path: Path, lines: Iterable[str]) -> None:
-    for line in lines:
-        append_line(path, line)

@@ -1,12 +1,14 @@
 """The processes of a local run, and what they tell each other outside the training step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
 
 from finetune.errors import FinetuneError, LocalRunError
+from finetune.sequence_parallel.distributed import DeviceWish, distributed_job
 from planner.errors import PlannerError
 
 Value = TypeVar("Value")
@@ -76,6 +78,21 @@ class Joined:
     def share_tensor(self, tensor: Tensor) -> None:
         """Overwrite the tensor by rank 0's."""
         distributed.broadcast(tensor, src=0)
+
+
+@contextmanager
+def joined_ranks(wish: DeviceWish) -> Iterator[Ranks]:
+    """Join the processes that a launcher started with this one, or be the only one.
+
+    Raises:
+        FinetuneError: If the others do not come, or this machine lacks the device.
+    """
+    with distributed_job(wish) as device:
+        if not distributed.is_initialized():
+            yield Alone(device)
+        else:
+            rank, world_size = distributed.get_rank(), distributed.get_world_size()
+            yield Joined(rank=rank, world_size=world_size, device=device)
 
 
 def on_rank_zero(ranks: Ranks, make: Callable[[], Value]) -> Value | None:

@@ -8,7 +8,7 @@ from finetune.errors import LocalRunError
 from finetune.local_runs.local_job import LocalJob
 from planner.training.plan_groups import plan_groups
 from planner.training.sequence_costs import TrainingFleet
-from planner.training.training_plan import BatchPlan, TrainingPlan
+from planner.training.training_plan import BatchPlan, SolverName, TrainingPlan
 
 
 class StepPlans(Protocol):
@@ -16,6 +16,9 @@ class StepPlans(Protocol):
 
     def plan(self, step: int, lengths: Sequence[int]) -> BatchPlan:
         """Return the plan of a step, from 0, whose sequences have these lengths in tokens."""
+
+    def plan_held_out(self, lengths: Sequence[int]) -> BatchPlan:
+        """Return a plan to judge sequences of these lengths by; the same at every call."""
 
 
 class SolvedPlans:
@@ -32,20 +35,17 @@ class SolvedPlans:
         Raises:
             PlannerError: If a sequence fits no group of devices.
         """
-        started = time.monotonic()
-        answer = plan_groups(
+        return solved(
             lengths, self._fleet, solver=self._solver, time_limit_seconds=self._seconds
         )
-        return BatchPlan(
-            lengths=tuple(lengths),
-            micro_batches=answer.micro_batches,
-            predicted_seconds=answer.predicted_seconds,
-            lower_bound_seconds=answer.lower_bound_seconds,
-            solver=answer.solver,
-            planning_seconds=time.monotonic() - started,
-            static=None,
-            homogeneous=None,
-        )
+
+    def plan_held_out(self, lengths: Sequence[int]) -> BatchPlan:
+        """Return the heuristic's plan.
+
+        Raises:
+            PlannerError: If a sequence fits no group of devices.
+        """
+        return solved(lengths, self._fleet)
 
 
 class ReadyPlans:
@@ -68,6 +68,7 @@ class ReadyPlans:
                 f"plan: has {len(plan.batches)} batches and the job takes {num_steps} steps; plan "
                 "again from what --lengths writes"
             )
+        self._fleet = TrainingFleet(plan.cluster, plan.costs, max_tokens=plan.max_tokens)
         self._batches, self._pad_to = plan.batches[:num_steps], plan.pad_to
         for step, batch in enumerate(self._batches):
             _check_batch(batch, step=step, num_devices=num_devices, num_heads=num_heads)
@@ -91,6 +92,40 @@ class ReadyPlans:
                 "--lengths writes"
             )
         return batch.model_copy(update={"lengths": tuple(lengths)})
+
+    def plan_held_out(self, lengths: Sequence[int]) -> BatchPlan:
+        """Return the heuristic's plan on the plan's own cluster.
+
+        Raises:
+            PlannerError: If a sequence fits no group of devices.
+        """
+        return solved(lengths, self._fleet)
+
+
+def solved(
+    lengths: Sequence[int],
+    fleet: TrainingFleet,
+    *,
+    solver: SolverName = "heuristic",
+    time_limit_seconds: float = 5.0,
+) -> BatchPlan:
+    """Return a plan of one batch, without the comparisons that a trainer does not need.
+
+    Raises:
+        PlannerError: If a sequence fits no group of devices.
+    """
+    started = time.monotonic()
+    answer = plan_groups(lengths, fleet, solver=solver, time_limit_seconds=time_limit_seconds)
+    return BatchPlan(
+        lengths=tuple(lengths),
+        micro_batches=answer.micro_batches,
+        predicted_seconds=answer.predicted_seconds,
+        lower_bound_seconds=answer.lower_bound_seconds,
+        solver=answer.solver,
+        planning_seconds=time.monotonic() - started,
+        static=None,
+        homogeneous=None,
+    )
 
 
 def _at(lengths: Sequence[int], place: int) -> int | str:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from finetune.errors import LocalRunError
-from finetune.local_runs.estimated_costs import ModelSizes, estimated_costs
+from finetune.local_runs.own_costs import ModelSizes, own_costs
 from finetune.local_runs.local_job import LocalJob
 from finetune.local_runs.ranks import Ranks
 from finetune.local_runs.step_plans import ReadyPlans, SolvedPlans, StepPlans
@@ -98,7 +98,7 @@ def model_sizes(model: nn.Module) -> ModelSizes:
 
 def _costs(job: LocalJob, sizes: ModelSizes, *, device: str) -> SequenceCosts:
     if job.costs is None:
-        return estimated_costs(
+        return own_costs(
             sizes,
             name=job.name,
             max_tokens=job.max_tokens,

@@ -47,7 +47,7 @@ class ModelSizes:
     num_trained: int
 
 
-def estimated_costs(
+def own_costs(
     sizes: ModelSizes,
     *,
     name: str,
