@@ -14,6 +14,7 @@ FinetuneError
 ├── CohortError         too few updates for the rule that shall aggregate them
 ├── PrivacyBudgetError  the next round would spend more privacy than the job allows
 ├── SecureSumError      a message of a secure sum is not what the protocol allows, or too few are left
+├── LocalRunError       a local job cannot run as asked: its text, its plan, or its processes
 ├── RunFolderError      the run folder belongs to something else, or cannot be written
 ├── AdapterFolderError  a folder does not hold a complete adapter made by `motley finetune run`
 └── EndpointError       the serving endpoint cannot be reached, or did not take the adapter
@@ -102,6 +103,10 @@ class SecureSumError(FinetuneError):
     """A secure sum cannot go on: a message was refused, or fewer clients are left than needed."""
 
     exit_code: ClassVar[int] = 1
+
+
+class LocalRunError(FinetuneError):
+    """A local job's text, costs or plan do not serve, or one of its processes ended by itself."""
 
 
 class RunFolderError(FinetuneError):

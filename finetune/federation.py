@@ -7,10 +7,9 @@ from typing import Any, Protocol
 from peft import PeftModel
 
 from finetune.aggregation import STRATEGIES
-from finetune.base_model import BaseModel, load_base_model
+from finetune.base_model import BaseModel, check_length, load_base_model
 from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
-from finetune.errors import BaseModelError
 from finetune.flower import ADAPTER_KEY, CLIENT_KEY, make_client_app, trainer_name
 from finetune.flower_records import DenseExchange, Exchange
 from finetune.flower_sparse import SparseExchange
@@ -70,7 +69,7 @@ def load(job: JobConfig, observer: Observer) -> tuple[BaseModel, PeftModel, Star
     """
     observer.phase("loading the base model")
     base = load_base_model(job.model)
-    _check_length(base, job)
+    check_length(base, job.sequence_tokens, key="sequence_tokens", name=job.model)
     model = attach_adapter(base.model, job)
     identity = base_identity(base.weights_sha256, base.tokenizer)
     return base, model, Start(identity, adapter_config(model, job), read_tensors(model))
@@ -148,12 +147,3 @@ def local_trainer(
         client, held_out_fraction=job.held_out_fraction, render_chat=base.render_chat
     )
     return LocalTrainer(model, base, texts, job, observer.step)
-
-
-def _check_length(base: BaseModel, job: JobConfig) -> None:
-    longest = base.context_tokens
-    if longest is not None and job.sequence_tokens > longest:
-        raise BaseModelError(
-            f"sequence_tokens {job.sequence_tokens} is more than the {longest} that "
-            f"{job.model!r} takes; lower it"
-        )

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from finetune.errors import SequenceParallelError
 from finetune.sequence_parallel.attention import SharedRow
@@ -111,11 +112,39 @@ class SequenceParallelStep:
         Raises:
             SequenceParallelError: If the plan is not of this job, model or batch.
         """
-        self._check(plan, sequences)
-        self._pool.prepare(g.ranks for part in plan.micro_batches for g in part.groups)
-        targets = num_targets(sequences)
+        targets = self._prepared(plan, sequences)
         for weight in self._weights:
             weight.grad = None
+        summed, timings = self._run(plan, sequences, targets)
+        if self._pool.world_size > 1 and not self._is_sharded:
+            add_up_gradients(self._weights)
+        return StepResult(self._sum_over_ranks(summed) / targets, targets, timings)
+
+    @torch.no_grad()
+    def evaluate(self, plan: BatchPlan, sequences: Sequence[NDArray[np.int64]]) -> StepResult:
+        """Return the mean loss over the whole batch; `grad` stays as it is.
+
+        Every rank must call, with the same arguments, which are those of `accumulate`.
+
+        Raises:
+            SequenceParallelError: If the plan is not of this job, model or batch.
+        """
+        targets = self._prepared(plan, sequences)
+        summed, timings = self._run(plan, sequences, targets)
+        if isinstance(self._model, FSDPModule):
+            self._model.reshard()  # a backward pass would have done so
+        return StepResult(self._sum_over_ranks(summed) / targets, targets, timings)
+
+    def _prepared(self, plan: BatchPlan, sequences: Sequence[NDArray[np.int64]]) -> int:
+        """Return the tokens to predict, after all that ranks must agree on beforehand."""
+        self._check(plan, sequences)
+        self._pool.prepare(g.ranks for part in plan.micro_batches for g in part.groups)
+        return num_targets(sequences)
+
+    def _run(
+        self, plan: BatchPlan, sequences: Sequence[NDArray[np.int64]], targets: int
+    ) -> tuple[float, tuple[GroupTiming, ...]]:
+        """Take this rank's group of each micro-batch; return its summed loss and their times."""
         summed, timings = 0.0, []
         with self._decoder.sharing_attention():
             for micro_batch in plan.micro_batches:
@@ -129,9 +158,7 @@ class SequenceParallelStep:
                 if group is not None:
                     lengths = tuple(len(row) for row in rows)
                     timings.append(GroupTiming(group.degree, lengths, seconds))
-        if self._pool.world_size > 1 and not self._is_sharded:
-            add_up_gradients(self._weights)
-        return StepResult(self._sum_over_ranks(summed) / targets, targets, tuple(timings))
+        return summed, tuple(timings)
 
     def _train(self, ranks: tuple[int, ...], rows: list[NDArray[np.int64]], targets: int) -> float:
         """Add the gradients of this rank's share; return its summed loss, nats.
@@ -146,7 +173,8 @@ class SequenceParallelStep:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bfloat16):
             loss = summed_loss(self._model, share, row, device=self._device)
         self._decoder.check_calls(row)
-        torch.autograd.backward(loss / targets)
+        if torch.is_grad_enabled():
+            torch.autograd.backward(loss / targets)
         return loss.item()  # waits for the device, so the caller's clock sees the whole
 
     def _own_group(self, micro_batch: MicroBatch) -> SequenceGroup | None:
