@@ -14,6 +14,7 @@ PlannerError
 ├── RenderError       a plan cannot be rendered for a target, or not into that folder
 ├── HubError          a model's config.json cannot be fetched
 ├── SpeculationError  a draft cannot be placed and priced as asked
+├── BrokenPlanError   a training plan that breaks its own cluster's rules
 ├── UnknownNameError  a device, model or set of coefficients that no catalogue lists
 └── DemoError         a command of the demo failed
 """
@@ -92,6 +93,12 @@ class HubError(PlannerError):
 
 class SpeculationError(PlannerError):
     """What is asked about drafting has no answer: no room, no such format, or no cost known."""
+
+
+class BrokenPlanError(PlannerError):
+    """A training plan breaks a rule: a sequence missing, a device in two groups, a wrong time."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class UnknownNameError(PlannerError):

@@ -5,6 +5,7 @@ exchanges sequences (`group_exchange`); groups of one degree are what it must be
 the same lengths give the same plan. The program (`groups_program`) starts from its answer.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from planner.training.training_plan import MicroBatch, SolverName
 
 MOST_PAIRS = 500_000
 """Pairs of sequences that are judged for an exchange."""
+
+MOST_VAIN = 2
+"""Numbers of micro-batches in succession that were slower than fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +79,29 @@ def heuristic_groups(
     lengths: Sequence[int], fleet: TrainingFleet, kinds: Sequence[GroupKind], bound: BatchBound
 ) -> tuple[tuple[Draft, ...], ...]:
     """Return the fastest groups found without a program."""
-    pool = Pool(lengths)
     search = Search(fleet, kinds)
-    best: Packed | None = None
-    number = bound.least_micro_batches
-    everything = search.work(pool) / bound.strength
-    while best is None or (
-        number <= len(lengths) and number * bound.fixed_seconds + everything < best.seconds
-    ):
-        found = search.best(pool, number, math.inf if best is None else best.seconds)
-        best = found or best
-        number += 1
-    best = _exchanged(best)
+    best = _exchanged(_searched(lengths, search, bound))
     for start in _homogeneous(lengths, fleet, search, best.seconds):
         best = min(best, _exchanged(start), key=lambda packed: packed.seconds)
     return best.micro_batches
+
+
+def _searched(lengths: Sequence[int], search: Search, bound: BatchBound) -> Packed:
+    """Search with the fewest micro-batches, then with more while that may help and does."""
+    pool = Pool(lengths)
+    everything = search.work(pool) / bound.strength
+    best, upper, num_vain = None, math.inf, 0
+    for number in itertools.count(bound.least_micro_batches):
+        is_hopeless = number * bound.fixed_seconds + everything >= upper
+        if is_hopeless or num_vain == MOST_VAIN or number > len(lengths):
+            break
+        found = search.best(pool, number, upper)
+        if found is not None:
+            best, upper, num_vain = found, found.seconds, 0
+        elif best is not None:
+            num_vain += 1
+    assert best is not None  # as many micro-batches as sequences always do
+    return best
 
 
 def _exchanged(packed: Packed) -> Packed:
