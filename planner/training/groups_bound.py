@@ -123,6 +123,13 @@ class BatchBound:
                 return seconds
             seconds = raised
 
+    def most_micro_batches(self, upper_seconds: float, num_sequences: int) -> int:
+        """Return the most micro-batches with which a plan may be faster than one that is known."""
+        spare = upper_seconds - self.seconds()
+        if spare >= self.fixed_seconds * (num_sequences - self.least_micro_batches):
+            return num_sequences
+        return self.least_micro_batches + int(spare / self.fixed_seconds)
+
     def _others_seconds(self, num_micro_batches: int) -> float:
         """Return what all micro-batches but one take at least: they hold what one cannot."""
         fixed = (num_micro_batches - 1) * self.fixed_seconds
