@@ -163,7 +163,13 @@ class LocalFolder:
 
     def _remove_leftovers(self, job: LocalJob) -> None:
         """Remove what killed processes had not renamed yet; nobody else has the lock."""
-        for written in (self._run, self.checkpoint, self._metrics, self._result, self.result_of(job)):
+        for written in (
+            self._run,
+            self.checkpoint,
+            self._metrics,
+            self._result,
+            self.result_of(job),
+        ):
             for path in self.folder.glob(f".{written.name}.*"):
                 logger.info("leftover removed path=%s", path)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -29,9 +29,7 @@ from finetune.sequence_parallel.step import SequenceParallelStep
 logger = logging.getLogger(__name__)
 
 
-def run_local(
-    job: LocalJob, *, folder: Path, ranks: Ranks, observer: LocalObserver
-) -> LocalResult:
+def run_local(job: LocalJob, *, folder: Path, ranks: Ranks, observer: LocalObserver) -> LocalResult:
     """Run a job to its end, going on where an interrupted run of it stopped; all ranks must call.
 
     A finished run is not repeated. Nothing is written before model and text have been read.
@@ -128,9 +126,7 @@ def _held(run: LocalFolder, job: LocalJob, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _train(
-    run: LocalFolder, inputs: Inputs, ranks: Ranks, observer: LocalObserver
-) -> LocalResult:
+def _train(run: LocalFolder, inputs: Inputs, ranks: Ranks, observer: LocalObserver) -> LocalResult:
     """Train what the run folder does not hold yet, judge and write the result."""
     job, model, text, order = inputs.job, inputs.model, inputs.text, inputs.order
     plans = _step_plans(inputs, ranks)
@@ -217,9 +213,7 @@ def _start(run: LocalFolder, inputs: Inputs, ranks: Ranks) -> CheckpointHeader |
                 raise RunFolderError(
                     run.folder, f"began on other {what}; bring them back or start a new run"
                 )
-        logger.info(
-            "run resumed folder=%s completed_steps=%d", run.folder, header.completed_steps
-        )
+        logger.info("run resumed folder=%s completed_steps=%d", run.folder, header.completed_steps)
         return header
 
     return from_rank_zero(ranks, read)

@@ -35,9 +35,7 @@ class SolvedPlans:
         Raises:
             PlannerError: If a sequence fits no group of devices.
         """
-        return solved(
-            lengths, self._fleet, solver=self._solver, time_limit_seconds=self._seconds
-        )
+        return solved(lengths, self._fleet, solver=self._solver, time_limit_seconds=self._seconds)
 
     def plan_held_out(self, lengths: Sequence[int]) -> BatchPlan:
         """Return the heuristic's plan.
@@ -51,7 +49,9 @@ class SolvedPlans:
 class ReadyPlans:
     """Follows a training plan that was made before, one of its batches a step."""
 
-    def __init__(self, plan: TrainingPlan, *, num_steps: int, num_devices: int, num_heads: int) -> None:
+    def __init__(
+        self, plan: TrainingPlan, *, num_steps: int, num_devices: int, num_heads: int
+    ) -> None:
         """Check that the trainer can follow the plan.
 
         Raises:
@@ -164,6 +164,4 @@ def _check_batch(batch: BatchPlan, *, step: int, num_devices: int, num_heads: in
                     f"divide the model's {num_heads} query heads; plan again for this model"
                 )
     if sorted(trained) != list(range(len(batch.lengths))):
-        raise LocalRunError(
-            f"plan: batch {step + 1} does not train each sequence once; plan again"
-        )
+        raise LocalRunError(f"plan: batch {step + 1} does not train each sequence once; plan again")

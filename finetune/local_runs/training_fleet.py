@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from finetune.errors import LocalRunError
-from finetune.local_runs.own_costs import ModelSizes, own_costs
 from finetune.local_runs.local_job import LocalJob
+from finetune.local_runs.own_costs import ModelSizes, own_costs
 from finetune.local_runs.ranks import Ranks
 from finetune.local_runs.step_plans import ReadyPlans, SolvedPlans, StepPlans
 from planner.documents import read_document
@@ -70,7 +70,7 @@ def own_cluster(ranks: Ranks) -> Cluster:
         num_nodes=ranks.world_size // per_node,
         devices_per_node=per_node,
         device=here,
-        memory_bytes=memory_bytes,  # type: ignore[arg-type]  # pydantic reads a size
+        memory_bytes=memory_bytes,
         node_bytes_per_second=_NODE_BYTES_PER_SECOND[here],
         nic_bytes_per_second=_NETWORK_BYTES_PER_SECOND,
     )
