@@ -104,6 +104,19 @@ def load_base_model(name: str) -> BaseModel:
     return BaseModel(folder, digest, model, tokenizer)
 
 
+def check_length(base: BaseModel, num_tokens: int, *, key: str, name: str) -> None:
+    """Check that the model called `name` takes sequences as long as a job's `key` asks for.
+
+    Raises:
+        BaseModelError: If they are longer than its context.
+    """
+    longest = base.context_tokens
+    if longest is not None and num_tokens > longest:
+        raise BaseModelError(
+            f"{key} {num_tokens} is more than the {longest} that {name!r} takes; lower it"
+        )
+
+
 def _refuse_incomplete(report: Mapping[str, Any], name: str) -> None:
     """Refuse weights that transformers would make up: what lacks or has another shape is random."""
     if wrong := incomplete_weights(report):

@@ -1,0 +1,129 @@
+"""A lower bound on the time of a batch that needs no solver.
+
+Sum a micro-batch's times over its devices, each counted by its speed: with `S` the sum of speeds,
+`c` the fixed time and `w(s, k)` the speed-weighted time of sequence `s` in a group of kind `k`
+
+    S (M - c)  >=  sum over its sequences of  min over the kinds that hold s within M of  w(s, k)
+
+(FlexSP's constraints summed, reference in `sequence_costs`). Over `m` micro-batches of at most `M_1`
+each the batch takes at least `m c + (sum of all)/S`. `M_1` in turn is at most the whole less what
+the other micro-batches need, which rules out slow kinds for long sequences; and so on until nothing
+changes.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.training.group_kinds import MOST_FAMILIES_COMBINED, GroupKind, families_of
+from planner.training.sequence_costs import GroupCost, TrainingFleet
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class IdealKind:
+    """What no group of some devices is better than.
+
+    Attributes:
+        cost: At most what such a group takes and at least what it holds.
+        least_weight: At most the sum of its members' speeds.
+    """
+
+    cost: GroupCost
+    least_weight: float
+
+
+def ideal_kinds(fleet: TrainingFleet, kinds: Sequence[GroupKind]) -> tuple[IdealKind, ...]:
+    """Return kinds of which one is at least as good as any group of the fleet."""
+    families = families_of(fleet.cluster)
+    islands = fleet.cluster.islands
+    if len(families) > MOST_FAMILIES_COMBINED:  # some combinations are not among the kinds
+        return tuple(_best_of_everything(fleet, degree) for degree in fleet.degrees)
+    speeds = [islands[members[0]].relative_speed for members in families]
+    return tuple(
+        IdealKind(kind.cost, kind.cost.degree * min(speeds[number] for number in kind.families))
+        for kind in kinds
+    )
+
+
+def _best_of_everything(fleet: TrainingFleet, degree: int) -> IdealKind:
+    islands, costs = fleet.cluster.islands, fleet.costs
+    speeds = [island.relative_speed for island in islands]
+    link = max(island.node_bytes_per_second for island in islands)
+    exchange = 0.0
+    if degree > 1:
+        rate = min(costs.tabled_rate(degree), link)
+        exchange = costs.exchanged_bytes_per_token(degree) / (degree * rate)
+    arithmetic = degree * max(speeds)
+    cost = GroupCost(
+        degree=degree,
+        capacity_tokens=degree * max(fleet.device_capacities),
+        seconds_per_token_squared=costs.attention_seconds_per_token_squared / arithmetic,
+        seconds_per_token=costs.linear_seconds_per_token / arithmetic + exchange,
+        fixed_seconds=costs.micro_batch_seconds,
+    )
+    return IdealKind(cost, degree * min(speeds))
+
+
+class BatchBound:
+    """What any plan of one batch takes at least."""
+
+    def __init__(
+        self, lengths: Sequence[int], fleet: TrainingFleet, kinds: Sequence[GroupKind]
+    ) -> None:
+        """Tabulate each length in each kind."""
+        counts = sorted(Counter(lengths).items())
+        self.lengths = np.array([length for length, _ in counts], dtype=float)
+        self.counts = np.array([count for _, count in counts], dtype=float)
+        self.fixed_seconds = fleet.costs.micro_batch_seconds
+        self.strength = sum(device.relative_speed for device in fleet.cluster.devices)
+        ideal = ideal_kinds(fleet, kinds)
+        square = np.array([kind.cost.seconds_per_token_squared for kind in ideal])
+        linear = np.array([kind.cost.seconds_per_token for kind in ideal])
+        capacity = np.array([kind.cost.capacity_tokens for kind in ideal])
+        weight = np.array([kind.least_weight for kind in ideal])
+        each = self.lengths[:, None] * (self.lengths[:, None] * square + linear)
+        self._seconds = np.where(self.lengths[:, None] <= capacity, each, np.inf)
+        self._work = self._seconds * weight
+        self._capacity = sum(fleet.device_capacities)
+        self.least_micro_batches = math.ceil(sum(lengths) / self._capacity)
+
+    def least_work(self, target_seconds: float) -> Floats:
+        """Return each length's least work within a micro-batch's time, in device-seconds."""
+        in_time = self._seconds <= (target_seconds - self.fixed_seconds) * (1 + 1e-9)
+        work: Floats = np.where(in_time, self._work, np.inf).min(axis=1)
+        return work
+
+    def seconds(self) -> float:
+        """Return what the batch takes at least; one more micro-batch adds its fixed time."""
+        number = self.least_micro_batches
+        fixed = number * self.fixed_seconds
+        others = self._others_seconds(number)
+        longest = self.fixed_seconds + float(self._seconds.min(axis=1).max())
+        everything = float(self.counts @ self._work.min(axis=1)) / self.strength
+        seconds = max(fixed + everything, longest + others)
+        while True:
+            work = self.least_work(seconds - others)
+            raised = fixed + float(self.counts @ work) / self.strength
+            if raised <= seconds * (1 + 1e-12) or math.isinf(raised):  # infinite: rounding alone
+                return seconds
+            seconds = raised
+
+    def _others_seconds(self, num_micro_batches: int) -> float:
+        """Return what all micro-batches but one take at least: they hold what one cannot."""
+        fixed = (num_micro_batches - 1) * self.fixed_seconds
+        tokens = max(0.0, float(self.counts @ self.lengths) - self._capacity)
+        if num_micro_batches == 1 or not tokens:
+            return fixed
+        work = self._work.min(axis=1)
+        order = np.argsort(work / self.lengths)
+        before = (
+            np.cumsum((self.counts * self.lengths)[order]) - (self.counts * self.lengths)[order]
+        )
+        taken = np.clip(tokens - before, 0.0, (self.counts * self.lengths)[order])
+        return fixed + float(taken @ (work / self.lengths)[order]) / self.strength
