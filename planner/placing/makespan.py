@@ -28,6 +28,21 @@ def step_seconds(pipeline: Pipeline) -> float:
     return rest + max(*reduced, max(reduced[0], reduced[-1]) + pipeline.table_seconds)
 
 
+def least_seconds(pipeline: Pipeline) -> float:
+    """Return seconds that the step takes at least, at once: each stage with all its work.
+
+    Its first micro-batch comes through the stages before it, and its last gradient goes back through
+    them to the first, which then adds up its own.
+    """
+    way = least = 0.0
+    for stage in range(pipeline.num_stages):
+        work = pipeline.forward_seconds[stage] + pipeline.backward_seconds[stage]
+        least = max(least, way + pipeline.num_micro_batches * work)
+        if stage < len(pipeline.boundaries):
+            way += work + 2 * pipeline.boundaries[stage].seconds
+    return least + pipeline.gradient_seconds[0]
+
+
 def cycle_seconds(pipeline: Pipeline) -> float:
     """Return the seconds that each further micro-batch adds once the pipeline has filled."""
     work = [

@@ -4,6 +4,7 @@ Candidates are ordered by a lower bound and weighed one by one until the bound p
 so that what is returned is the best of them all by the predicted step time.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,9 +19,9 @@ from planner.placing.layouts import (
     plain_stages,
     stage_degrees,
 )
-from planner.placing.makespan import step_seconds
+from planner.placing.makespan import least_seconds, step_seconds
 from planner.placing.pipeline_costs import Line, PipelineCosts, pipeline_costs, stage_costs
-from planner.placing.stage_layers import min_max_layers, proportional_layers
+from planner.placing.stage_layers import min_max_layers, proportional_layers, soonest_layers
 from planner.placing.training_step import Degrees, TrainingStep
 from planner.training.cluster import Cluster
 
@@ -51,32 +52,50 @@ class Search:
         bounded.sort(key=lambda each: each[:2])
         best: Weighed | None = None
         for bound, _, blocks in bounded:
-            if best is not None and bound >= best.seconds:
+            limit = math.inf if best is None else best.seconds
+            if bound >= limit:
                 break
-            found = self.weigh(blocks) if self._may_fit(blocks) else None
-            if found is not None and (best is None or found.seconds < best.seconds):
+            found = self.weigh(blocks, limit_seconds=limit) if self._may_fit(blocks) else None
+            if found is not None and found.seconds < limit:
                 best = found
         return best
 
-    def weigh(self, blocks: Blocks) -> Weighed | None:
-        """Return a choice of blocks with its best layers: min-max, or in proportion to speed."""
+    def weigh(self, blocks: Blocks, *, limit_seconds: float = math.inf) -> Weighed | None:
+        """Return a choice of blocks with the fastest of three splits of the layers.
+
+        Nothing where they do not fit, or where the step surely takes as long as the limit.
+        """
         stages = placed_stages(self.cluster, blocks)
         costs = self._costs(blocks.degrees, stages)
+        soonest = self._soonest(costs)
+        if soonest is None or least_seconds(costs.pipeline(soonest)) >= limit_seconds:
+            return None  # of all splits, this one's bound is least
+        weighed = (
+            Weighed(stages, costs, layers, step_seconds(costs.pipeline(layers)))
+            for layers in dict.fromkeys([soonest, *self._other_splits(costs)])
+        )
+        return min(weighed, key=lambda each: each.seconds)
+
+    def _soonest(self, costs: PipelineCosts) -> tuple[int, ...] | None:
+        return soonest_layers(
+            self.step.num_layers,
+            [stage.seconds for stage in costs.stages],
+            [stage.most_layers for stage in costs.stages],
+            num_micro_batches=costs.num_micro_batches,
+            transfer_seconds=[boundary.seconds for boundary in costs.boundaries()],
+            first_gradient=costs.stages[0].gradient_seconds,
+        )
+
+    def _other_splits(self, costs: PipelineCosts) -> Iterator[tuple[int, ...]]:
+        """Yield the split of the fastest slowest stage, and the published one where it fits."""
         lines = [stage.seconds for stage in costs.stages]
         most = [stage.most_layers for stage in costs.stages]
         split = min_max_layers(self.step.num_layers, lines, most)
-        if split is None:
-            return None
-        speeds = [1 / line.a_layer for line in lines]
-        published = proportional_layers(self.step.num_layers, speeds)
-        splits = [split, published] if costs.holds(published) else [split]
-        return min(
-            (
-                Weighed(stages, costs, layers, step_seconds(costs.pipeline(layers)))
-                for layers in splits
-            ),
-            key=lambda each: each.seconds,
-        )
+        assert split is not None  # another fits
+        yield split
+        published = proportional_layers(self.step.num_layers, [1 / line.a_layer for line in lines])
+        if costs.holds(published):
+            yield published
 
     def plain(self, degrees: Degrees, num_stages: int) -> Weighed | None:
         """Return the plain rank order with equal layers, or nothing where it does not fit."""
