@@ -175,9 +175,7 @@ class _Program:
 
     def _add_slot(self, j: int, p: int, kind: GroupKind) -> None:
         opened = self._opened[j, p] = self._binary(f"opened_{j}_{p}")
-        fitting = [
-            s for s, n in enumerate(self._batch.lengths) if n <= kind.cost.capacity_tokens
-        ]
+        fitting = [s for s, n in enumerate(self._batch.lengths) if n <= kind.cost.capacity_tokens]
         inside = {s: self._binary(f"inside_{j}_{p}_{s}") for s in fitting}
         self._inside.update({(j, p, s): variable for s, variable in inside.items()})
         tokens = pulp.lpSum(self._batch.lengths[s] * inside[s] for s in fitting)
@@ -195,7 +193,9 @@ class _Program:
         places: dict[int, list[int]] = defaultdict(list)
         for v, (island, _) in enumerate(batch.nodes):
             if island in islands:
-                places[v if kind.reach == "node" else island if kind.reach == "island" else 0] += [v]
+                places[v if kind.reach == "node" else island if kind.reach == "island" else 0] += [
+                    v
+                ]
         whole = []
         for place, nodes in places.items():
             here = self._binary(f"here_{j}_{p}_{place}") if len(places) > 1 else self._opened[j, p]
