@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
-from finetune.errors import ProcessEndedError
+from finetune.errors import LocalRunError, ProcessEndedError
 
 _PIPE_VARIABLE = "MOTLEY_STARTED_BY"
 _REPORT_SECONDS = 3.0
@@ -25,6 +25,7 @@ _END_SECONDS = 10.0
 """After being asked to end, before a process is killed."""
 _LOOK_SECONDS = 0.05
 _INTERRUPTED = 130
+_ERROR = "motley: error: "
 
 
 def launch(arguments: Sequence[str], *, num_processes: int) -> None:
@@ -34,7 +35,7 @@ def launch(arguments: Sequence[str], *, num_processes: int) -> None:
     fails.
 
     Raises:
-        ProcessEndedError: If one failed and rank 0 has not said why.
+        FinetuneError: If one failed and rank 0 has not said why.
         SystemExit: With rank 0's status, if it has.
     """
     Group(arguments, num_processes=num_processes).run()
@@ -112,19 +113,17 @@ class Group:
             time.sleep(_LOOK_SECONDS)
 
     def _report(self, failed: int) -> None:
-        status = self._processes[0].returncode
-        if status > 0:  # its own words are on the terminal already
-            raise SystemExit(status)
-        process = self._processes[failed]
-        how = (
-            f"was ended by {signal.Signals(-process.returncode).name}"
-            if process.returncode < 0
-            else f"ended with status {process.returncode}"
-        )
-        said = "" if failed == 0 else _last_line(self._words[failed - 1])
+        """Say why the run ended, unless rank 0 has: of all ranks one alone tells the reason."""
+        for process, words in zip(self._processes[1:], self._words, strict=True):
+            if process.returncode and (reason := _reason(words)):
+                raise (LocalRunError if process.returncode == 2 else ProcessEndedError)(reason)
+        if self._processes[0].returncode > 0:
+            raise SystemExit(self._processes[0].returncode)
+        status = self._processes[failed].returncode
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended: {status}"
         raise ProcessEndedError(
-            f"process {failed} of {self._num_processes} {how}{said}; run the same command again "
-            "to go on from the checkpoint"
+            f"process {failed} of {self._num_processes} {how}; run the same command again to go "
+            "on from the checkpoint"
         )
 
     def _end(self, with_signal: signal.Signals) -> None:
@@ -169,12 +168,14 @@ def rank_here() -> int:
     return int(word) if word.isdecimal() else 0
 
 
-def _last_line(words: IO[bytes]) -> str:
+def _reason(words: IO[bytes]) -> str | None:
+    """Return the message, or the end of the traceback, with which a process ended."""
     words.seek(0)
     lines = words.read().decode(errors="replace").strip().splitlines()
-    if not lines:
-        return ""
-    return f" ({lines[-1].removeprefix('motley: error: ')})"
+    told = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    if not told and any(line.startswith("Traceback") for line in lines):
+        told = [f"a process failed: {lines[-1]}; report it with its traceback"]
+    return told[-1] if told else None
 
 
 def _free_port() -> int:
