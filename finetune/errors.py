@@ -14,7 +14,8 @@ FinetuneError
 ├── CohortError         too few updates for the rule that shall aggregate them
 ├── PrivacyBudgetError  the next round would spend more privacy than the job allows
 ├── SecureSumError      a message of a secure sum is not what the protocol allows, or too few are left
-├── LocalRunError       a local job cannot run as asked: its text, its plan, or its processes
+├── LocalRunError       a local job cannot run as asked: its text, its costs or its plan
+├── ProcessEndedError   a process of a local run ended by itself
 ├── RunFolderError      the run folder belongs to something else, or cannot be written
 ├── AdapterFolderError  a folder does not hold a complete adapter made by `motley finetune run`
 └── EndpointError       the serving endpoint cannot be reached, or did not take the adapter
@@ -106,7 +107,13 @@ class SecureSumError(FinetuneError):
 
 
 class LocalRunError(FinetuneError):
-    """A local job's text, costs or plan do not serve, or one of its processes ended by itself."""
+    """A local job's text, costs or plan do not serve."""
+
+
+class ProcessEndedError(FinetuneError):
+    """A process of a local run ended by itself; its steps are safe up to the checkpoint."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class RunFolderError(FinetuneError):

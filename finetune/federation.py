@@ -87,7 +87,7 @@ class Federation:
         """
         base, model, self.start = load(job, observer)
         observer.phase("reading the clients' text")
-        group = client_group(model, job)
+        self._group = group = client_group(model, job)
         trainers = {
             trainer_name(client.name, {ADAPTER_KEY: adapter}): local_trainer(
                 job, own, base, model, observer, group
@@ -123,6 +123,11 @@ class Federation:
                 seeded=self.seeded,
             )
         self.grid = InProcessGrid(app, nodes)
+
+    def close(self) -> None:
+        """End the processes that clients train with, where there are any."""
+        if self._group is not None:
+            self._group.close()
 
     @property
     def exchange(self) -> Exchange:

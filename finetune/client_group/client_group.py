@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 import torch
 import torch.distributed as dist
 from peft import PeftModel
+from torch._C._distributed_c10d import TCPStore
 
 from finetune.client_group.member import Place, Round, join, member_main
 from finetune.client_group.shared_optimisation import SharedOptimisation
@@ -109,7 +110,7 @@ class ClientGroup:
     def _started(self) -> SequenceParallelStep:
         if self._step is not None:
             return self._step
-        store = dist.TCPStore(
+        store = TCPStore(
             "127.0.0.1", 0, self._num_processes, is_master=True, wait_for_workers=False
         )
         places = self._places(store.port)

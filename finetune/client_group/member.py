@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
 
 from finetune.base_model import load_base_model
 from finetune.client_group.shared_optimisation import SharedOptimisation
@@ -15,7 +16,7 @@ from finetune.config import JobConfig
 from finetune.errors import FinetuneError
 from finetune.lora import attach_adapter, write_tensors
 from finetune.sequence_parallel.group_pool import GroupPool
-from finetune.sequence_parallel.step import SequenceParallelStep
+from finetune.sequence_parallel.step import Precision, SequenceParallelStep
 from finetune.token_windows import Tokens
 from finetune.updates import Tensors
 from planner.errors import PlannerError
@@ -72,7 +73,7 @@ def member_main(connection: Connection, job_json: str, place: Place) -> None:
         connection.send(str(error))
         return
     connection.send(None)
-    store = dist.TCPStore(_HOST, place.port, place.num_processes, is_master=False)
+    store = TCPStore(_HOST, place.port, place.num_processes, is_master=False)
     step = join(model, job, place, store)
     model.train()
     while True:
@@ -92,7 +93,7 @@ def member_main(connection: Connection, job_json: str, place: Place) -> None:
 
 
 def join(
-    model: torch.nn.Module, job: JobConfig, place: Place, store: dist.Store
+    model: torch.nn.Module, job: JobConfig, place: Place, store: Store
 ) -> SequenceParallelStep:
     """Join the client's other processes; return the step that they take together.
 
@@ -108,5 +109,6 @@ def join(
         world_size=place.num_processes,
         timeout=timedelta(seconds=COLLECTIVE_SECONDS),
     )
-    precision = "bfloat16" if job.local_training.precision == "bfloat16" else "float32"
+    in_bfloat16 = job.local_training.precision == "bfloat16"
+    precision: Precision = "bfloat16" if in_bfloat16 else "float32"
     return SequenceParallelStep(model, pool=GroupPool(), device=device, precision=precision)

@@ -44,7 +44,7 @@ class LocalText:
         digest = hashlib.sha256()
         for row in self.training:
             digest.update(len(row).to_bytes(8, "little"))
-            digest.update(np.ascontiguousarray(row, "<i8"))
+            digest.update(row.astype("<i8").tobytes())
         return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, distributed
 
 from finetune.errors import FinetuneError, LocalRunError
 from finetune.sequence_parallel.distributed import DeviceWish, distributed_job
+from finetune.sequence_parallel.rank_watch import RankWatch
 from planner.errors import PlannerError
 
 Value = TypeVar("Value")
@@ -84,10 +85,12 @@ class Joined:
 def joined_ranks(wish: DeviceWish) -> Iterator[Ranks]:
     """Join the processes that a launcher started with this one, or be the only one.
 
+    Where one is lost or fails, all end, with one message between them.
+
     Raises:
         FinetuneError: If the others do not come, or this machine lacks the device.
     """
-    with distributed_job(wish) as device:
+    with distributed_job(wish) as device, RankWatch():
         if not distributed.is_initialized():
             yield Alone(device)
         else:

@@ -86,7 +86,7 @@ def cluster_of(kind: str, *, num_nodes: int, per_node: int, memory_bytes: int) -
         num_nodes=num_nodes,
         devices_per_node=per_node,
         device=kind,
-        memory_bytes=memory_bytes,  # type: ignore[arg-type]  # pydantic reads a size
+        memory_bytes=memory_bytes,
         node_bytes_per_second=_NODE_BYTES_PER_SECOND[kind],
         nic_bytes_per_second=_NETWORK_BYTES_PER_SECOND,
     )

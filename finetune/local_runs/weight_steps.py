@@ -38,7 +38,7 @@ class WeightSteps:
         """Bound the gradients' norm over all weights and all ranks' shares."""
         weights = [weight for weight in self._weights.values() if weight.grad is not None]
         # Norms of shares are to be added up over ranks, those of whole tensors are not.
-        shares = [weight for weight in weights if isinstance(weight, DTensor)]
+        shares: list[nn.Parameter] = [weight for weight in weights if isinstance(weight, DTensor)]
         others = [weight for weight in weights if not isinstance(weight, DTensor)]
         total = torch.stack([_norm(part) for part in (shares, others) if part]).norm()
         clip_grads_with_norm_(weights, MOST_GRADIENT_NORM, total)

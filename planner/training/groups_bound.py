@@ -54,10 +54,9 @@ def ideal_kinds(fleet: TrainingFleet, kinds: Sequence[GroupKind]) -> tuple[Ideal
 def _best_of_everything(fleet: TrainingFleet, degree: int) -> IdealKind:
     islands, costs = fleet.cluster.islands, fleet.costs
     speeds = [island.relative_speed for island in islands]
-    link = max(island.node_bytes_per_second for island in islands)
     exchange = 0.0
     if degree > 1:
-        rate = min(costs.tabled_rate(degree), link)
+        rate = min(costs.tabled_rate(degree), _best_link(fleet, degree))
         exchange = costs.exchanged_bytes_per_token(degree) / (degree * rate)
     arithmetic = degree * max(speeds)
     cost = GroupCost(
@@ -68,6 +67,16 @@ def _best_of_everything(fleet: TrainingFleet, degree: int) -> IdealKind:
         fixed_seconds=costs.micro_batch_seconds,
     )
     return IdealKind(cost, degree * min(speeds))
+
+
+def _best_link(fleet: TrainingFleet, degree: int) -> float:
+    """Return the best link of so many devices: a smaller reach has the faster one."""
+    islands = fleet.cluster.islands
+    links = [min(i.node_bytes_per_second, i.nic_bytes_per_second) for i in islands]
+    enough = [link for link, i in zip(links, islands, strict=True) if i.num_devices >= degree]
+    enough += [i.node_bytes_per_second for i in islands if i.devices_per_node >= degree]
+    across = min(max(links), fleet.cluster.between_islands_bytes_per_second or max(links))
+    return max(enough, default=across)
 
 
 class BatchBound:
@@ -113,6 +122,13 @@ class BatchBound:
             if raised <= seconds * (1 + 1e-12) or math.isinf(raised):  # infinite: rounding alone
                 return seconds
             seconds = raised
+
+    def most_micro_batches(self, upper_seconds: float, num_sequences: int) -> int:
+        """Return the most micro-batches with which a plan may be faster than one that is known."""
+        spare = upper_seconds - self.seconds()
+        if spare >= self.fixed_seconds * (num_sequences - self.least_micro_batches):
+            return num_sequences
+        return self.least_micro_batches + int(spare / self.fixed_seconds)
 
     def _others_seconds(self, num_micro_batches: int) -> float:
         """Return what all micro-batches but one take at least: they hold what one cannot."""

@@ -5,12 +5,16 @@ exchanges sequences (`group_exchange`); groups of one degree are what it must be
 the same lengths give the same plan. The program (`groups_program`) starts from its answer.
 """
 
+import itertools
 import math
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.errors import InfeasibleError
-from planner.training.group_exchange import Exchange
+from planner.solvers import default_solvers
+from planner.training.exact_program import MOST_CHOICES, Proof, SmallBatch, solve_exactly
+from planner.training.group_exchange import LEAST_GAIN, Exchange
 from planner.training.group_kinds import GroupKind, group_kinds, most_tokens
 from planner.training.group_packing import Draft, Pool
 from planner.training.group_ranks import ranked_groups
@@ -22,6 +26,9 @@ from planner.training.training_plan import MicroBatch, SolverName
 
 MOST_PAIRS = 500_000
 """Pairs of sequences that are judged for an exchange."""
+
+MOST_VAIN = 2
+"""Numbers of micro-batches in succession that were slower than fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +67,87 @@ def plan_groups(
         ValueError: If there is no sequence, or one holds no token.
         InfeasibleError: If no group holds the longest sequence.
     """
+    started = time.monotonic()
     _check_lengths(lengths)
     kinds = group_kinds(fleet)
     _check_longest(lengths, fleet, kinds)
     bound = BatchBound(lengths, fleet, kinds)
-    drafts = heuristic_groups(lengths, fleet, kinds, bound)
+    best = heuristic_groups(lengths, fleet, kinds, bound)
+    answer = _answer(lengths, fleet, best, bound.seconds(), "heuristic")
+    if solver == "heuristic":
+        return answer
+    left = time_limit_seconds - (time.monotonic() - started)
+    proof = improve(lengths, fleet, kinds, bound, answer, time_limit_seconds=left)
+    if proof.micro_batches is not None:
+        better = _answer(lengths, fleet, proof.micro_batches, proof.bound_seconds, "milp")
+        if better.predicted_seconds < answer.predicted_seconds * (1 - LEAST_GAIN):
+            return better
+    lower = min(proof.bound_seconds, answer.predicted_seconds)
+    return replace(answer, lower_bound_seconds=lower)
+
+
+def _answer(
+    lengths: Sequence[int],
+    fleet: TrainingFleet,
+    drafts: Sequence[Sequence[Draft]],
+    bound_seconds: float,
+    solver: SolverName,
+) -> GroupsAnswer:
     micro_batches = ranked_groups(lengths, fleet, drafts)
     seconds = sum(part.predicted_seconds for part in micro_batches)
-    lower = min(bound.seconds(), seconds)
-    return GroupsAnswer(micro_batches, seconds, lower, "heuristic")
+    return GroupsAnswer(micro_batches, seconds, min(bound_seconds, seconds), solver)
+
+
+def improve(
+    lengths: Sequence[int],
+    fleet: TrainingFleet,
+    kinds: tuple[GroupKind, ...],
+    bound: BatchBound,
+    answer: GroupsAnswer,
+    *,
+    time_limit_seconds: float,
+) -> Proof:
+    """Look for faster groups and a higher bound with a program."""
+    small = SmallBatch(
+        lengths=tuple(sorted(lengths, reverse=True)),
+        fleet=fleet,
+        kinds=kinds,
+        num_micro_batches=bound.most_micro_batches(answer.predicted_seconds, len(lengths)),
+        lower_seconds=answer.lower_bound_seconds,
+        upper_seconds=answer.predicted_seconds,
+    )
+    if small.num_choices <= MOST_CHOICES and time_limit_seconds > 0:
+        return solve_exactly(small, default_solvers(), time_limit_seconds=time_limit_seconds)
+    return Proof(None, answer.lower_bound_seconds)
 
 
 def heuristic_groups(
     lengths: Sequence[int], fleet: TrainingFleet, kinds: Sequence[GroupKind], bound: BatchBound
 ) -> tuple[tuple[Draft, ...], ...]:
     """Return the fastest groups found without a program."""
-    pool = Pool(lengths)
     search = Search(fleet, kinds)
-    best: Packed | None = None
-    number = bound.least_micro_batches
-    everything = search.work(pool) / bound.strength
-    while best is None or (
-        number <= len(lengths) and number * bound.fixed_seconds + everything < best.seconds
-    ):
-        found = search.best(pool, number, math.inf if best is None else best.seconds)
-        best = found or best
-        number += 1
-    best = _exchanged(best)
+    best = _exchanged(_searched(lengths, search, bound))
     for start in _homogeneous(lengths, fleet, search, best.seconds):
         best = min(best, _exchanged(start), key=lambda packed: packed.seconds)
     return best.micro_batches
+
+
+def _searched(lengths: Sequence[int], search: Search, bound: BatchBound) -> Packed:
+    """Search with the fewest micro-batches, then with more while that may help and does."""
+    pool = Pool(lengths)
+    everything = search.work(pool) / bound.strength
+    best, upper, num_vain = None, math.inf, 0
+    for number in itertools.count(bound.least_micro_batches):
+        is_hopeless = number * bound.fixed_seconds + everything >= upper
+        if is_hopeless or num_vain == MOST_VAIN or number > len(lengths):
+            break
+        found = search.best(pool, number, upper)
+        if found is not None:
+            best, upper, num_vain = found, found.seconds, 0
+        elif best is not None:
+            num_vain += 1
+    assert best is not None  # as many micro-batches as sequences always do
+    return best
 
 
 def _exchanged(packed: Packed) -> Packed:

@@ -56,7 +56,7 @@ def _draw_groups(axes: Axes, batch: BatchPlan) -> None:
     axes.set_xlabel("seconds")
     axes.set_ylabel("rank")
     axes.invert_yaxis()
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _draw_batches(axes: Axes, plan: TrainingPlan) -> None:
@@ -76,6 +76,7 @@ def _draw_batches(axes: Axes, plan: TrainingPlan) -> None:
     axes.set_xlabel("batch")
     axes.set_ylabel("seconds")
     axes.set_ylim(bottom=0)
+    axes.locator_params(axis="x", integer=True)
     axes.legend(fontsize=8)
 
 

@@ -25,13 +25,16 @@ def summary_lines(plan: TrainingPlan) -> list[str]:
     bound = sum(batch.lower_bound_seconds for batch in plan.batches)
     lines = [
         f"{len(plan.batches)} batches of {plan.batch_size} sequences on "
-        f"{plan.cluster.num_devices} devices: {_ms(total)}, {total / bound - 1:.1%} above the bound"
+        f"{plan.cluster.num_devices} devices: {_ms(total)} ms, {total / bound - 1:.1%} above the bound",
+        _planning_line(plan),
     ]
     for name in ("homogeneous", "static"):
         others = [getattr(batch, name) for batch in plan.batches]
         if all(other is not None for other in others):
             seconds = sum(other.predicted_seconds for other in others)
-            lines.append(f"{_WORDS[name]}: {_ms(seconds)}, {seconds / total:.2f}x the plan's time")
+            lines.append(
+                f"{_WORDS[name]}: {_ms(seconds)} ms, {seconds / total:.2f}x the plan's time"
+            )
         else:
             lines.append(f"{_WORDS[name]}: none holds every sequence")
     if plan.num_dropped_long or plan.num_dropped_empty:
@@ -67,15 +70,21 @@ def group_counts(part: MicroBatch) -> str:
     return " + ".join(f"{counts[degree]}x{degree}" for degree in sorted(counts, reverse=True))
 
 
+def _planning_line(plan: TrainingPlan) -> str:
+    seconds = sorted(batch.planning_seconds for batch in plan.batches)
+    improved = sum(batch.solver == "milp" for batch in plan.batches)
+    found = f"; milp improved {improved} of {len(plan.batches)}" if improved else ""
+    return f"planned in {seconds[len(seconds) // 2]:.3f} s a batch (median), {seconds[-1]:.3f} at most{found}"
+
+
 _WORDS = {"homogeneous": "best single degree a batch", "static": "one degree for all batches"}
 
 
 def _batches_table(plan: TrainingPlan) -> Table:
-    table = Table(title=f"training plan of {plan.model}")
+    table = Table(title=f"training plan of {plan.model}, times in ms")
     for title in ("batch", "tokens", "longest", "plan", "bound", "gap", "one degree", "static"):
-        table.add_column(title, justify="right")
-    table.add_column("solver")
-    table.add_column("groups by micro-batch (count x degree)", overflow="fold")
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("groups by micro-batch", overflow="fold")
     for number, batch in enumerate(plan.batches[:MOST_BATCHES_SHOWN]):
         table.add_row(
             str(number),
@@ -86,40 +95,45 @@ def _batches_table(plan: TrainingPlan) -> Table:
             f"{batch.gap_fraction:.1%}",
             _other(batch.homogeneous),
             _other(batch.static),
-            f"{batch.solver} {batch.planning_seconds:.2f} s",
             "; ".join(group_counts(part) for part in batch.micro_batches),
         )
     if len(plan.batches) > MOST_BATCHES_SHOWN:
-        table.add_section()
-        table.add_row(f"... {len(plan.batches) - MOST_BATCHES_SHOWN} more")
+        table.add_row("...", f"{len(plan.batches) - MOST_BATCHES_SHOWN} more")
     return table
 
 
 def _groups_table(batch: BatchPlan) -> Table:
-    table = Table(title="groups of batch 0")
-    for title in ("micro-batch", "ranks", "degree", "sequences", "tokens", "longest", "time"):
+    table = Table(title="batch 0: its groups by degree")
+    for title in ("micro-batch", "groups", "degree", "ranks", "sequences", "tokens", "longest"):
         table.add_column(title, justify="right")
+    table.add_column("ms, fastest and slowest group", justify="right")
     for number, part in enumerate(batch.micro_batches):
-        for group in part.groups[:16]:
-            lengths = [batch.lengths[i] for i in group.sequences]
+        for degree in sorted({group.degree for group in part.groups}, reverse=True):
+            alike = [group for group in part.groups if group.degree == degree]
+            lengths = [batch.lengths[i] for group in alike for i in group.sequences]
+            seconds = [group.predicted_seconds for group in alike]
             table.add_row(
                 str(number),
-                _ranks(group.ranks),
-                str(group.degree),
+                str(len(alike)),
+                str(degree),
+                _ranks(sorted(rank for group in alike for rank in group.ranks)),
                 str(len(lengths)),
                 f"{sum(lengths):,}",
                 f"{max(lengths):,}",
-                _ms(group.predicted_seconds),
+                f"{_ms(min(seconds))} to {_ms(max(seconds))}",
             )
-        if len(part.groups) > 16:
-            table.add_row(str(number), f"... {len(part.groups) - 16} more groups")
     return table
 
 
-def _ranks(ranks: tuple[int, ...]) -> str:
-    if len(ranks) > 1 and ranks == tuple(range(ranks[0], ranks[-1] + 1)):
-        return f"{ranks[0]}-{ranks[-1]}"
-    return ",".join(map(str, ranks))
+def _ranks(ranks: list[int]) -> str:
+    """Return ascending ranks as runs, such as 0-7,12."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ",".join(f"{a}-{b}" if a < b else str(a) for a, b in runs)
 
 
 def _other(other: HomogeneousPlan | None) -> str:
@@ -127,4 +141,4 @@ def _other(other: HomogeneousPlan | None) -> str:
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:,.2f} ms"
+    return f"{seconds * 1e3:,.2f}"

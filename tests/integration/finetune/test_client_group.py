@@ -1,5 +1,6 @@
 """A federated client whose steps several processes take together."""
 
+import multiprocessing
 import os
 import signal
 
@@ -78,10 +79,9 @@ def test_a_federated_job_trains_with_clients_of_two_processes(make):
     one, two = make({}, name="one"), make({"processes": 2}, name="two")
     for job in (one, two):
         run_job(job, folder=job.output, observer=Watcher())
-    alone, together = metrics(one.output), metrics(two.output)
-    assert [line["loss"] for line in together] == pytest.approx(
-        [line["loss"] for line in alone], abs=1e-5
-    )
+    for alone, together in zip(metrics(one.output), metrics(two.output), strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(
