@@ -1,5 +1,7 @@
 """The placement of a model on a cluster: found, compared with plain rank order, and explained."""
 
+import math
+
 from planner.errors import InfeasibleError
 from planner.hardware.catalogue import Catalogue
 from planner.hardware.model_spec import ModelSpec
@@ -13,6 +15,9 @@ from planner.training.cluster import Cluster
 from planner.training.placement import Placement, PlainOrder, Stage
 
 GIB = 2**30
+
+PADDING_TOKENS = 128
+"""Sequences are padded to a multiple of it, so that up to 64 devices can share one in two pieces."""
 
 
 def place(
@@ -32,7 +37,7 @@ def place(
     Args:
         cluster: Islands of devices.
         model: What is trained.
-        sequence_tokens: Tokens of every sequence.
+        sequence_tokens: Tokens of every sequence; padded to a multiple of 128.
         sequences_per_batch: Sequences of one optimiser step.
         catalogue: Where the devices' arithmetic stands.
         micro_batch_sequences: Sequences of one micro-batch.
@@ -47,7 +52,8 @@ def place(
             f"sequences_per_batch: {sequences_per_batch} is no multiple of micro_batch_sequences "
             f"{micro_batch_sequences}; change one"
         )
-    step = TrainingStep(model, sequence_tokens, sequences_per_batch, micro_batch_sequences)
+    padded_tokens = math.ceil(sequence_tokens / PADDING_TOKENS) * PADDING_TOKENS
+    step = TrainingStep(model, padded_tokens, sequences_per_batch, micro_batch_sequences)
     search = Search(cluster, island_flops_per_second(cluster, catalogue), step)
     best = search.best()
     if best is None:

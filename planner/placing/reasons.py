@@ -80,6 +80,9 @@ def _gradients(best: Weighed, naive: Weighed | None) -> Iterator[str]:
     if naive is not None:
         worst = max(range(len(naive.stages)), key=lambda k: _gradient(naive, k))
         theirs = naive.costs.stages[worst].data_link.name
+        if theirs == link:
+            yield said
+            return
         said += f"; in plain order {_time(_gradient(naive, worst))} on {_carrier(theirs)}"
     yield said
 
@@ -88,7 +91,9 @@ def _layers(search: Search, best: Weighed) -> Iterator[str]:
     if len(set(best.layers)) == 1:
         return
     equal = equal_layers(search.step.num_layers, len(best.layers))
-    paces = sorted({f"{_time(stage.seconds.a_layer)}" for stage in best.costs.stages})
+    paces = dict.fromkeys(
+        _time(pace) for pace in sorted(stage.seconds.a_layer for stage in best.costs.stages)
+    )
     said = f"stages hold {_counts(best.layers)} layers, of which one takes {' or '.join(paces)} a micro-batch"
     if not best.costs.holds(equal):
         yield f"{said}; equal layers do not fit in memory"

@@ -53,33 +53,27 @@ def _naive(placement: Placement) -> str:
 
 
 def _stages_table(placement: Placement, cluster: Cluster) -> Table:
-    table = Table(title="stages")
-    for column in ("stage", "island", "layers", "ranks"):
-        table.add_column(column, justify="left" if column == "island" else "right")
-    for column in ("forward ms", "backward ms", "gradients ms", "memory GiB"):
-        table.add_column(column, justify="right")
-    table.add_column("gradients by")
-    table.add_column("to next by")
+    table = Table(title="stages: a micro-batch forward and backward, a step's gradients")
+    for column in ("stage", "island", "layers", "ranks", "ms", "GiB", "gradients", "to the next"):
+        is_text = column in ("island", "gradients", "to the next")
+        table.add_column(column, justify="left" if is_text else "right")
     for number, stage in enumerate(placement.stages):
-        limit = int(cluster.islands[stage.island].memory_bytes) / _GIB
+        island = cluster.islands[stage.island]
         table.add_row(
             str(number),
-            cluster.islands[stage.island].name,
+            island.name,
             str(stage.num_layers),
             ranks_text(stage.ranks),
-            *(
-                f"{seconds * 1e3:.4g}"
-                for seconds in (
-                    stage.forward_seconds,
-                    stage.backward_seconds,
-                    stage.gradient_seconds,
-                )
-            ),
-            f"{stage.memory_bytes / _GIB:.1f} of {limit:.1f}",
-            "-" if stage.data_link == "none" else stage.data_link,
-            "-" if stage.next_link == "none" else f"{stage.next_link}, {stage.next_seconds:.2g} s",
+            f"{stage.forward_seconds * 1e3:.4g} + {stage.backward_seconds * 1e3:.4g}",
+            f"{stage.memory_bytes / _GIB:.1f} of {int(island.memory_bytes) / _GIB:.0f}",
+            _by(stage.gradient_seconds, stage.data_link),
+            _by(stage.next_seconds, stage.next_link),
         )
     return table
+
+
+def _by(seconds: float, link: str) -> str:
+    return "-" if link == "none" else f"{seconds * 1e3:.3g} ms by {link}"
 
 
 def ranks_text(ranks: tuple[int, ...]) -> str:

@@ -12,10 +12,12 @@ from planner.errors import InfeasibleError
 from planner.hardware.catalogue import built_in_catalogue
 from planner.placing.device_speed import island_flops_per_second
 from planner.placing.layouts import Blocks, all_blocks, placed_stages, stage_degrees
+from planner.placing.makespan import step_seconds
 from planner.placing.pipeline_costs import pipeline_costs
 from planner.placing.pipeline_simulator import simulate_step
 from planner.placing.place import place
 from planner.placing.search import Search
+from planner.placing.stage_layers import proportional_layers
 from planner.placing.training_step import TrainingStep
 from planner.training.cluster import Cluster
 from planner.training.placement import Placement
@@ -99,6 +101,20 @@ def test_pruning_loses_nothing(seed: int) -> None:
         return
     assert best is not None
     assert best.seconds == min(each.seconds for each in every)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_step_is_slower_than_with_the_published_layers(seed: int) -> None:
+    """On random clusters, for every choice of blocks whose stages hold the published split."""
+    search, choices = small_search(random.Random(300 + seed))
+    for blocks in choices:
+        found = search.weigh(blocks)
+        if found is None:
+            continue
+        speeds = [1 / stage.seconds.a_layer for stage in found.costs.stages]
+        published = proportional_layers(6, speeds)
+        if found.costs.holds(published):
+            assert found.seconds <= step_seconds(found.costs.pipeline(published))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -204,11 +220,23 @@ def test_one_island_may_do_without_a_pipeline() -> None:
     assert not any("only the pipeline" in reason for reason in plan.reasons)
 
 
-def test_heads_and_sequence_forbid_tensor_degrees() -> None:
-    """With five heads of an odd sequence nothing is shared by two."""
-    where = cluster(island("a", devices_per_node=2, memory_bytes="2GiB"))
-    plan = placed(where, num_attention_heads=5, num_key_value_heads=5, tokens=1001)
-    assert (plan.tensor, plan.context) == (1, 1)
+def test_heads_forbid_tensor_degrees() -> None:
+    """Of five heads two devices cannot take as many each."""
+    where = cluster(island("a", devices_per_node=4))
+    assert placed(where, num_attention_heads=5, num_key_value_heads=5).tensor == 1
+
+
+def test_a_sequence_that_devices_cannot_share_is_not_shared() -> None:
+    """Tensor groups take equal pieces of it, context groups two each."""
+    step = TrainingStep(small_model(), 1002, 4)
+    degrees = list(stage_degrees(cluster(island("a")), step, most_devices=8))
+    assert {each.tensor for each in degrees} == {1, 2}
+    assert {each.context for each in degrees} == {1}
+
+
+def test_sequences_are_padded_so_that_they_can_be_shared() -> None:
+    """A longest sequence of odd length forbids nothing."""
+    assert placed(cluster(island("a")), tokens=1001).sequence_tokens == 1024
 
 
 def test_too_little_memory_names_what_is_needed() -> None:
