@@ -6,12 +6,14 @@ devices' speeds. The batch then takes at least
     M + left(M) / S
 
 and `left` falls with `M`: over an interval the least is its lower end's `M` and its upper end's
-`left`. The interval with the lowest such bound is halved, again and again. Each program also says how
+`left`. The interval with the lowest such bound is halved, again and again; the first ones are cut where the
+longest sequence begins to fit another kind of group, since `left` jumps there. Each program also says how
 many groups of which kind to open and what to put in them; packed, with the rest searched as by the
 heuristic, that is a plan.
 """
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,8 +33,10 @@ NARROW_FRACTION = 1e-5
 """Of the whole time: an interval that is no longer halved."""
 CLOSE_FRACTION = 1e-4
 """Gap at which an interval is no longer of interest."""
-LEAST_SECONDS = 0.05
-"""Time left that is still worth a program."""
+JUST_BEFORE = 1e-7
+"""Share of a time by which an interval ends before it."""
+RESERVED_SECONDS = 0.3
+"""Time left for a program's rows and for what is made of its answer."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -74,40 +78,53 @@ class FirstSearch:
         Raises:
             SolverError: If no solver works.
         """
-        end = clock() + time_limit_seconds
-        intervals = [_Interval(self._bound.seconds(), *self._range(), 0.0)]
+        end = clock() + time_limit_seconds - RESERVED_SECONDS
+        # Not evaluated yet: nothing is known to be left to the others.
+        waiting = [_Interval(self._bound.seconds(), *ends, -1.0) for ends in self._ends()]
+        heapq.heapify(waiting)
         narrow = NARROW_FRACTION * self.best.seconds
-        while self._is_open(intervals) and intervals[0].high - intervals[0].low > narrow:
-            left = end - clock()
-            if left < LEAST_SECONDS:
+        while self._is_open(waiting) and end > clock():
+            interval = waiting[0]
+            if interval.left_work >= 0 and interval.high - interval.low < narrow:
                 break
-            interval = heapq.heappop(intervals)
-            for part in self._halves(interval, solver, left):
-                heapq.heappush(intervals, part)
-        lowest = intervals[0].bound_seconds if intervals else math.inf
+            heapq.heappop(waiting)
+            for part in self._refined(interval, solver, end - clock()):
+                heapq.heappush(waiting, part)
+        lowest = waiting[0].bound_seconds if waiting else math.inf
         return Proof(self.best, min(lowest, self.best.seconds))
 
     def _is_open(self, intervals: Sequence[_Interval]) -> bool:
         close = self.best.seconds * (1 - CLOSE_FRACTION)
         return bool(intervals) and intervals[0].bound_seconds < close
 
-    def _range(self) -> tuple[float, float]:
-        """Return the least and the most time of a slowest micro-batch that is worth looking at."""
-        return self._bound.longest_seconds, self.best.seconds - self._bound.others_seconds
+    def _ends(self) -> list[tuple[float, float]]:
+        """Return the times worth looking at, cut where the longest sequence fits other kinds."""
+        low, high = self._bound.longest_seconds, self.best.seconds - self._bound.others_seconds
+        longest = max(self._lengths)
+        holding = [kind.cost for kind in self._kinds if kind.cost.capacity_tokens >= longest]
+        cuts = {cost.seconds([longest]) * (1 - JUST_BEFORE) for cost in holding}
+        ends = [low, *sorted(cut for cut in cuts if low < cut < high), max(low, high)]
+        return list(itertools.pairwise(ends))
 
-    def _halves(
-        self, interval: _Interval, solver: SolverChain, seconds: float
-    ) -> tuple[_Interval, _Interval]:
+    def _refined(self, interval: _Interval, solver: SolverChain, seconds: float) -> list[_Interval]:
+        """Ask the program at the end of a new interval, in the middle of a known one."""
+        if interval.left_work < 0:
+            left_work = self._left_work(interval.high, solver, seconds)
+            return [self._interval(interval.low, interval.high, left_work, interval)]
         middle = (interval.low + interval.high) / 2
-        first = self._program.solve(middle, solver, time_limit_seconds=seconds)
-        left_work = interval.left_work
-        if first is not None:
-            left_work = max(left_work, first.left_work)
-            self._try(first, middle)
-        return (
+        left_work = max(interval.left_work, self._left_work(middle, solver, seconds))
+        return [
             self._interval(interval.low, middle, left_work, interval),
             self._interval(middle, interval.high, interval.left_work, interval),
-        )
+        ]
+
+    def _left_work(self, target: float, solver: SolverChain, seconds: float) -> float:
+        """Return what is left at least, 0 where that is not known, and try the program's plan."""
+        first = self._program.solve(target, solver, time_limit_seconds=seconds)
+        if first is None:
+            return 0.0
+        self._try(first, target)
+        return first.left_work
 
     def _interval(self, low: float, high: float, left_work: float, parent: _Interval) -> _Interval:
         others = left_work / self._bound.strength
