@@ -69,8 +69,8 @@ class Manifest(StrictModel):
     """Modules that carry the adapter."""
     job: str
     """Name of the job."""
-    method: AggregationName = "fedavg"
-    """How the clients' adapters were made one."""
+    method: AggregationName | Literal["local"] = "fedavg"
+    """How the clients' adapters were made one; `local`: trained in one place."""
     rounds: int = Field(ge=0)
     """Rounds of training in it."""
     squeezed_from: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")

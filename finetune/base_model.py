@@ -23,26 +23,14 @@ Download = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModel:
-    """A loaded base model.
+class ModelTokenizer:
+    """How a base model reads text.
 
     Attributes:
-        folder: Local folder of its files.
-        weights_sha256: Digest of its weights.
-        model: The network, float32; on the CPU until it is trained elsewhere.
-        tokenizer: Its tokenizer.
+        tokenizer: As transformers loads it.
     """
 
-    folder: Path
-    weights_sha256: str
-    model: PreTrainedModel
     tokenizer: Any
-
-    @property
-    def context_tokens(self) -> int | None:
-        """Longest sequence the model takes, None if its configuration does not say."""
-        value = getattr(self.model.config, "max_position_embeddings", None)
-        return None if value is None else int(value)
 
     def encode(self, document: str) -> list[int]:
         """Return a document's token ids, marked off from its neighbours.
@@ -73,6 +61,43 @@ class BaseModel:
             raise ValueError(f"the chat template refuses the messages ({error})") from None
 
 
+@dataclass(frozen=True, slots=True)
+class BaseModel(ModelTokenizer):
+    """A loaded base model.
+
+    Attributes:
+        folder: Local folder of its files.
+        weights_sha256: Digest of its weights.
+        model: The network, float32; on the CPU until it is trained elsewhere.
+    """
+
+    folder: Path
+    weights_sha256: str
+    model: PreTrainedModel
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Longest sequence the model takes, None if its configuration does not say."""
+        value = getattr(self.model.config, "max_position_embeddings", None)
+        return None if value is None else int(value)
+
+
+def load_tokenizer(name: str) -> ModelTokenizer:
+    """Load how a local folder, or a model of the hub, reads text; without its weights.
+
+    Raises:
+        BaseModelError: If it cannot be found or loaded.
+    """
+    folder = find_model(name)
+    try:
+        return ModelTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(
+            f"model {name!r}: its tokenizer cannot be loaded ({_first_line(error)}); name a causal "
+            "language model"
+        ) from None
+
+
 def load_base_model(name: str) -> BaseModel:
     """Load a local folder, or a model of the hub.
 
@@ -101,7 +126,20 @@ def load_base_model(name: str) -> BaseModel:
         ) from None
     model, report = loaded  # what loading information adds to the library's declared type
     _refuse_incomplete(report, name)
-    return BaseModel(folder, digest, model, tokenizer)
+    return BaseModel(tokenizer, folder, digest, model)
+
+
+def check_length(base: BaseModel, num_tokens: int, *, key: str, name: str) -> None:
+    """Check that the model called `name` takes sequences as long as a job's `key` asks for.
+
+    Raises:
+        BaseModelError: If they are longer than its context.
+    """
+    longest = base.context_tokens
+    if longest is not None and num_tokens > longest:
+        raise BaseModelError(
+            f"{key} {num_tokens} is more than the {longest} that {name!r} takes; lower it"
+        )
 
 
 def _refuse_incomplete(report: Mapping[str, Any], name: str) -> None:

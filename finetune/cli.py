@@ -7,6 +7,7 @@ import typer
 
 from finetune.deployment.cli import add_commands
 from finetune.job_file import read_job
+from finetune.local_runs.cli import local_command
 from finetune.operation_cli import status_command, stop_command
 from finetune.progress import JobProgress, job_progress
 from finetune.publish_cli import publish_command
@@ -64,6 +65,7 @@ def run_command(
         print_result(read_adapter(folder), output(), adapter=folder)
 
 
+app.command("local")(local_command)
 app.command("publish")(publish_command)
 app.command("status")(status_command)
 app.command("stop")(stop_command)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import ClientConfig, JsonlData, PackageData
+from finetune.config import ClientConfig, ClientData, PackageData
 from finetune.errors import ClientDataError
 
 RenderChat = Callable[[list[dict[str, Any]]], str]
@@ -50,11 +50,24 @@ def read_documents(client: ClientConfig, *, render_chat: RenderChat) -> list[str
     Raises:
         ClientDataError: If the source is missing or malformed.
     """
-    if isinstance(client.data, PackageData):
-        documents = _package_sources(client.name, client.data)
-    else:
-        documents = _json_lines(client.name, client.data, render_chat)
+    try:
+        documents = documents_of(client.data, render_chat=render_chat)
+    except ValueError as error:
+        raise ClientDataError(client.name, str(error)) from None
     return [document for document in documents if document.strip()]
+
+
+def documents_of(data: ClientData, *, render_chat: RenderChat) -> list[str]:
+    """Return every document of a source in order, blank ones too.
+
+    Raises:
+        ValueError: If it is missing or malformed; the message says where and what to do.
+    """
+    if isinstance(data, PackageData):
+        return [text for _, text in package_sources(data.name)]
+    return [
+        _document(data.path, number, row, render_chat) for number, _, row in json_rows(data.path)
+    ]
 
 
 def split(
@@ -85,13 +98,6 @@ def _describe(client: ClientConfig) -> str:
     return f"package {data.name!r}" if isinstance(data, PackageData) else str(data.path)
 
 
-def _package_sources(client: str, data: PackageData) -> list[str]:
-    try:
-        return [text for _, text in package_sources(data.name)]
-    except ValueError as error:
-        raise ClientDataError(client, str(error)) from None
-
-
 def package_sources(name: str) -> list[tuple[str, str]]:
     """Return path below the package and text of each of its source files, in order.
 
@@ -119,16 +125,6 @@ def _source(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}); check the file") from None
-
-
-def _json_lines(client: str, data: JsonlData, render_chat: RenderChat) -> list[str]:
-    try:
-        return [
-            _document(data.path, number, row, render_chat)
-            for number, _, row in json_rows(data.path)
-        ]
-    except ValueError as error:
-        raise ClientDataError(client, str(error)) from None
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:

@@ -5,6 +5,7 @@ FinetuneError
 ├── ClientDataError     a client's text cannot be read, or there is too little of it
 ├── SplitError          text cannot be divided among clients as asked
 ├── DeviceError         this machine cannot train on the device, or in the precision, asked for
+├── SequenceParallelError  a model, a plan or a launch does not allow sequence-parallel training
 ├── ClientStateError    a client's folder cannot hold what it must remember
 ├── DeploymentError     certificates, keys or a Flower process of a deployment do not serve
 ├── FlowerError         the installed Flower lacks something the in-process federation stands on
@@ -13,6 +14,8 @@ FinetuneError
 ├── CohortError         too few updates for the rule that shall aggregate them
 ├── PrivacyBudgetError  the next round would spend more privacy than the job allows
 ├── SecureSumError      a message of a secure sum is not what the protocol allows, or too few are left
+├── LocalRunError       a local job cannot run as asked: its text, its costs or its plan
+├── ProcessEndedError   a process of a local run ended by itself
 ├── RunFolderError      the run folder belongs to something else, or cannot be written
 ├── AdapterFolderError  a folder does not hold a complete adapter made by `motley finetune run`
 └── EndpointError       the serving endpoint cannot be reached, or did not take the adapter
@@ -48,6 +51,10 @@ class SplitError(FinetuneError):
 
 class DeviceError(FinetuneError):
     """Local training wants a GPU where there is none, or arithmetic that the device lacks."""
+
+
+class SequenceParallelError(FinetuneError):
+    """Groups of ranks cannot train the model, or not by this plan, or were started wrongly."""
 
 
 class DeploymentError(FinetuneError):
@@ -95,6 +102,16 @@ class PrivacyBudgetError(FinetuneError):
 
 class SecureSumError(FinetuneError):
     """A secure sum cannot go on: a message was refused, or fewer clients are left than needed."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class LocalRunError(FinetuneError):
+    """A local job's text, costs or plan do not serve."""
+
+
+class ProcessEndedError(FinetuneError):
+    """A process of a local run ended by itself; its steps are safe up to the checkpoint."""
 
     exit_code: ClassVar[int] = 1
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 from peft import PeftModel
 
 from finetune.aggregation import STRATEGIES
-from finetune.base_model import BaseModel, load_base_model
+from finetune.base_model import BaseModel, check_length, load_base_model
+from finetune.client_group.client_group import ClientGroup
 from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
-from finetune.errors import BaseModelError
 from finetune.flower import ADAPTER_KEY, CLIENT_KEY, make_client_app, trainer_name
 from finetune.flower_records import DenseExchange, Exchange
 from finetune.flower_sparse import SparseExchange
@@ -70,7 +70,7 @@ def load(job: JobConfig, observer: Observer) -> tuple[BaseModel, PeftModel, Star
     """
     observer.phase("loading the base model")
     base = load_base_model(job.model)
-    _check_length(base, job)
+    check_length(base, job.sequence_tokens, key="sequence_tokens", name=job.model)
     model = attach_adapter(base.model, job)
     identity = base_identity(base.weights_sha256, base.tokenizer)
     return base, model, Start(identity, adapter_config(model, job), read_tensors(model))
@@ -87,9 +87,10 @@ class Federation:
         """
         base, model, self.start = load(job, observer)
         observer.phase("reading the clients' text")
+        self._group = group = client_group(model, job)
         trainers = {
             trainer_name(client.name, {ADAPTER_KEY: adapter}): local_trainer(
-                job, own, base, model, observer
+                job, own, base, model, observer, group
             )
             for client in job.clients
             for adapter, own in job.texts_of(client).items()
@@ -123,6 +124,11 @@ class Federation:
             )
         self.grid = InProcessGrid(app, nodes)
 
+    def close(self) -> None:
+        """End the processes that clients train with, where there are any."""
+        if self._group is not None:
+            self._group.close()
+
     @property
     def exchange(self) -> Exchange:
         """How adapters travel."""
@@ -136,8 +142,18 @@ def seeded_of(job: JobConfig, first: Tensors) -> Seeded:
     return Seeded.frozen_down(first) if STRATEGIES[job.aggregation].is_down_frozen else Seeded()
 
 
+def client_group(model: PeftModel, job: JobConfig) -> ClientGroup | None:
+    """Return the processes that take a client's steps with this one, where the job wants any."""
+    return ClientGroup(model, job) if job.local_training.processes > 1 else None
+
+
 def local_trainer(
-    job: JobConfig, client: ClientConfig, base: BaseModel, model: PeftModel, observer: Observer
+    job: JobConfig,
+    client: ClientConfig,
+    base: BaseModel,
+    model: PeftModel,
+    observer: Observer,
+    group: ClientGroup | None = None,
 ) -> LocalTrainer:
     """Read one client's text and return its trainer.
 
@@ -147,13 +163,4 @@ def local_trainer(
     texts = read_client(
         client, held_out_fraction=job.held_out_fraction, render_chat=base.render_chat
     )
-    return LocalTrainer(model, base, texts, job, observer.step)
-
-
-def _check_length(base: BaseModel, job: JobConfig) -> None:
-    longest = base.context_tokens
-    if longest is not None and job.sequence_tokens > longest:
-        raise BaseModelError(
-            f"sequence_tokens {job.sequence_tokens} is more than the {longest} that "
-            f"{job.model!r} takes; lower it"
-        )
+    return LocalTrainer(model, base, texts, job, observer.step, group)

@@ -17,7 +17,7 @@ from finetune.updates import Tensors
 
 
 def attach_adapter(model: PreTrainedModel, job: JobConfig) -> PeftModel:
-    """Put an untrained adapter on `model`, in place, and freeze the rest.
+    """Put a job's untrained adapter on `model`, in place, and freeze the rest.
 
     A is drawn from the job's seed, B is zero, so the model's output does not change yet. A is
     frozen too where the job's aggregation wants it.
@@ -26,27 +26,16 @@ def attach_adapter(model: PreTrainedModel, job: JobConfig) -> PeftModel:
         BaseModelError: If a target names no module, or one that is no linear layer, or the model
             knows no gradient checkpointing and the job wants it.
     """
-    check_targets(model, job.target_modules)
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=job.rank,
-        lora_alpha=job.alpha,
-        lora_dropout=0.0,
-        target_modules=list(job.target_modules),
+    adapted = add_lora(
+        model, rank=job.rank, alpha=job.alpha, target_modules=job.target_modules, seed=job.seed
     )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT asks transformers 5 by a name it will drop; nothing the user could change.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        torch.manual_seed(job.seed)
-        try:
-            adapted = get_peft_model(model, config)
-        except ValueError as error:
-            raise BaseModelError(
-                f"target_modules {list(job.target_modules)} do not fit the model ({error}); "
-                "name linear layers"
-            ) from None
     if job.local_training.gradient_checkpointing:
-        _checkpoint_gradients(adapted, job)
+        checkpoint_gradients(
+            adapted,
+            name=job.model,
+            key="local_training.gradient_checkpointing",
+            remedy="leave it out, or raise gradient_accumulation_steps",
+        )
     if STRATEGIES[job.aggregation].is_down_frozen:
         for name, parameter in adapted.named_parameters():
             if ".lora_A." in name:
@@ -54,17 +43,49 @@ def attach_adapter(model: PreTrainedModel, job: JobConfig) -> PeftModel:
     return adapted
 
 
-def _checkpoint_gradients(model: PeftModel, job: JobConfig) -> None:
+def add_lora(
+    model: PreTrainedModel, *, rank: int, alpha: float, target_modules: tuple[str, ...], seed: int
+) -> PeftModel:
+    """Put an untrained adapter on `model`, in place: A drawn from `seed`, B zero, the rest frozen.
+
+    Raises:
+        BaseModelError: If a target names no module, or one that is no linear layer.
+    """
+    check_targets(model, target_modules)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=list(target_modules),
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT asks transformers 5 by a name it will drop; nothing the user could change.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise BaseModelError(
+                f"target_modules {list(target_modules)} do not fit the model ({error}); "
+                "name linear layers"
+            ) from None
+
+
+def checkpoint_gradients(model: nn.Module, *, name: str, key: str, remedy: str) -> None:
+    """Let a model keep each layer's input only, in place, and compute the rest again.
+
+    Raises:
+        BaseModelError: If it cannot; the message has the model's `name`, the job's `key`, `remedy`.
+    """
     # transformers 5 renamed it on the way.
-    enable = getattr(model, "activation_checkpointing_enable", None)
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)
+    enable = enable or getattr(model, "gradient_checkpointing_enable", None)
     try:
         # The reentrant kind gives no gradients behind an input that has none: frozen embeddings.
-        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        enable({"use_reentrant": False})
     except ValueError as error:
-        raise BaseModelError(
-            f"local_training.gradient_checkpointing: {job.model!r} cannot ({error}); leave it out, "
-            "or raise gradient_accumulation_steps"
-        ) from None
+        raise BaseModelError(f"{key}: {name!r} cannot ({error}); {remedy}") from None
 
 
 def check_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
@@ -107,11 +128,16 @@ def write_tensors(model: PeftModel, tensors: Tensors) -> None:
 
 def adapter_config(model: PeftModel, job: JobConfig) -> dict[str, Any]:
     """Return the content of `adapter_config.json` at the job's last rank."""
+    content = peft_config(model, base=job.model)
+    return content | {"r": job.last_rank, "lora_alpha": job.last_alpha}
+
+
+def peft_config(model: PeftModel, *, base: str) -> dict[str, Any]:
+    """Return the content of `adapter_config.json` of the adapter as it is."""
     content: dict[str, Any] = model.peft_config["default"].to_dict()
     # PEFT keeps a set, whose order would differ from run to run.
-    content["target_modules"] = sorted(job.target_modules)
-    content |= {"r": job.last_rank, "lora_alpha": job.last_alpha}
-    content["base_model_name_or_path"] = job.model
+    content["target_modules"] = sorted(content["target_modules"])
+    content["base_model_name_or_path"] = base
     content["inference_mode"] = True
     return content
 

@@ -21,7 +21,7 @@ from finetune.errors import RunFolderError
 from finetune.history import METRICS_FILE, RoundLine, read_history
 from finetune.private_file import write_privately
 from finetune.rounds import FederationState, RoundRecord
-from finetune.run_lock import LOCK_FILE, asked_token, begin_requests, lock_alone
+from finetune.run_lock import LOCK_FILE, asked_token, begin_requests, take_lock
 from finetune.scheduled_rounds import memory as schedule_memory
 from finetune.scheduled_rounds.memory import ScheduleHeader
 from finetune.sparsity.memory import MemoryHeader, from_parts, to_parts
@@ -94,7 +94,7 @@ class RunFolder:
         """
         self._check_content(job)
         if self._lock.exists():
-            os.close(self._take_lock())
+            os.close(take_lock(self.folder))
 
     def _check_content(self, job: JobConfig) -> None:
         if self._job.exists():
@@ -130,7 +130,7 @@ class RunFolder:
             raise RunFolderError(
                 self.folder, f"cannot be made ({error.strerror}); choose another with --output"
             ) from None
-        lock = self._take_lock()
+        lock = take_lock(self.folder)
         try:
             self._check_content(job)
             self._token = begin_requests(self.folder, lock)
@@ -182,25 +182,6 @@ class RunFolder:
             for path in written.parent.glob(f".{written.name}.*"):
                 logger.info("leftover removed path=%s", path)
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def _take_lock(self) -> int:
-        """Return the descriptor that holds the lock; it ends with the process at the latest."""
-        try:
-            lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise RunFolderError(
-                self.folder, f"cannot be written ({error.strerror}); choose another with --output"
-            ) from None
-        try:
-            lock_alone(lock)
-        except OSError as error:
-            os.close(lock)
-            if not isinstance(error, BlockingIOError):
-                problem = f"cannot be locked ({error.strerror}); choose another with --output"
-            else:
-                problem = "a run is going on in it; wait for it or choose another with --output"
-            raise RunFolderError(self.folder, problem) from None
-        return lock
 
     def load(self, *, base_weights_sha256: str) -> FederationState | None:
         """Return the last saved state, or None; drop metrics of rounds it does not hold.

@@ -25,6 +25,30 @@ _LOOKERS_SECONDS = 10.0
 """Whoever asks whether a folder is locked shares its lock for an instant; a run waits for that."""
 
 
+def take_lock(folder: Path) -> int:
+    """Return the descriptor that holds a run folder's lock; it ends with the process at the latest.
+
+    Raises:
+        RunFolderError: If a run is going on in it, or it cannot be locked.
+    """
+    try:
+        lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunFolderError(
+            folder, f"cannot be written ({error.strerror}); choose another with --output"
+        ) from None
+    try:
+        lock_alone(lock)
+    except OSError as error:
+        os.close(lock)
+        if not isinstance(error, BlockingIOError):
+            problem = f"cannot be locked ({error.strerror}); choose another with --output"
+        else:
+            problem = "a run is going on in it; wait for it or choose another with --output"
+        raise RunFolderError(folder, problem) from None
+    return lock
+
+
 def lock_alone(descriptor: int) -> None:
     """Take the lock of an open lock file for this process.
 

@@ -14,6 +14,7 @@ PlannerError
 ├── RenderError       a plan cannot be rendered for a target, or not into that folder
 ├── HubError          a model's config.json cannot be fetched
 ├── SpeculationError  a draft cannot be placed and priced as asked
+├── TrainingPlanError a training plan asked for with words that do not fit
 ├── BrokenPlanError   a training plan that breaks its own cluster's rules
 ├── UnknownNameError  a device, model or set of coefficients that no catalogue lists
 └── DemoError         a command of the demo failed
@@ -93,6 +94,10 @@ class HubError(PlannerError):
 
 class SpeculationError(PlannerError):
     """What is asked about drafting has no answer: no room, no such format, or no cost known."""
+
+
+class TrainingPlanError(PlannerError):
+    """A training plan is asked for with words that do not fit, or of nothing."""
 
 
 class BrokenPlanError(PlannerError):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -53,8 +54,13 @@ class Child:
         self._process.kill()
         self._process.wait()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def _end(self) -> None:
         self._process.terminate()
+        self._process.send_signal(signal.SIGCONT)  # a stopped one ends only then
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:

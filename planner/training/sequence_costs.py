@@ -101,11 +101,15 @@ class SequenceCosts(StrictModel):
         """Return what all of a group send for one token, forward and backward, in all layers.
 
         Queries and outputs at all query heads, keys and values at the key-value heads, which are
-        copied to the least common multiple with the degree.
+        copied to the least common multiple with the degree. A degree that does not divide the query
+        heads, which only published plans have, is costed without copies.
         """
         if degree == 1:
             return 0.0
-        heads = 2 * self.num_query_heads + 2 * math.lcm(self.num_key_value_heads, degree)
+        copied = self.num_key_value_heads
+        if self.num_query_heads % degree == 0:
+            copied = math.lcm(copied, degree)
+        heads = 2 * self.num_query_heads + 2 * copied
         return 2.0 * self.num_layers * heads * self.head_size * self.exchanged_bytes_per_value
 
     def tabled_rate(self, degree: int) -> float:

@@ -1,0 +1,1 @@
+"""One fine-tuning job in one process group: `motley finetune local`."""

@@ -1,0 +1,63 @@
+"""Costs of training a model that nobody measured: arithmetic, bytes and the data sheet."""
+
+from planner.errors import UnknownNameError
+from planner.hardware.catalogue import Catalogue
+from planner.hardware.model_spec import ModelSpec
+from planner.training.cluster import Cluster
+from planner.training.sequence_costs import ModelStates, SequenceCosts
+
+ASSUMED_COMPUTE_FRACTION = 0.5
+"""Share of the dense peak that training reaches; large dense models report 0.4 to 0.6 (PaLM, arXiv
+2204.02311, table 3: 0.46)."""
+
+STATE_BYTES_PER_PARAMETER = 16
+"""Mixed precision with Adam: 16-bit weight and gradient, float32 weight and two moments."""
+
+ACTIVATION_BYTES_PER_VALUE = 34
+"""Kept from forward to backward for each number of a layer's width, without the attention scores,
+which fused attention does not keep (Korthikanti et al., arXiv 2205.05198, equation 2)."""
+
+
+def estimated_costs(model: ModelSpec, cluster: Cluster, catalogue: Catalogue) -> SequenceCosts:
+    """Return what training the whole model on the cluster's first kind of device should cost.
+
+    Weights are fully sharded: each micro-batch gathers them twice and spreads gradients once over
+    the cluster's worst link. Attention is causal. Arithmetic of forward and backward is three times
+    the forward's.
+
+    Raises:
+        UnknownNameError: If the catalogue does not list the device, or no 16-bit speed of it.
+    """
+    device = catalogue.gpu(cluster.islands[0].device)
+    peaks = device.dense_flops_per_second
+    peak = peaks.get("bfloat16") or peaks.get("float16") or peaks.get("float32")
+    if peak is None:
+        raise UnknownNameError("speed in 16 bits", device.name, peaks, "measure with --calibrate")
+    speed = peak * ASSUMED_COMPUTE_FRACTION
+    parameters = model.total_parameters
+    link = cluster.link_bytes_per_second(range(cluster.num_devices))
+    is_alone = cluster.num_devices == 1
+    return SequenceCosts(
+        schema_version=1,
+        name=model.name,
+        attention_seconds_per_token_squared=(
+            3 * model.attention_flops_per_pair / 2 / speed  # causal: half of all pairs
+        ),
+        linear_seconds_per_token=3 * (model.flops_per_token + model.head_flops) / speed,
+        micro_batch_seconds=0.0 if is_alone else 3 * 2 * parameters / link,
+        activation_bytes_per_token=(
+            ACTIVATION_BYTES_PER_VALUE * model.hidden_size * model.num_layers
+        ),
+        model_states=(
+            ModelStates(
+                max_tokens=model.max_context_tokens,
+                num_bytes=float(STATE_BYTES_PER_PARAMETER * parameters),
+            ),
+        ),
+        num_layers=model.num_layers,
+        num_query_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_key_value_heads,
+        head_size=max(1, model.attention_values_per_pair // (2 * model.num_attention_heads)),
+        source=f"estimated from the model's sizes and the data sheet of {device.name}",
+        date=device.date,
+    )
