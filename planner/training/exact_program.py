@@ -31,7 +31,6 @@ Constraints
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,6 +39,7 @@ import pulp
 from planner.solvers import SolverChain
 from planner.training.group_kinds import GroupKind, families_of
 from planner.training.group_packing import Draft
+from planner.training.group_search import Packed
 from planner.training.room import Piece
 from planner.training.sequence_costs import TrainingFleet
 
@@ -51,9 +51,9 @@ OBJECTIVE_UNITS = 1e3
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the program came to: groups, if it found any, and what no plan beats."""
+    """What a program came to: the best plan known then, and a time that no plan beats."""
 
-    micro_batches: tuple[tuple[Draft, ...], ...] | None
+    best: Packed
     bound_seconds: float
 
 
@@ -68,7 +68,7 @@ class SmallBatch:
     num_micro_batches: int
     """More cannot help."""
     lower_seconds: float
-    upper_seconds: float
+    known: Packed
 
     @cached_property
     def nodes(self) -> tuple[tuple[int, int], ...]:
@@ -105,7 +105,7 @@ class SmallBatch:
     @property
     def unit_seconds(self) -> float:
         """What 1 of the program's times stands for."""
-        return self.upper_seconds / OBJECTIVE_UNITS
+        return self.known.seconds / OBJECTIVE_UNITS
 
 
 def solve_exactly(batch: SmallBatch, solver: SolverChain, *, time_limit_seconds: float) -> Proof:
@@ -116,11 +116,11 @@ def solve_exactly(batch: SmallBatch, solver: SolverChain, *, time_limit_seconds:
     """
     program = _Program(batch)
     answer = solver.minimise(program.lp, time_limit_seconds=time_limit_seconds)
-    bound = max(batch.lower_seconds, answer.bound * batch.unit_seconds)
-    if answer.verdict != "solved":
-        # Infeasible: rounding hides the plan that is known, so there is no better one.
-        return Proof(None, min(bound, batch.upper_seconds))
-    return Proof(program.micro_batches(), min(bound, batch.upper_seconds))
+    bound = min(max(batch.lower_seconds, answer.bound * batch.unit_seconds), batch.known.seconds)
+    if answer.verdict != "solved":  # infeasible: rounding hides the plan that is known
+        return Proof(batch.known, bound)
+    found = Packed.of(program.micro_batches())
+    return Proof(min(batch.known, found, key=lambda packed: packed.seconds), bound)
 
 
 class _Program:
@@ -134,7 +134,9 @@ class _Program:
         self._fixed = batch.fleet.costs.micro_batch_seconds / self._unit
         self._latest = [self.lp.add_variable(f"latest_{j}", 0) for j in self._parts]
         self._used = [self._binary(f"used_{j}") for j in self._parts]
-        self._opened, self._inside, self._taken = {}, {}, {}
+        self._opened: dict[tuple[int, int], pulp.LpVariable] = {}
+        self._inside: dict[tuple[int, int, int], pulp.LpVariable] = {}
+        self._taken: dict[tuple[int, int, int], pulp.LpVariable] = {}
         self.lp += pulp.lpSum(self._latest)
         for j in self._parts:
             for p, (number, _) in enumerate(batch.slots):

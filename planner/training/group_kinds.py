@@ -55,6 +55,11 @@ def group_kinds(fleet: TrainingFleet) -> tuple[GroupKind, ...]:
     return tuple(sorted(useful, key=lambda kind: (kind.weight * _typical(kind), kind.cost.degree)))
 
 
+def has_all_kinds(cluster: Cluster) -> bool:
+    """Tell whether any group of the cluster costs what one of `group_kinds` does."""
+    return len(families_of(cluster)) <= MOST_FAMILIES_COMBINED
+
+
 def most_tokens(kinds: Sequence[GroupKind]) -> int:
     """Return the longest sequence that some kind holds; 0 where the model's states fill all."""
     return max((kind.cost.capacity_tokens for kind in kinds), default=0)

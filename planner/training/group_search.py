@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from planner.training.group_kinds import GroupKind
 from planner.training.group_packing import Draft, Pool, pack
-from planner.training.room import Floor
+from planner.training.room import Floor, Room
 from planner.training.sequence_costs import TrainingFleet
 
 BISECTION_PRECISION = 1e-3
@@ -101,7 +101,7 @@ class Search:
         linear = max(kind.cost.seconds_per_token for kind in self.kinds)
         both = zip(pool.lengths, pool.counts, strict=True)
         each = (count * length * (length * square + linear) for length, count in both)
-        return self.fixed_seconds + sum(each)
+        return self.fixed_seconds + 2 * sum(each)  # twice: no rounding may make it late
 
     def _breakpoints(self, pool: Pool) -> list[float]:
         place, times = pool.longest(), set()
@@ -179,6 +179,6 @@ class Search:
         return Packed(tuple(packed), seconds)
 
     def _pack(self, pool: Pool, target: float) -> tuple[Draft, ...]:
-        drafts = pack(pool, self.kinds, self.floor, target)
+        drafts = pack(pool, self.kinds, Room(self.floor), target)
         self._effort += 20 + len(self.floor.node_end) + 10 * len(drafts)
         return tuple(drafts)
