@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,14 +111,10 @@ def training(
     holds.
     """
     configure_logging()
-    from planner.documents import check_apart, check_writable, read_document
+    from planner.documents import read_document
     from planner.training.cluster import Cluster
 
-    inputs = [path for path in (cluster_file, lengths_file, calibrate) if path is not None]
-    for path in (output_file, plot_file):
-        if path is not None:
-            check_apart(path, inputs)
-            check_writable(path)
+    _check_outputs((output_file, plot_file), (cluster_file, lengths_file, calibrate))
     cluster = read_document(cluster_file, Cluster)
     found = _costs(model, costs, cluster)
     if calibrate is not None:
@@ -146,6 +143,16 @@ def training(
     if place:
         plan = plan.model_copy(update={"placement": _placement(plan, model)})
     _give(plan, output_file, plot_file)
+
+
+def _check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    from planner.documents import check_apart, check_writable
+
+    read = [path for path in inputs if path is not None]
+    for path in outputs:
+        if path is not None:
+            check_apart(path, read)
+            check_writable(path)
 
 
 def _costs(model: str | None, costs: str | None, cluster: Cluster) -> SequenceCosts:
