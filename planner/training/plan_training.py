@@ -144,4 +144,12 @@ def _notes(costs: SequenceCosts, cluster: Cluster, batches: Sequence[BatchPlan])
             f"exchange rates are measured up to degree {max(table)}; on {cluster.num_devices} "
             f"devices larger groups would be costed at the rate of {max(table)}"
         )
+    fixed = costs.micro_batch_seconds * sum(len(batch.micro_batches) for batch in batches)
+    total = sum(batch.predicted_seconds for batch in batches)
+    if fixed > total / 2:
+        notes.append(
+            f"{fixed / total:.0%} of the time is fixed, {costs.micro_batch_seconds:.3g} s a "
+            "micro-batch, as for gathering sharded weights over slow links; a faster link, or fewer "
+            "islands, may be quicker"
+        )
     return tuple(notes)
