@@ -11,7 +11,7 @@ from planner.training.sequence_costs import GroupCost, TrainingFleet
 def fastest_seconds(lengths: Sequence[int], fleet: TrainingFleet) -> float:
     """Return the least time of the batch; infinite where no plan holds it."""
     layouts = {
-        tuple(sorted(astuple(fleet.group_cost(b)) for b in blocks if len(b) in fleet.degrees))
+        tuple(sorted(_fields(fleet.group_cost(b)) for b in blocks if len(b) in fleet.degrees))
         for blocks in _partitions(list(range(fleet.num_devices)))
     }
     everything = (1 << len(lengths)) - 1
@@ -28,7 +28,7 @@ def fastest_seconds(lengths: Sequence[int], fleet: TrainingFleet) -> float:
     return best[everything]
 
 
-def astuple(cost: GroupCost) -> tuple[int, int, float, float, float]:
+def _fields(cost: GroupCost) -> tuple[int, int, float, float, float]:
     """Return the fields in the order of the class."""
     return (
         cost.degree,
