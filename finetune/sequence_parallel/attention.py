@@ -78,34 +78,29 @@ def shared_attention(
     Raises:
         SequenceParallelError: If the model asks for a kind of attention this function has not.
     """
-    _refuse_other_kinds(
-        module,
-        {
-            **{name: others.get(name) for name in _OTHER_KINDS},
-            "attention_mask": attention_mask,
-            "dropout": dropout or None,
-            "is_causal=False": (is_causal is False or not getattr(module, "is_causal", True))
-            or None,
-        },
-    )
+    asked = {name: others.get(name) for name in _OTHER_KINDS}
+    asked |= {"attention_mask": attention_mask, "dropout": dropout or None}
+    if is_causal is False or not getattr(module, "is_causal", True):
+        asked["is_causal=False"] = True
+    _refuse_other_kinds(module, asked)
     if shared_row is None:
         raise SequenceParallelError(
             f"{model_name(module)}: its layers hand no keywords on to attention; train it on one "
             "device"
         )
     shared_row.num_calls += 1
-    exchange = shared_row.exchange
     own = (part[0].transpose(0, 1) for part in (query, key, value))
-    query_THW, key_TGW, value_TGW = exchange.to_heads(*own)
+    heads = shared_row.exchange.to_heads(*own)
     mixed = [
         _attend(
-            *(part[start:end].transpose(0, 1)[None] for part in (query_THW, key_TGW, value_TGW)),
+            *(part[start:end].transpose(0, 1)[None] for part in heads),
             scaling=scaling,
             window=sliding_window,
         )
         for start, end in pairwise(shared_row.spans)
     ]
-    return exchange.to_tokens(torch.cat(mixed, dim=2)[0].transpose(0, 1))[None], None
+    mixed_THW = torch.cat(mixed, dim=2)[0].transpose(0, 1)
+    return shared_row.exchange.to_tokens(mixed_THW)[None], None
 
 
 def model_name(module: nn.Module) -> str:
@@ -116,7 +111,7 @@ def model_name(module: nn.Module) -> str:
 def _refuse_other_kinds(module: nn.Module, asked: dict[str, Any]) -> None:
     for name, value in asked.items():
         if value is not None:
-            shown = f" {value}" if isinstance(value, int | float) else ""
+            shown = f" {value}" if isinstance(value, float) else ""
             raise SequenceParallelError(
                 f"{model_name(module)}: attention with {name}{shown} cannot be shared among ranks; "
                 "switch it off in the model's configuration, or train on one device"
