@@ -26,6 +26,10 @@ transformers makes no mask and looks for no packed sequences."""
 _OTHER_KINDS = ("softcap", "s_aux", "position_bias", "alibi", "block_mask", "cu_seq_lens_q")
 """Keywords by which models ask for more than plain attention."""
 
+_MOST_WIDTH = 256
+"""Wider heads, masks, and values of another width than keys leave CUDA without a kernel that takes
+fewer key-value heads than queries; the plain one that is left stores every score."""
+
 
 class SharedRow:
     """What attention must know of the row in work.
@@ -124,26 +128,34 @@ def _attend(
     """Attend within one sequence. Shape: (1, heads, length, W)."""
     length = query.shape[2]
     if window is None or length <= window:
-        return functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
-        )
+        return _attend_dense(query, key, value, mask=None, scaling=scaling)
     # A window's worth of queries at a time sees two windows of keys: memory grows with the length
     # and not with its square.
     parts = []
     for start in range(0, length, window):
         end, first = min(start + window, length), max(0, start - window + 1)
         mask = _window_mask(range(start, end), range(first, end), window, query.device)
-        parts.append(
-            functional.scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, first:end],
-                value[:, :, first:end],
-                attn_mask=mask,
-                scale=scaling,
-                enable_gqa=True,
-            )
-        )
+        rows = (query[:, :, start:end], key[:, :, first:end], value[:, :, first:end])
+        parts.append(_attend_dense(*rows, mask=mask, scaling=scaling))
     return torch.cat(parts, dim=2)
+
+
+def _attend_dense(
+    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, scaling: float | None
+) -> Tensor:
+    """Attend under the mask, or causally without one. Shape: (1, heads, rows, W)."""
+    copies = query.shape[1] // key.shape[1]
+    if copies > 1 and (mask is not None or not key.shape[-1] == value.shape[-1] <= _MOST_WIDTH):
+        key, value = (part.repeat_interleave(copies, dim=1) for part in (key, value))
+    return functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
 
 
 def _window_mask(queries: range, keys: range, window: int, device: torch.device) -> Tensor:
