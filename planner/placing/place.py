@@ -5,7 +5,7 @@ import math
 from planner.errors import InfeasibleError
 from planner.hardware.catalogue import Catalogue
 from planner.hardware.model_spec import ModelSpec
-from planner.placing.device_speed import island_flops_per_second
+from planner.training.device_speed import island_flops_per_second
 from planner.placing.links import Link
 from planner.placing.pipeline_simulator import simulate_step
 from planner.placing.reasons import reasons

@@ -5,7 +5,7 @@ from placing_clusters import cluster, island, small_model
 
 from planner.errors import UnknownNameError
 from planner.hardware.catalogue import built_in_catalogue
-from planner.placing.device_speed import COMPUTE_FRACTION, island_flops_per_second
+from planner.training.device_speed import COMPUTE_FRACTION, island_flops_per_second
 from planner.placing.links import group_link, worst_link
 from planner.placing.pipeline_costs import pipeline_costs
 from planner.placing.training_step import Degrees, TrainingStep

@@ -10,7 +10,7 @@ from placing_clusters import cluster, island, small_model
 
 from planner.errors import InfeasibleError
 from planner.hardware.catalogue import built_in_catalogue
-from planner.placing.device_speed import island_flops_per_second
+from planner.training.device_speed import island_flops_per_second
 from planner.placing.layouts import Blocks, all_blocks, placed_stages, stage_degrees
 from planner.placing.makespan import step_seconds
 from planner.placing.pipeline_costs import pipeline_costs

@@ -221,7 +221,9 @@ def test_micro_batches_without_fixed_time_may_be_many():
 
 def test_a_sequence_that_fits_nowhere_is_named():
     """The error says which, how long, what can be held and what to do."""
-    with pytest.raises(InfeasibleError, match=r"sequence 1 holds 4001 tokens.* 4000; .*--max-tokens 4000"):
+    with pytest.raises(
+        InfeasibleError, match=r"sequence 1 holds 4001 tokens.* 4000; .*--max-tokens 4000"
+    ):
         plan_groups([5, 4001], fleet())
 
 
