@@ -8,6 +8,7 @@ from peft import PeftModel
 
 from finetune.aggregation import STRATEGIES
 from finetune.base_model import BaseModel, check_length, load_base_model
+from finetune.client_group.client_group import ClientGroup
 from finetune.client_texts import read_client
 from finetune.config import ClientConfig, JobConfig
 from finetune.flower import ADAPTER_KEY, CLIENT_KEY, make_client_app, trainer_name
@@ -86,9 +87,10 @@ class Federation:
         """
         base, model, self.start = load(job, observer)
         observer.phase("reading the clients' text")
+        self._group = group = client_group(model, job)
         trainers = {
             trainer_name(client.name, {ADAPTER_KEY: adapter}): local_trainer(
-                job, own, base, model, observer
+                job, own, base, model, observer, group
             )
             for client in job.clients
             for adapter, own in job.texts_of(client).items()
@@ -122,6 +124,11 @@ class Federation:
             )
         self.grid = InProcessGrid(app, nodes)
 
+    def close(self) -> None:
+        """End the processes that clients train with, where there are any."""
+        if self._group is not None:
+            self._group.close()
+
     @property
     def exchange(self) -> Exchange:
         """How adapters travel."""
@@ -135,8 +142,18 @@ def seeded_of(job: JobConfig, first: Tensors) -> Seeded:
     return Seeded.frozen_down(first) if STRATEGIES[job.aggregation].is_down_frozen else Seeded()
 
 
+def client_group(model: PeftModel, job: JobConfig) -> ClientGroup | None:
+    """Return the processes that take a client's steps with this one, where the job wants any."""
+    return ClientGroup(model, job) if job.local_training.processes > 1 else None
+
+
 def local_trainer(
-    job: JobConfig, client: ClientConfig, base: BaseModel, model: PeftModel, observer: Observer
+    job: JobConfig,
+    client: ClientConfig,
+    base: BaseModel,
+    model: PeftModel,
+    observer: Observer,
+    group: ClientGroup | None = None,
 ) -> LocalTrainer:
     """Read one client's text and return its trainer.
 
@@ -146,4 +163,4 @@ def local_trainer(
     texts = read_client(
         client, held_out_fraction=job.held_out_fraction, render_chat=base.render_chat
     )
-    return LocalTrainer(model, base, texts, job, observer.step)
+    return LocalTrainer(model, base, texts, job, observer.step, group)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -110,7 +111,7 @@ def run_job(job: JobConfig, *, folder: Path, observer: Observer, goes_on: bool =
         lambda clients: serve(clients, start, job, run, observer, federation.ends, reach),
         clients_of=lambda grid: clients_of(grid, job, checks, exchange, seeded=federation.seeded),
     )
-    with run.started(job):
+    with closing(federation), run.started(job):
         run.set_adapters_aside(job)
         server(federation.grid, federation.grid.server_context())
     return read_adapter(run.adapter_of(job.adapter_names[0]))

@@ -1,8 +1,8 @@
 """The `local_training:` block of a job: how clients compute their steps, not which steps they take."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from planner.config import StrictModel
 
@@ -23,6 +23,24 @@ class LocalTrainingConfig(StrictModel):
     """`auto` takes a GPU where there is one, `cuda` refuses to train without; which of several is
     the environment's to say (CUDA_VISIBLE_DEVICES). GPUs do not always add in one order: a run that
     is continued there ends near the unbroken one, on the CPU at the same bits."""
+    processes: int = Field(default=1, gt=0, le=64)
+    """Processes of one client that take each step together, a GPU each or a share of the processors:
+    sequence-parallel groups where a sequence needs several, else each its own sequences. The update
+    is that of one process, to rounding."""
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> Self:
+        if self.processes > 1 and self.precision == "float16":
+            raise ValueError(
+                f"processes: {self.processes} with precision float16, whose loss scale they do not "
+                "share; take bfloat16 or float32"
+            )
+        if self.processes > 1 and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"gradient_accumulation_steps: {self.gradient_accumulation_steps} with processes "
+                f"{self.processes}, whose plan cuts the batch as memory asks; leave it out"
+            )
+        return self
 
 
 FLOAT32 = LocalTrainingConfig()

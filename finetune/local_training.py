@@ -4,8 +4,7 @@ Shape suffixes: S sequences, L tokens of a sequence and the one after it.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -15,12 +14,13 @@ from peft import PeftModel
 from finetune.acceleration import make_accelerator
 from finetune.aggregation import STRATEGIES
 from finetune.base_model import BaseModel
+from finetune.client_group.client_group import ClientGroup
 from finetune.client_texts import ClientTexts
 from finetune.config import JobConfig
 from finetune.errors import ClientDataError
 from finetune.factors import common_rank, is_down, resized
 from finetune.lora import read_tensors, write_tensors
-from finetune.optimisation import AdapterOptimisation, token_loss
+from finetune.optimisation import AdapterOptimisation, own_random_state, token_loss
 from finetune.token_windows import (
     Tokens,
     held_out_windows,
@@ -45,9 +45,17 @@ class LocalTrainer:
     """
 
     def __init__(
-        self, model: PeftModel, base: BaseModel, texts: ClientTexts, job: JobConfig, on_step: OnStep
+        self,
+        model: PeftModel,
+        base: BaseModel,
+        texts: ClientTexts,
+        job: JobConfig,
+        on_step: OnStep,
+        group: ClientGroup | None = None,
     ) -> None:
         """Tokenise the client's text.
+
+        With a group its processes take the steps together, this one among them.
 
         Raises:
             ClientDataError: If the text does not fill one training sequence.
@@ -63,6 +71,7 @@ class LocalTrainer:
         self._job = job
         self._rank = job.client_ranks[texts.client]
         self._on_step = on_step
+        self._group = group
         self._is_down_frozen = STRATEGIES[job.aggregation].is_down_frozen
         self._training = token_stream(texts.training, base.encode)
         self._held_out_SL = _held_out(texts, base, job)
@@ -88,7 +97,8 @@ class LocalTrainer:
             num_steps: Steps to take; None takes the job's.
         """
         rank = min(common_rank(tensors), self._rank)
-        write_tensors(self._model, resized(resized(tensors, rank), self._job.rank))
+        first = resized(resized(tensors, rank), self._job.rank)
+        write_tensors(self._model, first)
         generator = round_generator(self._job.seed, client=self._client, round_number=round_number)
         batches = training_batches(
             self._training,
@@ -98,12 +108,30 @@ class LocalTrainer:
             generator=generator,
         )
         self._model.train()
+        seed = int(generator.integers(1 << 63))
+
+        def told(loss: float) -> None:
+            self._on_step(round_number, loss)
+
+        if self._group is not None:
+            losses = self._group.train(first, list(batches), seed=seed, on_step=told)
+        else:
+            losses = self._steps_alone(batches, seed, round_number, told)
+        return self._trained_tensors(rank), float(np.mean(losses))
+
+    def _steps_alone(
+        self,
+        batches: Iterable[Tokens],
+        seed: int,
+        round_number: int,
+        told: Callable[[float], None],
+    ) -> list[float]:
         optimisation = AdapterOptimisation(self._model, self._job)
         losses = []
-        with _own_random_state(int(generator.integers(1 << 63)), optimisation.device):
+        with own_random_state(seed, optimisation.device):
             for batch_SL in batches:
                 losses.append(optimisation.step(batch_SL))
-                self._on_step(round_number, losses[-1])
+                told(losses[-1])
         if optimisation.num_overflows:
             logger.info(
                 "float16 steps repeated client=%s round=%d overflows=%d",
@@ -111,7 +139,7 @@ class LocalTrainer:
                 round_number,
                 optimisation.num_overflows,
             )
-        return self._trained_tensors(rank), float(np.mean(losses))
+        return losses
 
     def evaluate(self, tensors: Tensors | None) -> tuple[float, int]:
         """Return the loss on the held-out sequences, nats a token, and the tokens scored.
@@ -148,11 +176,3 @@ def _held_out(texts: ClientTexts, base: BaseModel, job: JobConfig) -> Tokens:
     return held_out_windows(
         tokens, sequence_tokens=job.sequence_tokens, most_tokens=job.held_out_tokens
     )
-
-
-@contextmanager
-def _own_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Give dropout in the base model, where there is any, generators of this round's own."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

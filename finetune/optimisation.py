@@ -5,6 +5,8 @@ Shape suffixes: S sequences, L tokens of a sequence and the one after it, V voca
 
 import logging
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,7 @@ class AdapterOptimisation:
         self._num_parts = job.local_training.gradient_accumulation_steps
         self._mu = job.proximal_mu
         self._weights = [p for p in model.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(self._weights, lr=job.learning_rate, weight_decay=0.0)
+        optimiser = adam(self._weights, job)
         optimiser.zero_grad()  # a step that was broken off may have left gradients
         self._model, self._optimiser = self._accelerator.prepare(model, optimiser)
         self._starts = [weight.detach().clone() for weight in self._weights] if self._mu else []
@@ -87,6 +89,11 @@ class AdapterOptimisation:
         nn.utils.clip_grad_norm_(self._weights, MOST_GRADIENT_NORM)
 
 
+def adam(weights: Iterable[nn.Parameter], job: JobConfig) -> torch.optim.AdamW:
+    """Return the optimiser of a round, which remembers nothing of earlier ones."""
+    return torch.optim.AdamW(weights, lr=job.learning_rate, weight_decay=0.0)
+
+
 def token_loss(
     model: nn.Module, batch_SL: Tokens, *, reduction: str, device: torch.device
 ) -> Tensor:
@@ -96,3 +103,11 @@ def token_loss(
     return functional.cross_entropy(
         output.logits.float().flatten(0, 1), ids_SL[:, 1:].flatten(), reduction=reduction
     )
+
+
+@contextmanager
+def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Give dropout in the base model, where there is any, generators of this round's own."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -8,6 +8,7 @@ from planner.fleet.fleet_cli import fleet, simulate
 from planner.fleet.insight_cli import explain, pareto
 from planner.profiling.profile_cli import profile
 from planner.render.cli import render
+from planner.training.training_cli import training
 from planner.workloads.workload_cli import workload
 
 app = typer.Typer(add_completion=False, help="Choose hardware.")
@@ -31,5 +32,6 @@ app.command()(explain)
 app.command()(pareto)
 app.command()(workload)
 app.command()(profile)
+app.command()(training)
 app.command()(render)
 app.command()(speculate)

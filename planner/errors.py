@@ -14,7 +14,8 @@ PlannerError
 ├── RenderError       a plan cannot be rendered for a target, or not into that folder
 ├── HubError          a model's config.json cannot be fetched
 ├── SpeculationError  a draft cannot be placed and priced as asked
-├── TrainingPlanError a training plan asked for with words that do not fit, or one that breaks its rules
+├── TrainingPlanError a training plan asked for with words that do not fit
+├── BrokenPlanError   a training plan that breaks its own cluster's rules
 ├── UnknownNameError  a device, model or set of coefficients that no catalogue lists
 └── DemoError         a command of the demo failed
 """
@@ -96,7 +97,13 @@ class SpeculationError(PlannerError):
 
 
 class TrainingPlanError(PlannerError):
-    """A training plan is asked for in a way that has no answer, or breaks a rule it must keep."""
+    """A training plan is asked for with words that do not fit, or of nothing."""
+
+
+class BrokenPlanError(PlannerError):
+    """A training plan breaks a rule: a sequence missing, a device in two groups, a wrong time."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class UnknownNameError(PlannerError):

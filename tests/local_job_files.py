@@ -35,7 +35,9 @@ def write_documents(path: Path, *, num_words: tuple[int, ...]) -> Path:
         " ".join(WORDS[(place * number + place) % 6] for place in range(count))
         for number, count in enumerate(num_words, start=1)
     ]
-    path.write_text("".join(json.dumps({"text": f"{n} {row}"}) + "\n" for n, row in enumerate(rows)))
+    path.write_text(
+        "".join(json.dumps({"text": f"{n} {row}"}) + "\n" for n, row in enumerate(rows))
+    )
     return path
 
 

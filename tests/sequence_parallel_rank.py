@@ -15,6 +15,10 @@ from finetune.sequence_parallel.step import SequenceParallelStep
 def run(case, pool, device):
     """Return what a step leaves on this rank, taken twice: the second shows that nothing stays."""
     model = case.model()
+    with torch.no_grad():  # only rank 0's count
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(pool.rank)
     step = SequenceParallelStep(
         model, pool=pool, device=device, precision=case.precision, sharding=case.sharding
     )

@@ -24,7 +24,7 @@ from finetune.deployment.flower_worker import Worker
 from finetune.deployment.grid_clients import BASE_KEY, END_KIND
 from finetune.deployment.observer import LogObserver
 from finetune.errors import BaseModelError, DeploymentError
-from finetune.federation import Start, load, local_trainer, seeded_of
+from finetune.federation import Start, client_group, load, local_trainer, seeded_of
 from finetune.flower import CLIENT_KEY, SparseEnd, Trainer, make_client_app
 from finetune.sparsity.client import SparseClients
 from finetune.sparsity.ends import first_copy, sparse_layout
@@ -59,7 +59,8 @@ def make_trainer(job: JobConfig, client: ClientConfig) -> tuple[Trainer, Start]:
     """
     observer = LogObserver()
     base, model, start = load(job, observer)
-    return local_trainer(job, client, base, model, observer), start
+    group = client_group(model, job)
+    return local_trainer(job, client, base, model, observer, group), start
 
 
 def default_state_folder(job: JobConfig) -> Path:

@@ -60,18 +60,34 @@ def make_step_plans(
 
 def own_cluster(ranks: Ranks) -> Cluster:
     """Return the devices of this process group as one island of alike nodes; all ranks must call."""
-    here = ranks.device.type
-    memory_bytes = min(ranks.gather(_usable_bytes(ranks.device)))
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size))
+    memory_bytes = min(ranks.gather(usable_bytes(ranks.device, per_machine=per_node)))
     if ranks.world_size % per_node:
         per_node = ranks.world_size
+    return cluster_of(
+        ranks.device.type,
+        num_nodes=ranks.world_size // per_node,
+        per_node=per_node,
+        memory_bytes=memory_bytes,
+    )
+
+
+def cluster_of(kind: str, *, num_nodes: int, per_node: int, memory_bytes: int) -> Cluster:
+    """Return alike machines whose links nobody described.
+
+    Args:
+        kind: `cpu` or `cuda`.
+        num_nodes: Machines.
+        per_node: Devices of one.
+        memory_bytes: What one device may fill.
+    """
     island = Island(
         name="local",
-        num_nodes=ranks.world_size // per_node,
+        num_nodes=num_nodes,
         devices_per_node=per_node,
-        device=here,
+        device=kind,
         memory_bytes=memory_bytes,
-        node_bytes_per_second=_NODE_BYTES_PER_SECOND[here],
+        node_bytes_per_second=_NODE_BYTES_PER_SECOND[kind],
         nic_bytes_per_second=_NETWORK_BYTES_PER_SECOND,
     )
     return Cluster(schema_version=1, islands=(island,))
@@ -116,11 +132,10 @@ def _costs(job: LocalJob, sizes: ModelSizes, *, device: str) -> SequenceCosts:
     return costs
 
 
-def _usable_bytes(device: torch.device) -> int:
-    """Return what this rank may fill: its GPU, or its share of the machine's memory."""
+def usable_bytes(device: torch.device, *, per_machine: int) -> int:
+    """Return what a process may fill: its GPU, or its share of the machine's memory."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
     else:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        total //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // per_machine
     return int(total * _USABLE_FRACTION)

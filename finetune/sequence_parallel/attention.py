@@ -78,16 +78,10 @@ def shared_attention(
     Raises:
         SequenceParallelError: If the model asks for a kind of attention this function has not.
     """
-    _refuse_other_kinds(
-        module,
-        {
-            **{name: others.get(name) for name in _OTHER_KINDS},
-            "attention_mask": attention_mask,
-            "dropout": dropout or None,
-            "is_causal=False": (is_causal is False or not getattr(module, "is_causal", True))
-            or None,
-        },
-    )
+    is_bidirectional = is_causal is False or not getattr(module, "is_causal", True)
+    asked = {name: others.get(name) for name in _OTHER_KINDS}
+    asked |= {"attention_mask": attention_mask, "dropout": dropout or None}
+    _refuse_other_kinds(module, asked | {"is_causal=False": is_bidirectional or None})
     if shared_row is None:
         raise SequenceParallelError(
             f"{model_name(module)}: its layers hand no keywords on to attention; train it on one "

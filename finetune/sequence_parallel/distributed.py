@@ -17,6 +17,13 @@ DeviceWish = Literal["auto", "cpu", "cuda"]
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Set by every launcher; torch makes its connections from them."""
 
+_OF_MPI = {
+    "RANK": ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"),
+    "WORLD_SIZE": ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
+    "LOCAL_RANK": ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
+}
+"""What mpirun sets instead, by which `accelerate launch --cpu` starts several processes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -39,16 +46,17 @@ def launch_of(environment: Mapping[str, str]) -> Launch | None:
     Raises:
         SequenceParallelError: If a part of it lacks or is no rank.
     """
-    given = [name for name in ("RANK", "WORLD_SIZE") if environment.get(name)]
+    words = _words(environment)
+    given = [name for name in ("RANK", "WORLD_SIZE") if words.get(name)]
     if not given:
         return None
-    if lacking := [name for name in _NEEDED if not environment.get(name)]:
+    if lacking := [name for name in _NEEDED if not words.get(name)]:
         raise SequenceParallelError(
             f"environment: {given[0]} is set and {', '.join(lacking)} not; start with torchrun or "
             "accelerate launch, or unset it"
         )
-    rank, world_size = (_count(environment, name) for name in ("RANK", "WORLD_SIZE"))
-    local_rank = _count(environment, "LOCAL_RANK") if environment.get("LOCAL_RANK") else rank
+    rank, world_size = (_count(words, name) for name in ("RANK", "WORLD_SIZE"))
+    local_rank = _count(words, "LOCAL_RANK") if words.get("LOCAL_RANK") else rank
     if rank >= world_size:
         raise SequenceParallelError(
             f"environment: RANK {rank} with WORLD_SIZE {world_size}; ranks count from 0"
@@ -122,8 +130,22 @@ def _device(wish: DeviceWish, launch: Launch | None) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _count(environment: Mapping[str, str], name: str) -> int:
-    word = environment[name]
+def _words(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the launcher's words, MPI's under their usual names.
+
+    Those count only beside an address to meet at: a batch system sets them for every program.
+    """
+    words = dict(environment)
+    if words.get("MASTER_ADDR"):
+        for name, others in _OF_MPI.items():
+            found = next((words[other] for other in others if words.get(other)), None)
+            if found is not None and not words.get(name):
+                words[name] = found
+    return words
+
+
+def _count(words: Mapping[str, str], name: str) -> int:
+    word = words[name]
     if not word.isdecimal():
         raise SequenceParallelError(
             f"environment: {name}={word!r} is no count; unset or correct it"

@@ -44,6 +44,15 @@ def shard(model: nn.Module, *, device: torch.device, in_bfloat16: bool) -> None:
             sharded.set_reduce_scatter_unused_params(True, recurse=False)
 
 
+def take_first_ranks(weights: list[nn.Parameter], *, device: torch.device) -> None:
+    """Give every rank the values that rank 0 has, in place; before anything is sharded."""
+    with torch.no_grad():
+        for weight in weights:
+            values = weight.detach().to(device)
+            dist.broadcast(values, src=0)
+            weight.copy_(values)
+
+
 def add_up_gradients(weights: list[nn.Parameter]) -> None:
     """Make every rank's gradients the sum over all ranks, in place.
 

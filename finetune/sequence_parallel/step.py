@@ -18,7 +18,12 @@ from finetune.sequence_parallel.decoder import Decoder
 from finetune.sequence_parallel.group_pool import GroupPool
 from finetune.sequence_parallel.head_exchange import HeadExchange
 from finetune.sequence_parallel.packed_rows import num_targets, pack_row
-from finetune.sequence_parallel.sharding import Sharding, add_up_gradients, shard
+from finetune.sequence_parallel.sharding import (
+    Sharding,
+    add_up_gradients,
+    shard,
+    take_first_ranks,
+)
 from finetune.sequence_parallel.token_loss import summed_loss
 from planner.training.training_plan import BatchPlan, MicroBatch, SequenceGroup
 
@@ -62,7 +67,8 @@ class SequenceParallelStep:
 
     Each micro-batch is one forward and backward of each rank: its group's sequences lie packed in
     one row, of which every member holds an equal run of tokens. Weights are no part of a group, so
-    groups may change from one micro-batch to the next. All ranks must hold equal weights.
+    groups may change from one micro-batch to the next. Weights that are trained begin as rank 0's;
+    the frozen ones must be equal on all ranks.
     """
 
     def __init__(
@@ -93,11 +99,13 @@ class SequenceParallelStep:
         self._device = device
         self._in_bfloat16 = precision == "bfloat16"
         self._is_sharded = sharding == "fsdp2" and pool.is_distributed
+        if pool.world_size > 1:
+            take_first_ranks(_trained(model), device=device)
         if self._is_sharded:
             shard(model, device=device, in_bfloat16=self._in_bfloat16)
         else:
             model.to(device)
-        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self._weights = _trained(model)
 
     def accumulate(self, plan: BatchPlan, sequences: Sequence[NDArray[np.int64]]) -> StepResult:
         """Leave in every weight's `grad` the gradient of the mean loss over the whole batch.
@@ -221,3 +229,7 @@ class SequenceParallelStep:
                 f"a group of {group.degree} ranks cannot share {self._decoder.num_query_heads} "
                 "query heads; plan without --ignore-heads"
             )
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in model.parameters() if weight.requires_grad]

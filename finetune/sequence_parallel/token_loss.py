@@ -33,7 +33,10 @@ def summed_loss(
         logits_to_keep=labelled,
         shared_row=row,
     )
-    return summed_cross_entropy(output.logits[0], labels[labelled])
+    logits_NV = output.logits[0]
+    if len(logits_NV) != len(labelled):  # a model that knows nothing of logits_to_keep
+        logits_NV = logits_NV[labelled]
+    return summed_cross_entropy(logits_NV, labels[labelled])
 
 
 def summed_cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:

@@ -44,14 +44,14 @@ class WatchStore:
             OSError: Likewise.
         """
         address = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-        client = dist.TCPStore(
+        client = dist.TCPStore(  # type: ignore[attr-defined]
             *address,
             is_master=False,
             timeout=timedelta(seconds=_MEETING_SECONDS),
             wait_for_workers=False,
         )
         attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = dist.PrefixStore(f"motley-rank-watch-{attempt}", client)
+        self._store = dist.PrefixStore(f"motley-rank-watch-{attempt}", client)  # type: ignore[attr-defined]
         self._size = launch.world_size
         self.keeper = None if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else 0
         # It idles: the kernel closes it with the store, and torch need not complain of that.

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from planner.console import configure_logging
+from planner.render.options import Files
 
 
 class Target(StrEnum):
@@ -17,6 +18,8 @@ class Target(StrEnum):
     SKYPILOT = "skypilot"
     COMPOSE = "compose"
     LOCAL = "local"
+    MEGATRON = "megatron"
+    TORCHTITAN = "torchtitan"
 
 
 class Engine(StrEnum):
@@ -28,7 +31,10 @@ class Engine(StrEnum):
 
 
 def render(
-    file: Annotated[Path, typer.Argument(help="plan.json, as `motley plan fleet` writes it.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A plan of `motley plan fleet` or `motley plan training --place`."),
+    ],
     target: Annotated[Target, typer.Option(help="What to render for.")],
     folder: Annotated[
         Path | None, typer.Option("--output", help="New folder; default: rendered/TARGET.")
@@ -48,20 +54,39 @@ def render(
 ) -> None:
     """Write the files that run a plan: replicas, the router with the planned weights, monitoring.
 
-    FILE is a plan of `motley plan fleet --output`.
+    FILE is a plan of `motley plan fleet --output`; for megatron and torchtitan one of
+    `motley plan training --place --output`: arguments, ranks and network settings of the job.
 
     Exit codes: 0 written, 2 bad input, or a plan that cannot be rendered for the target.
     """
     configure_logging()
-    from planner.fleet.plan_file import read_plan
     from planner.render.folder import check_folder, write_folder
-    from planner.render.options import RenderOptions
-    from planner.render.targets import render as render_plan
 
     place = folder or Path("rendered", target.value)
     check_folder(place, force=force)
-    plan = read_plan(file)
-    options = RenderOptions(engine=engine.value, vllm_image=vllm_image, motley_image=motley_image)
-    files = render_plan(plan, target.value, options)
+    if target in (Target.MEGATRON, Target.TORCHTITAN):
+        files = _training_files(file, target)
+    else:
+        files = _fleet_files(file, target, engine, vllm_image, motley_image)
     write_folder(place, files, force=force)
     print(f"{len(files)} files for {target.value} in {place}; start with {place / 'README.md'}")
+
+
+def _fleet_files(
+    file: Path, target: Target, engine: Engine, vllm_image: str | None, motley_image: str
+) -> Files:
+    from planner.fleet.plan_file import read_plan
+    from planner.render.options import RenderOptions
+    from planner.render.targets import TARGETS, render
+
+    name = next(name for name in TARGETS if name == target.value)
+    options = RenderOptions(engine=engine.value, vllm_image=vllm_image, motley_image=motley_image)
+    return render(read_plan(file), name, options)
+
+
+def _training_files(file: Path, target: Target) -> Files:
+    from planner.render.targets import TRAINING_TARGETS, render_training
+    from planner.render.training_file import read_training_plan
+
+    name = next(name for name in TRAINING_TARGETS if name == target.value)
+    return render_training(read_training_plan(file), name)

@@ -55,6 +55,11 @@ def group_kinds(fleet: TrainingFleet) -> tuple[GroupKind, ...]:
     return tuple(sorted(useful, key=lambda kind: (kind.weight * _typical(kind), kind.cost.degree)))
 
 
+def has_all_kinds(cluster: Cluster) -> bool:
+    """Tell whether any group of the cluster costs what one of `group_kinds` does."""
+    return len(families_of(cluster)) <= MOST_FAMILIES_COMBINED
+
+
 def most_tokens(kinds: Sequence[GroupKind]) -> int:
     """Return the longest sequence that some kind holds; 0 where the model's states fill all."""
     return max((kind.cost.capacity_tokens for kind in kinds), default=0)
@@ -84,13 +89,16 @@ def _inside_islands(fleet: TrainingFleet, families: Sequence[Sequence[int]]) -> 
             if degree > island.num_devices:
                 break
             weight = degree * island.relative_speed
+            inside = spread = None
             if degree <= island.devices_per_node:
-                yield GroupKind("node", (number,), fleet.group_cost(ranks[:degree]), weight)
+                inside = fleet.group_cost(ranks[:degree])
             if degree > 1 and island.num_nodes > 1:
                 other = ranks[island.devices_per_node]  # the first of the second node
                 rest = [rank for rank in ranks if rank != other]
-                cost = fleet.group_cost([other, *rest[: degree - 1]])
-                yield GroupKind("island", (number,), cost, weight)
+                spread = fleet.group_cost([other, *rest[: degree - 1]])
+                yield GroupKind("island", (number,), spread, weight)
+            if inside is not None and inside != spread:
+                yield GroupKind("node", (number,), inside, weight)
 
 
 def _across_islands(fleet: TrainingFleet, families: Sequence[Sequence[int]]) -> Iterator[GroupKind]:

@@ -6,13 +6,13 @@ length are interchangeable, so only their count is kept.
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from planner.training.group_kinds import GroupKind
-from planner.training.room import Floor, Piece, Room
+from planner.training.room import Piece, Room
 
 
 @dataclass(slots=True)
@@ -70,17 +70,14 @@ class Pool:
         if not self.counts[place]:
             self._shorter[place + 1] = place
 
-    def left(self) -> list[int]:
-        """Return the lengths of all that are left, the longest first."""
-        both = zip(self.lengths[::-1], self.counts[::-1], strict=True)
-        return [length for length, count in both for _ in range(count)]
+    def take_all(self, lengths: Iterable[int]) -> None:
+        """Take sequences of these lengths away."""
+        for length, count in Counter(lengths).items():
+            self.take(bisect_left(self.lengths, length), count)
 
 
-def pack(
-    pool: Pool, kinds: Sequence[GroupKind], floor: Floor, target_seconds: float
-) -> list[Draft]:
-    """Fill one micro-batch from the pool, which keeps what found no place."""
-    room = Room(floor)
+def pack(pool: Pool, kinds: Sequence[GroupKind], room: Room, target_seconds: float) -> list[Draft]:
+    """Fill what room a micro-batch has from the pool, which keeps what found no place."""
     limits = [longest_in_time(kind, target_seconds) for kind in kinds]
     drafts: list[Draft] = []
     place = pool.longest()

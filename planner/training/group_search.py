@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from planner.training.group_kinds import GroupKind
 from planner.training.group_packing import Draft, Pool, pack
-from planner.training.room import Floor
+from planner.training.room import Floor, Room
 from planner.training.sequence_costs import TrainingFleet
 
 BISECTION_PRECISION = 1e-3
@@ -21,6 +21,8 @@ NUM_STEPS = 16
 """Targets of a first micro-batch between the least and the most that is worth trying."""
 NUM_REFINEMENTS = 4
 """Halvings of the step around the best target."""
+MOST_EFFORT = 400_000
+"""Work of `pack`, in units of about half a microsecond; beyond it targets are no longer searched."""
 NUM_LONGEST = 3
 """Longest lengths whose times in each kind of group are tried as targets."""
 
@@ -48,6 +50,7 @@ class Search:
         self.floor = Floor(fleet.cluster)
         self.fixed_seconds = fleet.costs.micro_batch_seconds
         self._strength = sum(device.relative_speed for device in fleet.cluster.devices)
+        self._effort = 0
         self._least_work: dict[int, float] = {}
 
     def best(self, pool: Pool, num_micro_batches: int, upper_seconds: float) -> Packed | None:
@@ -66,14 +69,14 @@ class Search:
             found = self._with_first(pool, num_micro_batches, target, upper)
             if found is not None:
                 best, upper, chosen = found, found.seconds, target
-        for _ in range(NUM_REFINEMENTS):
+        for _ in range(NUM_REFINEMENTS if chosen else 0):
             step /= 2
             for target in (chosen - step, chosen + step):
-                found = self._with_first(pool, num_micro_batches, target, upper) if chosen else None
+                found = self._with_first(pool, num_micro_batches, target, upper)
                 if found is not None:
                     best, upper, chosen = found, found.seconds, target
                     break
-        if best is not None and num_micro_batches > 2:
+        if best is not None and num_micro_batches > 2 and self._effort <= MOST_EFFORT:
             best = self._with_rest(pool, num_micro_batches, best)
         return best
 
@@ -98,7 +101,7 @@ class Search:
         linear = max(kind.cost.seconds_per_token for kind in self.kinds)
         both = zip(pool.lengths, pool.counts, strict=True)
         each = (count * length * (length * square + linear) for length, count in both)
-        return self.fixed_seconds + sum(each)
+        return self.fixed_seconds + 2 * sum(each)  # twice: no rounding may make it late
 
     def _breakpoints(self, pool: Pool) -> list[float]:
         place, times = pool.longest(), set()
@@ -116,10 +119,11 @@ class Search:
         self, pool: Pool, num_micro_batches: int, target: float, upper: float
     ) -> Packed | None:
         """Pack a first micro-batch within a target and the others level."""
-        if target + (num_micro_batches - 1) * self.fixed_seconds >= upper:
+        is_late = target + (num_micro_batches - 1) * self.fixed_seconds >= upper
+        if is_late or self._effort > MOST_EFFORT:
             return None
         rest = pool.copy()
-        drafts = tuple(pack(rest, self.kinds, self.floor, target))
+        drafts = self._pack(rest, target)
         if not drafts:
             return None
         seconds = max(draft.seconds() for draft in drafts)
@@ -167,9 +171,14 @@ class Search:
         packed: list[tuple[Draft, ...]] = []
         seconds = 0.0
         while rest.longest() >= 0:
-            drafts = pack(rest, self.kinds, self.floor, target)
+            drafts = self._pack(rest, target)
             if not drafts or len(packed) == num_micro_batches:
                 return None
-            packed.append(tuple(drafts))
+            packed.append(drafts)
             seconds += max(draft.seconds() for draft in drafts)
         return Packed(tuple(packed), seconds)
+
+    def _pack(self, pool: Pool, target: float) -> tuple[Draft, ...]:
+        drafts = pack(pool, self.kinds, Room(self.floor), target)
+        self._effort += 20 + len(self.floor.node_end) + 10 * len(drafts)
+        return tuple(drafts)

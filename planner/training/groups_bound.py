@@ -15,11 +15,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.training.group_kinds import MOST_FAMILIES_COMBINED, GroupKind, families_of
+from planner.training.group_kinds import GroupKind, families_of, has_all_kinds
 from planner.training.sequence_costs import GroupCost, TrainingFleet
 
 Floats = NDArray[np.float64]
@@ -42,7 +43,7 @@ def ideal_kinds(fleet: TrainingFleet, kinds: Sequence[GroupKind]) -> tuple[Ideal
     """Return kinds of which one is at least as good as any group of the fleet."""
     families = families_of(fleet.cluster)
     islands = fleet.cluster.islands
-    if len(families) > MOST_FAMILIES_COMBINED:  # some combinations are not among the kinds
+    if not has_all_kinds(fleet.cluster):
         return tuple(_best_of_everything(fleet, degree) for degree in fleet.degrees)
     speeds = [islands[members[0]].relative_speed for members in families]
     return tuple(
@@ -54,10 +55,9 @@ def ideal_kinds(fleet: TrainingFleet, kinds: Sequence[GroupKind]) -> tuple[Ideal
 def _best_of_everything(fleet: TrainingFleet, degree: int) -> IdealKind:
     islands, costs = fleet.cluster.islands, fleet.costs
     speeds = [island.relative_speed for island in islands]
-    link = max(island.node_bytes_per_second for island in islands)
     exchange = 0.0
     if degree > 1:
-        rate = min(costs.tabled_rate(degree), link)
+        rate = min(costs.tabled_rate(degree), _best_link(fleet, degree))
         exchange = costs.exchanged_bytes_per_token(degree) / (degree * rate)
     arithmetic = degree * max(speeds)
     cost = GroupCost(
@@ -68,6 +68,16 @@ def _best_of_everything(fleet: TrainingFleet, degree: int) -> IdealKind:
         fixed_seconds=costs.micro_batch_seconds,
     )
     return IdealKind(cost, degree * min(speeds))
+
+
+def _best_link(fleet: TrainingFleet, degree: int) -> float:
+    """Return the best link of so many devices: a smaller reach has the faster one."""
+    islands = fleet.cluster.islands
+    links = [min(i.node_bytes_per_second, i.nic_bytes_per_second) for i in islands]
+    enough = [link for link, i in zip(links, islands, strict=True) if i.num_devices >= degree]
+    enough += [i.node_bytes_per_second for i in islands if i.devices_per_node >= degree]
+    across = min(max(links), fleet.cluster.between_islands_bytes_per_second or max(links))
+    return max(enough, default=across)
 
 
 class BatchBound:
@@ -90,8 +100,8 @@ class BatchBound:
         each = self.lengths[:, None] * (self.lengths[:, None] * square + linear)
         self._seconds = np.where(self.lengths[:, None] <= capacity, each, np.inf)
         self._work = self._seconds * weight
-        self._capacity = sum(fleet.device_capacities)
-        self.least_micro_batches = math.ceil(sum(lengths) / self._capacity)
+        self.capacity_tokens = sum(fleet.device_capacities)
+        self.least_micro_batches = math.ceil(sum(lengths) / self.capacity_tokens)
 
     def least_work(self, target_seconds: float) -> Floats:
         """Return each length's least work within a micro-batch's time, in device-seconds."""
@@ -99,31 +109,38 @@ class BatchBound:
         work: Floats = np.where(in_time, self._work, np.inf).min(axis=1)
         return work
 
+    @property
+    def longest_seconds(self) -> float:
+        """Time of the sequence that takes most, alone in the best group for it."""
+        return self.fixed_seconds + float(self._seconds.min(axis=1).max())
+
+    @cached_property
+    def others_seconds(self) -> float:
+        """What all micro-batches but the slowest take at least: they hold what one cannot."""
+        fixed = (self.least_micro_batches - 1) * self.fixed_seconds
+        tokens = max(0.0, float(self.counts @ self.lengths) - self.capacity_tokens)
+        work = self.least_work(math.inf)
+        order = np.argsort(work / self.lengths)
+        sizes = (self.counts * self.lengths)[order]
+        taken = np.clip(tokens - (np.cumsum(sizes) - sizes), 0.0, sizes)
+        return fixed + float(taken @ (work / self.lengths)[order]) / self.strength
+
     def seconds(self) -> float:
         """Return what the batch takes at least; one more micro-batch adds its fixed time."""
-        number = self.least_micro_batches
-        fixed = number * self.fixed_seconds
-        others = self._others_seconds(number)
-        longest = self.fixed_seconds + float(self._seconds.min(axis=1).max())
-        everything = float(self.counts @ self._work.min(axis=1)) / self.strength
-        seconds = max(fixed + everything, longest + others)
+        fixed = self.least_micro_batches * self.fixed_seconds
+        work = self.least_work(math.inf)
+        seconds = fixed + float(self.counts @ work) / self.strength
+        seconds = max(seconds, self.longest_seconds + self.others_seconds)
         while True:
-            work = self.least_work(seconds - others)
+            work = self.least_work(seconds - self.others_seconds)
             raised = fixed + float(self.counts @ work) / self.strength
             if raised <= seconds * (1 + 1e-12) or math.isinf(raised):  # infinite: rounding alone
                 return seconds
             seconds = raised
 
-    def _others_seconds(self, num_micro_batches: int) -> float:
-        """Return what all micro-batches but one take at least: they hold what one cannot."""
-        fixed = (num_micro_batches - 1) * self.fixed_seconds
-        tokens = max(0.0, float(self.counts @ self.lengths) - self._capacity)
-        if num_micro_batches == 1 or not tokens:
-            return fixed
-        work = self._work.min(axis=1)
-        order = np.argsort(work / self.lengths)
-        before = (
-            np.cumsum((self.counts * self.lengths)[order]) - (self.counts * self.lengths)[order]
-        )
-        taken = np.clip(tokens - before, 0.0, (self.counts * self.lengths)[order])
-        return fixed + float(taken @ (work / self.lengths)[order]) / self.strength
+    def most_micro_batches(self, upper_seconds: float, num_sequences: int) -> int:
+        """Return the most micro-batches with which a plan may be faster than one that is known."""
+        spare = max(0.0, upper_seconds - self.seconds())
+        if spare >= self.fixed_seconds * (num_sequences - self.least_micro_batches):
+            return num_sequences
+        return self.least_micro_batches + int(spare / self.fixed_seconds)

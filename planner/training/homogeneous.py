@@ -37,11 +37,15 @@ def best_homogeneous(
 
 
 def static_degree(fleet: TrainingFleet, *, longest_tokens: int) -> int | None:
-    """Return the least degree whose groups, packed as here, hold the longest sequence; or None."""
-    for degree in fleet.degrees:
-        groups = _groups_of(fleet, degree)
-        if _FILLED * min(group.capacity_tokens for group in groups) >= longest_tokens:
-            return degree
+    """Return the least degree whose groups hold the longest sequence, or None.
+
+    Where no degree does at the share to which groups are packed, the least that does when full.
+    """
+    for filled in (_FILLED, 1.0):
+        for degree in fleet.degrees:
+            capacity = min(group.capacity_tokens for group in _groups_of(fleet, degree))
+            if filled * capacity >= longest_tokens:
+                return degree
     return None
 
 

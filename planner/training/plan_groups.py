@@ -1,27 +1,26 @@
 """From the lengths of one global batch to its micro-batches and sequence-parallel groups.
 
-The heuristic packs (`group_packing`) within targets that are searched (`group_search`), then
-exchanges sequences (`group_exchange`); groups of one degree are what it must beat. It reads no clock:
-the same lengths give the same plan. The program (`groups_program`) starts from its answer.
+The heuristic (`heuristic_groups`) always answers. A program improves on it within a time limit:
+for a small batch one of the whole (`exact_program`), else one of its slowest micro-batch, asked again
+and again (`first_search`). Neither ever returns a slower plan or a lower bound.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from planner.errors import InfeasibleError
-from planner.training.group_exchange import Exchange
-from planner.training.group_kinds import GroupKind, group_kinds, most_tokens
-from planner.training.group_packing import Draft, Pool
+from planner.solvers import default_solvers
+from planner.training.exact_program import MOST_CHOICES, Proof, SmallBatch, solve_exactly
+from planner.training.first_search import FirstSearch
+from planner.training.group_exchange import LEAST_GAIN
+from planner.training.group_kinds import GroupKind, group_kinds, has_all_kinds, most_tokens
 from planner.training.group_ranks import ranked_groups
-from planner.training.group_search import Packed, Search
+from planner.training.group_search import Packed
 from planner.training.groups_bound import BatchBound
-from planner.training.homogeneous_start import homogeneous_start
+from planner.training.heuristic_groups import heuristic_groups
 from planner.training.sequence_costs import TrainingFleet
 from planner.training.training_plan import MicroBatch, SolverName
-
-MOST_PAIRS = 500_000
-"""Pairs of sequences that are judged for an exchange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,56 +59,64 @@ def plan_groups(
         ValueError: If there is no sequence, or one holds no token.
         InfeasibleError: If no group holds the longest sequence.
     """
+    started = time.monotonic()
     _check_lengths(lengths)
     kinds = group_kinds(fleet)
     _check_longest(lengths, fleet, kinds)
     bound = BatchBound(lengths, fleet, kinds)
-    drafts = heuristic_groups(lengths, fleet, kinds, bound)
-    micro_batches = ranked_groups(lengths, fleet, drafts)
+    known = heuristic_groups(lengths, fleet, kinds, bound)
+    answer = _answer(lengths, fleet, known, bound.seconds(), "heuristic")
+    if solver == "heuristic" or answer.lower_bound_seconds == answer.predicted_seconds:
+        return answer
+    left = time_limit_seconds - (time.monotonic() - started)
+    proof = _proof(lengths, fleet, kinds, bound, known, time_limit_seconds=left)
+    lower = max(answer.lower_bound_seconds, proof.bound_seconds)
+    better = _answer(lengths, fleet, proof.best, lower, "milp")
+    if better.predicted_seconds < answer.predicted_seconds * (1 - LEAST_GAIN):
+        return better
+    return replace(answer, lower_bound_seconds=min(lower, answer.predicted_seconds))
+
+
+def _answer(
+    lengths: Sequence[int],
+    fleet: TrainingFleet,
+    packed: Packed,
+    bound_seconds: float,
+    solver: SolverName,
+) -> GroupsAnswer:
+    micro_batches = ranked_groups(lengths, fleet, packed.micro_batches)
     seconds = sum(part.predicted_seconds for part in micro_batches)
-    lower = min(bound.seconds(), seconds)
-    return GroupsAnswer(micro_batches, seconds, lower, "heuristic")
+    return GroupsAnswer(micro_batches, seconds, min(bound_seconds, seconds), solver)
 
 
-def heuristic_groups(
-    lengths: Sequence[int], fleet: TrainingFleet, kinds: Sequence[GroupKind], bound: BatchBound
-) -> tuple[tuple[Draft, ...], ...]:
-    """Return the fastest groups found without a program."""
-    pool = Pool(lengths)
-    search = Search(fleet, kinds)
-    best: Packed | None = None
-    number = bound.least_micro_batches
-    everything = search.work(pool) / bound.strength
-    while best is None or (
-        number <= len(lengths) and number * bound.fixed_seconds + everything < best.seconds
-    ):
-        found = search.best(pool, number, math.inf if best is None else best.seconds)
-        best = found or best
-        number += 1
-    best = _exchanged(best)
-    for start in _homogeneous(lengths, fleet, search, best.seconds):
-        best = min(best, _exchanged(start), key=lambda packed: packed.seconds)
-    return best.micro_batches
-
-
-def _exchanged(packed: Packed) -> Packed:
-    exchange = Exchange(packed.micro_batches)
-    exchange.improve(most_pairs=MOST_PAIRS)
-    return min(packed, Packed.of(exchange.micro_batches()), key=lambda found: found.seconds)
-
-
-def _homogeneous(
-    lengths: Sequence[int], fleet: TrainingFleet, search: Search, upper_seconds: float
-) -> Iterator[Packed]:
-    """Yield the plans of one degree each, but those that cannot be faster."""
-    for degree in fleet.degrees:
-        kinds = [kind for kind in search.kinds if kind.cost.degree == degree]
-        if max(lengths) > most_tokens(kinds):
-            continue
-        if BatchBound(lengths, fleet, kinds).seconds() < upper_seconds:
-            start = homogeneous_start(lengths, kinds, search.floor)
-            if start is not None:
-                yield Packed.of(start)
+def _proof(
+    lengths: Sequence[int],
+    fleet: TrainingFleet,
+    kinds: tuple[GroupKind, ...],
+    bound: BatchBound,
+    known: Packed,
+    *,
+    time_limit_seconds: float,
+) -> Proof:
+    """Improve on a plan with the program that suits the batch's size."""
+    small = SmallBatch(
+        lengths=tuple(sorted(lengths, reverse=True)),
+        fleet=fleet,
+        kinds=kinds,
+        num_micro_batches=bound.most_micro_batches(known.seconds, len(lengths)),
+        lower_seconds=bound.seconds(),
+        known=known,
+    )
+    if time_limit_seconds <= 0:
+        proof = Proof(known, 0.0)
+    elif small.num_choices <= MOST_CHOICES:
+        proof = solve_exactly(small, default_solvers(), time_limit_seconds=time_limit_seconds)
+    else:
+        proof = FirstSearch(lengths, fleet, kinds, bound, known).run(
+            default_solvers(), time_limit_seconds=time_limit_seconds, clock=time.monotonic
+        )
+    # Programs of some of the kinds bound no plan of the others.
+    return proof if has_all_kinds(fleet.cluster) else Proof(proof.best, 0.0)
 
 
 def _check_lengths(lengths: Sequence[int]) -> None:

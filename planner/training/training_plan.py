@@ -87,6 +87,8 @@ class TrainingPlan(StrictModel):
 
     schema_version: Literal[1]
     """Version of this document's layout."""
+    kind: Literal["training-plan"] = "training-plan"
+    """What it is, beside other plans."""
     model: Name
     """What is trained."""
     cluster: Cluster

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fleet_plans import plan_content
+from placed_plans import placed_content
 
 import motley
 
@@ -109,6 +110,58 @@ def test_a_folder_that_is_not_empty_is_left_alone(plan_file: Path, capsys) -> No
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
     assert motley.main([*command, "--force"]) == 0
     assert not (folder / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("target", ["megatron", "torchtitan"])
+def test_a_placed_training_plan_is_rendered(target: str, tmp_path: Path, capsys) -> None:
+    """Of `motley plan training --place`: a script an island, ranks, and where to start reading."""
+    path, folder = tmp_path / "training-plan.json", tmp_path / "out"
+    path.write_text(json.dumps(placed_content()))
+    words = ["plan", "render", str(path), "--target", target, "--output", str(folder)]
+    assert motley.main(words) == 0
+    assert (folder / "island-0-near.sh").stat().st_mode & 0o111
+    assert (folder / "ranks.csv").is_file()
+    assert f"for {target} in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "target", "words"),
+    [
+        (
+            plan_content(),
+            "megatron",
+            "is no training plan (kind 'fleet-plan'); write one with `motley plan training --place",
+        ),
+        (placed_content(), "compose", "is no fleet plan (kind 'training-plan')"),
+        (placed_content() | {"placement": None}, "megatron", "plan again with `--place`"),
+        (placed_content(pipeline=2), "torchtitan", "3 stages at pipeline degree 2; plan again"),
+        (placed_content() | {"batches": []}, "megatron", "batches: holds 0; give at least 1"),
+    ],
+)
+def test_the_other_kind_of_plan_is_named(content, target, words, tmp_path: Path, capsys) -> None:
+    """One line says what the file is and which command writes the right one."""
+    path, folder = tmp_path / "plan.json", tmp_path / "out"
+    path.write_text(json.dumps(content))
+    command = ["plan", "render", str(path), "--target", target, "--output", str(folder)]
+    assert motley.main(command) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+    assert not folder.exists()
+
+
+def test_what_is_planned_with_place_is_rendered(tmp_path: Path, capsys) -> None:
+    """From lengths on a mixed cluster to a folder, by the two commands."""
+    cluster = Path(__file__).parents[3] / "configs" / "training" / "a100-l40s.yaml"
+    lengths, plan = tmp_path / "lengths.txt", tmp_path / "plan.json"
+    lengths.write_text("\n".join(["1000", "8192", "3000", "2000"] * 8))
+    words = ["plan", "training", str(cluster), "--lengths", str(lengths), "--batch-size", "32"]
+    words += ["--model", "meta-llama/Llama-3.1-8B-Instruct", "--place", "--output", str(plan)]
+    assert motley.main(words) == 0
+    assert "placement: tensor" in capsys.readouterr().out
+    folder = tmp_path / "out"
+    command = ["plan", "render", str(plan), "--target", "megatron", "--output", str(folder)]
+    assert motley.main(command) == 0
+    assert (folder / "arguments.sh").is_file()
 
 
 def test_the_help_names_the_file_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

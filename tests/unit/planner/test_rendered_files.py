@@ -14,7 +14,13 @@ from fleet_plans import CHAT, L4, SPOT, plan_content, small_plan
 from planner.errors import RenderError
 from planner.render.cli import Target
 from planner.render.options import Files, RenderOptions
-from planner.render.targets import TARGETS, TargetName, render
+from planner.render.targets import (
+    TARGETS,
+    TRAINING_TARGETS,
+    TargetName,
+    TrainingTargetName,
+    render,
+)
 from router.config import RouterConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "rendered"
@@ -75,7 +81,9 @@ def test_golden_files(target: TargetName) -> None:
 
 def test_every_target_has_a_renderer_and_a_word() -> None:
     """The command line, the type and the registry name the same targets."""
-    assert {each.value for each in Target} == set(TARGETS) == set(get_args(TargetName))
+    assert set(TARGETS) == set(get_args(TargetName))
+    assert set(TRAINING_TARGETS) == set(get_args(TrainingTargetName))
+    assert {each.value for each in Target} == set(TARGETS) | set(TRAINING_TARGETS)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -50,7 +50,9 @@ def test_checkpointing_trades_memory_for_arithmetic():
     """Less is kept of a token, and a forward pass more is computed."""
     plain, kept_less = costs(), costs(is_checkpointed=True)
     assert kept_less.activation_bytes_per_token < plain.activation_bytes_per_token
-    assert kept_less.linear_seconds_per_token / plain.linear_seconds_per_token == pytest.approx(4 / 3)
+    assert kept_less.linear_seconds_per_token / plain.linear_seconds_per_token == pytest.approx(
+        4 / 3
+    )
 
 
 def test_a_gpu_is_faster_and_bfloat16_smaller():

@@ -68,7 +68,9 @@ def placed(**degrees):
 def test_a_long_sequence_gets_more_devices():
     """A sequence beyond one device's memory is shared; short ones are not."""
     plan = SolvedPlans(fleet(), job_of()).plan(0, (60, 8, 9))
-    degrees = {place: g.degree for m in plan.micro_batches for g in m.groups for place in g.sequences}
+    degrees = {
+        place: g.degree for m in plan.micro_batches for g in m.groups for place in g.sequences
+    }
     assert degrees[0] == 2
     assert plan.lengths == (60, 8, 9)
 

@@ -27,10 +27,11 @@ def test_a_degree_that_does_not_hold_the_longest_is_none():
 
 
 def test_the_static_degree_holds_the_longest_admitted_at_nine_tenths():
-    """2 x 900 tokens are the most of degree 2."""
+    """2 x 900 tokens are the most of degree 2; 4 x 1,000 the most of all."""
     assert static_degree(fleet(), longest_tokens=1800) == 2
     assert static_degree(fleet(), longest_tokens=1801) == 4
-    assert static_degree(fleet(), longest_tokens=3601) is None
+    assert static_degree(fleet(), longest_tokens=4000) == 4
+    assert static_degree(fleet(), longest_tokens=4001) is None
 
 
 def test_unlike_devices_are_costed_where_the_groups_sit():

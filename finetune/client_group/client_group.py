@@ -1,0 +1,175 @@
+"""The processes of one client that take its steps together; this one is the first of them."""
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from torch._C._distributed_c10d import TCPStore
+
+from finetune.client_group.member import Place, Round, join, member_main
+from finetune.client_group.shared_optimisation import SharedOptimisation
+from finetune.client_group.window_plan import window_plan
+from finetune.config import JobConfig
+from finetune.errors import DeviceError
+from finetune.optimisation import own_random_state
+from finetune.sequence_parallel.step import SequenceParallelStep
+from finetune.token_windows import Tokens
+from finetune.updates import Tensors
+from planner.training.training_plan import BatchPlan
+
+logger = logging.getLogger(__name__)
+
+_START_SECONDS = 600.0
+"""How long another process may take to load the base model."""
+_END_SECONDS = 10.0
+
+
+class ClientGroup:
+    """Starts the other processes when first needed, and again after one of them was lost."""
+
+    def __init__(self, model: PeftModel, job: JobConfig) -> None:
+        """Take the model of this process; start nothing yet."""
+        self._model = model
+        self._job = job
+        self._members: list[tuple[BaseProcess, Connection]] = []
+        self._step: SequenceParallelStep | None = None
+
+    def train(
+        self,
+        tensors: Tensors,
+        batches: Sequence[Tokens],
+        *,
+        seed: int,
+        on_step: Callable[[float], None],
+    ) -> list[float]:
+        """Take one step with each batch; the model holds the adapter afterwards.
+
+        Args:
+            tensors: The adapter that the model of this process holds.
+            batches: One a step. Shape of each: (S, L).
+            seed: Of dropout in the base model, where there is any.
+            on_step: Told of each step's loss, nats a token.
+
+        Raises:
+            DeviceError: If the processes cannot be started, or one ended.
+        """
+        step = self._started()
+        work = Round(tensors, tuple(batches), self._plan, seed)
+        losses = []
+        try:
+            for _, connection in self._members:
+                connection.send(work)
+            optimisation = SharedOptimisation(self._model, self._job, step)
+            with own_random_state(seed, self._model.device):
+                for batch_SL in batches:
+                    losses.append(optimisation.step(batch_SL, self._plan))
+                    on_step(losses[-1])
+        except (RuntimeError, OSError) as error:
+            lost = self._lost()
+            self.close()
+            raise DeviceError(
+                f"local_training.processes: {lost or error} of {self._num_processes}; the round's "
+                "work is lost, the next one starts them anew"
+            ) from None
+        return losses
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Those of the other processes that were started."""
+        return [process.pid for process, _ in self._members if process.pid is not None]
+
+    def close(self) -> None:
+        """End the other processes."""
+        self._step = None
+        for _, connection in self._members:
+            connection.close()
+        for process, _ in self._members:
+            process.join(_END_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._members = []
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    @cached_property
+    def _plan(self) -> BatchPlan:
+        return window_plan(self._model, self._job)
+
+    @property
+    def _num_processes(self) -> int:
+        return self._job.local_training.processes
+
+    def _started(self) -> SequenceParallelStep:
+        if self._step is not None:
+            return self._step
+        store = TCPStore(
+            "127.0.0.1", 0, self._num_processes, is_master=True, wait_for_workers=False
+        )
+        places = self._places(store.port)
+        context = multiprocessing.get_context("spawn")
+        for place in places[1:]:
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=member_main,
+                args=(theirs, self._job.model_dump_json(), place),
+                name=f"client-process-{place.rank}",
+                daemon=True,
+            )
+            process.start()
+            theirs.close()
+            self._members.append((process, ours))
+        for place, (_, connection) in zip(places[1:], self._members, strict=True):
+            self._await(place, connection)
+        self._step = join(self._model, self._job, places[0], store)
+        logger.info("client processes started num_processes=%d", self._num_processes)
+        return self._step
+
+    def _places(self, port: int) -> list[Place]:
+        """Return where each process computes: a GPU each, or an equal share of the processors."""
+        job = self._job.local_training
+        wants_gpu = job.device != "cpu" and torch.cuda.is_available()
+        gpus = _visible_gpus() if wants_gpu else []
+        if wants_gpu and len(gpus) < self._num_processes:
+            raise DeviceError(
+                f"local_training.processes: {self._num_processes} and {len(gpus)} GPUs; lower it, or "
+                "take device cpu"
+            )
+        threads = max(1, torch.get_num_threads() // self._num_processes)
+        return [
+            Place(rank, self._num_processes, port, gpus[rank] if gpus else None, threads)
+            for rank in range(self._num_processes)
+        ]
+
+    def _await(self, place: Place, connection: Connection) -> None:
+        problem: str | None = f"process {place.rank} did not load the model"
+        try:
+            if connection.poll(_START_SECONDS):
+                problem = connection.recv()
+        except (EOFError, OSError):
+            problem = f"process {place.rank} ended before it had loaded the model"
+        if problem is not None:
+            self.close()
+            raise DeviceError(f"local_training.processes: {problem}; see the log, or lower it")
+
+    def _lost(self) -> str | None:
+        """Return which process ended, and how; None where all still run."""
+        for rank, (process, _) in enumerate(self._members, start=1):
+            process.join(1.0)
+            if process.exitcode is not None:
+                return f"process {rank} ended (status {process.exitcode})"
+        return None
+
+
+def _visible_gpus() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return named.split(",")
+    return [str(i) for i in range(torch.cuda.device_count())]

@@ -1,0 +1,261 @@
+"""`motley plan training`: parses first, imports the solvers afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.console import configure_logging, output, progress_bar
+from planner.errors import TrainingPlanError
+
+if TYPE_CHECKING:
+    from planner.training.cluster import Cluster
+    from planner.training.lengths import AdmittedLengths
+    from planner.training.placement import Placement
+    from planner.training.sequence_costs import SequenceCosts, TrainingFleet
+    from planner.training.training_plan import TrainingPlan
+
+
+class Solver(StrEnum):
+    """What looks for groups; `training_plan.py` holds the same names."""
+
+    HEURISTIC = "heuristic"
+    MILP = "milp"
+
+
+ClusterFile = Annotated[
+    Path, typer.Argument(metavar="CLUSTER.yaml", help="Devices and links; see configs/training/.")
+]
+Lengths = Annotated[
+    Path | None,
+    typer.Option(
+        "--lengths",
+        help="Tokens of each sequence, one a line; or a YAML or JSON histogram {length: count}.",
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Sequences of a global batch.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Hub id or folder, whose costs are estimated where none are given."),
+]
+Costs = Annotated[
+    str | None,
+    typer.Option(help="File of --calibrate, or published: flexsp-7b, flexsp-13b, flexsp-30b."),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Longest sequence admitted; longer ones are dropped and counted."),
+]
+PadTo = Annotated[int, typer.Option(min=1, help="Pad lengths to multiples of this.")]
+Batches = Annotated[int | None, typer.Option(min=1, help="Plan the first batches only.")]
+SolverChoice = Annotated[Solver, typer.Option(help="milp begins with the heuristic's plan.")]
+TimeLimit = Annotated[float, typer.Option(min=0.01, help="Most that milp takes for a batch.")]
+IgnoreHeads = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-heads",
+        help="Powers of two whatever the heads, as published; the trainer refuses such plans.",
+    ),
+]
+StaticDegree = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of the static plan; default: the least that holds --max-tokens."),
+]
+Place = Annotated[
+    bool,
+    typer.Option("--place", help="Also choose tensor, pipeline and data degrees over the islands."),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        help="Fit costs to measured groups (JSON lines of `motley finetune local`) and write them "
+        "to --output in place of a plan."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the order drawn from a histogram.")]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", help="Write the plan, or the costs, to this file.")
+]
+PlotFile = Annotated[Path | None, typer.Option("--plot", help="Draw the batches to this PNG.")]
+
+
+def training(
+    cluster_file: ClusterFile,
+    lengths_file: Lengths = None,
+    batch_size: BatchSize = 512,
+    model: Model = None,
+    costs: Costs = None,
+    max_tokens: MaxTokens = None,
+    pad_to: PadTo = 1,
+    batches: Batches = None,
+    solver: SolverChoice = Solver.HEURISTIC,
+    time_limit_seconds: TimeLimit = 5.0,
+    ignore_heads: IgnoreHeads = False,
+    static_degree: StaticDegree = None,
+    place: Place = False,
+    calibrate: Calibrate = None,
+    seed: Seed = 0,
+    output_file: OutputFile = None,
+    plot_file: PlotFile = None,
+) -> None:
+    """Plan sequence-parallel groups for each global batch of a training job.
+
+    CLUSTER.yaml holds islands of nodes of devices; see configs/training/.
+
+    Exit codes: 0 planned, 1 no solver works, 2 bad input, 3 a sequence is longer than the cluster
+    holds.
+    """
+    configure_logging()
+    from planner.documents import read_document
+    from planner.training.cluster import Cluster
+
+    _check_outputs((output_file, plot_file), (cluster_file, lengths_file, calibrate))
+    cluster = read_document(cluster_file, Cluster)
+    found = _costs(model, costs, cluster)
+    if calibrate is not None:
+        _calibrate(calibrate, found, cluster, output_file)
+        return
+    admitted = _admitted(lengths_file, max_tokens, pad_to, seed)
+    fleet = _fleet(cluster, found, max_tokens or max(admitted.lengths), ignore_heads, static_degree)
+
+    from planner.training.plan_training import plan_training
+
+    num_planned = -(-len(admitted.lengths) // batch_size)
+    with progress_bar() as progress:
+        bar = progress.add_task("batches", total=min(batches or num_planned, num_planned))
+        plan = plan_training(
+            admitted,
+            fleet,
+            model=model or found.name,
+            batch_size=batch_size,
+            pad_to=pad_to,
+            num_batches=batches,
+            solver=solver.value,
+            time_limit_seconds=time_limit_seconds,
+            degree=static_degree,
+            on_batch=lambda _: progress.advance(bar),
+        )
+    if place:
+        plan = plan.model_copy(update={"placement": _placement(plan, model)})
+    _give(plan, output_file, plot_file)
+
+
+def _check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    from planner.documents import check_apart, check_writable
+
+    read = [path for path in inputs if path is not None]
+    for path in outputs:
+        if path is not None:
+            check_apart(path, read)
+            check_writable(path)
+
+
+def _costs(model: str | None, costs: str | None, cluster: Cluster) -> SequenceCosts:
+    from planner.hardware.catalogue import built_in_catalogue
+    from planner.hardware.find_model import find_model
+    from planner.training.estimated_costs import estimated_costs
+    from planner.training.find_costs import find_costs
+
+    if costs is not None:
+        return find_costs(costs)
+    if model is None:
+        raise TrainingPlanError("neither --model nor --costs is given; name one of them")
+    catalogue = built_in_catalogue()
+    return estimated_costs(find_model(model, catalogue), cluster, catalogue)
+
+
+def _admitted(
+    lengths_file: Path | None, max_tokens: int | None, pad_to: int, seed: int
+) -> AdmittedLengths:
+    from planner.training.lengths import admit, read_lengths
+
+    if lengths_file is None:
+        raise TrainingPlanError("--lengths is missing; name a file of sequence lengths")
+    lengths = read_lengths(lengths_file, seed=seed)
+    try:
+        return admit(lengths, most_tokens=max_tokens, pad_to=pad_to)
+    except ValueError as error:
+        raise TrainingPlanError(f"{lengths_file}: {error}") from None
+
+
+def _fleet(
+    cluster: Cluster,
+    costs: SequenceCosts,
+    max_tokens: int,
+    ignores_heads: bool,
+    static_degree: int | None,
+) -> TrainingFleet:
+    from planner.training.sequence_costs import TrainingFleet
+
+    fleet = TrainingFleet(cluster, costs, max_tokens, ignores_heads)
+    if static_degree is not None and static_degree not in fleet.degrees:
+        raise TrainingPlanError(
+            f"--static-degree {static_degree}: offered are {list(fleet.degrees)}; take one"
+        )
+    return fleet
+
+
+def _calibrate(file: Path, base: SequenceCosts, cluster: Cluster, output_file: Path | None) -> None:
+    from datetime import UTC, datetime
+
+    import yaml
+
+    from planner.documents import write_atomically
+    from planner.training.calibration import calibrate, read_measurements
+    from planner.training.training_report import print_calibration
+
+    try:
+        found = calibrate(read_measurements(file), base, cluster, today=datetime.now(tz=UTC).date())
+    except ValueError as error:
+        raise TrainingPlanError(f"{file}: {error}") from None
+    print_calibration(found, output())
+    if output_file is not None:
+        content = found.costs.model_dump(mode="json")
+        is_json = output_file.suffix == ".json"
+        text = found.costs.model_dump_json(indent=1) if is_json else yaml.safe_dump(content)
+        write_atomically(output_file, text)
+        print(f"costs written to {output_file}")
+
+
+def _placement(plan: TrainingPlan, model: str | None) -> Placement:
+    """Place the model for rows of the longest length, as many as hold a mean batch's tokens."""
+    from planner.hardware.catalogue import built_in_catalogue
+    from planner.hardware.find_model import find_model
+    from planner.placing.place import place
+
+    if model is None:
+        raise TrainingPlanError("--place needs the model's sizes; name it with --model")
+    catalogue = built_in_catalogue()
+    tokens = sum(sum(batch.lengths) for batch in plan.batches) / len(plan.batches)
+    return place(
+        plan.cluster,
+        find_model(model, catalogue),
+        sequence_tokens=plan.max_tokens,
+        sequences_per_batch=max(1, math.ceil(tokens / plan.max_tokens)),
+        catalogue=catalogue,
+    )
+
+
+def _give(plan: TrainingPlan, output_file: Path | None, plot_file: Path | None) -> None:
+    from planner.documents import write_atomically
+    from planner.training.training_report import print_training_plan
+
+    print_training_plan(plan, output())
+    if plan.placement is not None:
+        from planner.placing.report import print_placement
+
+        print_placement(plan.placement, plan.cluster, output())
+    if output_file is not None:
+        write_atomically(output_file, plan.model_dump_json(indent=1) + "\n")
+        print(f"plan written to {output_file}")
+    if plot_file is not None:
+        from planner.plots import png_of
+        from planner.training.training_plot import training_figure
+
+        write_atomically(plot_file, png_of(training_figure(plan)))
+        print(f"plot written to {plot_file}")
