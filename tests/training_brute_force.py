@@ -1,5 +1,6 @@
 """The fastest plan of a tiny batch, by trying every one: partitions of the ranks, of the sequences,
-and micro-batches. It shares nothing with the planner but `TrainingFleet.group_cost`."""
+and micro-batches. It shares nothing with the planner but `TrainingFleet.group_cost`.
+"""
 
 import itertools
 import math

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -79,7 +80,10 @@ Place = Annotated[
 ]
 AllIslands = Annotated[
     bool,
-    typer.Option("--all-islands", help="Use every island, also where fewer are predicted faster; so does --place."),
+    typer.Option(
+        "--all-islands",
+        help="Use every island, also where fewer are predicted faster; so does --place.",
+    ),
 ]
 Calibrate = Annotated[
     Path | None,
@@ -134,28 +138,19 @@ def training(
         return
     admitted = _admitted(lengths_file, max_tokens, pad_to, seed)
     longest = max_tokens or max(admitted.lengths)
-    chosen = _chosen(cluster, costs_on, admitted, batch_size, longest, ignore_heads, all_islands or place)
+    chosen = _chosen(
+        cluster, costs_on, admitted, batch_size, longest, ignore_heads, all_islands or place
+    )
     _check_degree(chosen.fleet, static_degree)
 
-    from planner.training.plan_training import plan_training
-
-    num_planned = -(-len(admitted.lengths) // batch_size)
-    with progress_bar() as progress:
-        bar = progress.add_task("batches", total=min(batches or num_planned, num_planned))
-        plan = plan_training(
-            admitted,
-            chosen.fleet,
-            model=model or chosen.fleet.costs.name,
-            batch_size=batch_size,
-            pad_to=pad_to,
-            num_batches=batches,
-            solver=solver.value,
-            time_limit_seconds=time_limit_seconds,
-            degree=static_degree,
-            on_batch=lambda _: progress.advance(bar),
-        )
-    if chosen.note is not None:
-        plan = plan.model_copy(update={"notes": (chosen.note, *plan.notes)})
+    planned = partial(_planned, admitted, chosen, num_batches=batches, batch_size=batch_size)
+    plan = planned(
+        model=model or chosen.fleet.costs.name,
+        pad_to=pad_to,
+        solver=solver.value,
+        time_limit_seconds=time_limit_seconds,
+        degree=static_degree,
+    )
     if place:
         plan = plan.model_copy(update={"placement": _placement(plan, model)})
     _give(plan, output_file, plot_file)
@@ -223,6 +218,33 @@ def _chosen(
         return Chosen(fleet_on(cluster), None)
     judged = list(islice(admitted.batches(batch_size), JUDGED_BATCHES))
     return fastest_islands(cluster, judged, fleet_on)
+
+
+def _planned(
+    admitted: AdmittedLengths,
+    chosen: Chosen,
+    *,
+    num_batches: int | None,
+    batch_size: int,
+    **words: Any,
+) -> TrainingPlan:
+    """Plan batch by batch behind a progress bar; say which islands are left out."""
+    from planner.training.plan_training import plan_training
+
+    num_planned = -(-len(admitted.lengths) // batch_size)
+    with progress_bar() as progress:
+        bar = progress.add_task("batches", total=min(num_batches or num_planned, num_planned))
+        plan = plan_training(
+            admitted,
+            chosen.fleet,
+            batch_size=batch_size,
+            num_batches=num_batches,
+            on_batch=lambda _: progress.advance(bar),
+            **words,
+        )
+    if chosen.note is None:
+        return plan
+    return plan.model_copy(update={"notes": (chosen.note, *plan.notes)})
 
 
 def _check_degree(fleet: TrainingFleet, static_degree: int | None) -> None:

@@ -1,13 +1,13 @@
 """Costs of a model that nobody measured."""
 
 import pytest
+from training_fleets import cluster, island
 
 from planner.errors import UnknownNameError
 from planner.hardware.catalogue import built_in_catalogue
 from planner.hardware.find_model import find_model
 from planner.training.device_speed import COMPUTE_FRACTION, unit_flops_per_second
 from planner.training.estimated_costs import estimated_costs
-from training_fleets import cluster, island
 
 CATALOGUE = built_in_catalogue()
 MODEL = find_model("meta-llama/Llama-3.1-8B-Instruct", CATALOGUE)
