@@ -1,5 +1,7 @@
-"""The fastest plan of a tiny batch, by trying every one: partitions of the ranks, of the sequences,
-and micro-batches. It shares nothing with the planner but `TrainingFleet.group_cost`."""
+"""The fastest plan of a tiny batch: every partition of ranks and sequences into groups is tried.
+
+It shares nothing with the planner but `TrainingFleet.group_cost`.
+"""
 
 import itertools
 import math

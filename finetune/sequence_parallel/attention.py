@@ -26,6 +26,10 @@ transformers makes no mask and looks for no packed sequences."""
 _OTHER_KINDS = ("softcap", "s_aux", "position_bias", "alibi", "block_mask", "cu_seq_lens_q")
 """Keywords by which models ask for more than plain attention."""
 
+_MOST_WIDTH = 256
+"""Wider heads, masks, and values of another width than keys leave CUDA without a kernel that takes
+fewer key-value heads than queries; the plain one that is left stores every score."""
+
 
 class SharedRow:
     """What attention must know of the row in work.
@@ -78,28 +82,29 @@ def shared_attention(
     Raises:
         SequenceParallelError: If the model asks for a kind of attention this function has not.
     """
-    is_bidirectional = is_causal is False or not getattr(module, "is_causal", True)
     asked = {name: others.get(name) for name in _OTHER_KINDS}
     asked |= {"attention_mask": attention_mask, "dropout": dropout or None}
-    _refuse_other_kinds(module, asked | {"is_causal=False": is_bidirectional or None})
+    if is_causal is False or not getattr(module, "is_causal", True):
+        asked["is_causal=False"] = True
+    _refuse_other_kinds(module, asked)
     if shared_row is None:
         raise SequenceParallelError(
             f"{model_name(module)}: its layers hand no keywords on to attention; train it on one "
             "device"
         )
     shared_row.num_calls += 1
-    exchange = shared_row.exchange
     own = (part[0].transpose(0, 1) for part in (query, key, value))
-    query_THW, key_TGW, value_TGW = exchange.to_heads(*own)
+    heads = shared_row.exchange.to_heads(*own)
     mixed = [
         _attend(
-            *(part[start:end].transpose(0, 1)[None] for part in (query_THW, key_TGW, value_TGW)),
+            *(part[start:end].transpose(0, 1)[None] for part in heads),
             scaling=scaling,
             window=sliding_window,
         )
         for start, end in pairwise(shared_row.spans)
     ]
-    return exchange.to_tokens(torch.cat(mixed, dim=2)[0].transpose(0, 1))[None], None
+    mixed_THW = torch.cat(mixed, dim=2)[0].transpose(0, 1)
+    return shared_row.exchange.to_tokens(mixed_THW)[None], None
 
 
 def model_name(module: nn.Module) -> str:
@@ -110,7 +115,7 @@ def model_name(module: nn.Module) -> str:
 def _refuse_other_kinds(module: nn.Module, asked: dict[str, Any]) -> None:
     for name, value in asked.items():
         if value is not None:
-            shown = f" {value}" if isinstance(value, int | float) else ""
+            shown = f" {value}" if isinstance(value, float) else ""
             raise SequenceParallelError(
                 f"{model_name(module)}: attention with {name}{shown} cannot be shared among ranks; "
                 "switch it off in the model's configuration, or train on one device"
@@ -123,26 +128,34 @@ def _attend(
     """Attend within one sequence. Shape: (1, heads, length, W)."""
     length = query.shape[2]
     if window is None or length <= window:
-        return functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
-        )
+        return _attend_dense(query, key, value, mask=None, scaling=scaling)
     # A window's worth of queries at a time sees two windows of keys: memory grows with the length
     # and not with its square.
     parts = []
     for start in range(0, length, window):
         end, first = min(start + window, length), max(0, start - window + 1)
         mask = _window_mask(range(start, end), range(first, end), window, query.device)
-        parts.append(
-            functional.scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, first:end],
-                value[:, :, first:end],
-                attn_mask=mask,
-                scale=scaling,
-                enable_gqa=True,
-            )
-        )
+        rows = (query[:, :, start:end], key[:, :, first:end], value[:, :, first:end])
+        parts.append(_attend_dense(*rows, mask=mask, scaling=scaling))
     return torch.cat(parts, dim=2)
+
+
+def _attend_dense(
+    query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, scaling: float | None
+) -> Tensor:
+    """Attend under the mask, or causally without one. Shape: (1, heads, rows, W)."""
+    copies = query.shape[1] // key.shape[1]
+    if copies > 1 and (mask is not None or not key.shape[-1] == value.shape[-1] <= _MOST_WIDTH):
+        key, value = (part.repeat_interleave(copies, dim=1) for part in (key, value))
+    return functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
 
 
 def _window_mask(queries: range, keys: range, window: int, device: torch.device) -> Tensor:

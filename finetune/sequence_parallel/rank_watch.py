@@ -166,8 +166,9 @@ class RankWatch:
             self._has_left.set()
             return
         for rank in self._roll.busy_neighbours(states, now=now):
-            self._store.beat(rank, f"{count} of rank {self._rank}")
-        if lost := self._roll.lost(states, now=now):
+            self._store.beat_for(rank, f"; {count} by rank {self._rank}")
+        lost = self._roll.lost(states, now=now)
+        if lost and self._proposal is None:
             speaker = self._roll.lowest_living(states, now=now)
             self._proposal = Verdict(f"{lost}; {self._advice}", speaker=speaker)
         if self._proposal is not None:
@@ -201,16 +202,24 @@ class RankWatch:
         is_lost = self._is_cut or state in ("gone", "stopped")
         if self._is_first_to_fail.is_set() or self._has_left.is_set():
             return
-        if is_lost or silent_seconds > 2 * self._patience:
-            if self._roll.speaks_here(states):
-                who = "torchrun" if keeper is None else f"rank {keeper}"
-                how = "was stopped" if state == "stopped" else "does not answer"
-                how = "is gone" if self._is_cut or state == "gone" else how
-                _say(
-                    f"{who}, which keeps the job's store, {how} (last heard "
-                    f"{silent_seconds:.0f} s ago); {self._advice}"
-                )
-            self._end()
+        if not is_lost and silent_seconds <= 2 * self._patience:
+            return
+        if self._roll.speaks_here(states):
+            who = "torchrun" if keeper is None else f"rank {keeper}"
+            how = "was stopped" if state == "stopped" else "does not answer"
+            how = "is gone" if self._is_cut or state == "gone" else how
+            _say(
+                f"{who}, which keeps the job's store, {how} (last heard {silent_seconds:.0f} s "
+                f"ago); {self._advice}"
+            )
+            self._outlive_neighbours()
+        self._end()
+
+    def _outlive_neighbours(self) -> None:
+        """Stay until they are gone: the next lowest would take itself for the lowest that lives."""
+        until = time.monotonic() + self._patience
+        while time.monotonic() < until and "living" in self._neighbours_states().values():
+            time.sleep(self._interval / 10)
 
     def _let_others_read(self) -> None:
         """Tell that this rank has read the verdict; the store's keeper waits for the others'."""
@@ -242,4 +251,5 @@ def _tells_of_another(error: BaseException) -> bool:
 
 
 def _say(message: str) -> None:
-    os.write(2, f"{message}\n".encode())  # whatever the main thread does to the stream
+    with suppress(OSError):  # whatever the main thread does to the stream, or its reader did
+        os.write(2, f"{message}\n".encode())

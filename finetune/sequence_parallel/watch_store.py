@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from finetune.sequence_parallel.distributed import Launch
-from finetune.sequence_parallel.rank_roll import Place
+from finetune.sequence_parallel.rank_roll import DONE, Place
 
 _MEETING_SECONDS = 300
 
@@ -60,8 +60,10 @@ class WatchStore:
 
     def meet(self, rank: int, place: Place) -> list[Place]:
         """Tell where this rank is; return where all are, once all have come."""
-        self._store.set("verdict", "") if rank == 0 else None
+        if rank == 0:
+            self._store.set("verdict", "")
         self.beat(rank, "here")
+        self._store.set(f"busy-{rank}", "")
         self._store.set(f"place-{rank}", json.dumps(asdict(place)))
         self._store.wait(["verdict"])
         return [Place(**json.loads(self._store.get(f"place-{r}"))) for r in range(self._size)]
@@ -70,12 +72,18 @@ class WatchStore:
         """Write a rank's heartbeat; one that differs from the last is news."""
         self._store.set(f"beat-{rank}", value)
 
+    def beat_for(self, rank: int, value: str) -> None:
+        """Write that another rank lives; beside its own beats, for it may write its last just now."""
+        self._store.set(f"busy-{rank}", value)
+
     def read(self) -> tuple[list[str], Verdict | None]:
         """Return every rank's beat, and the verdict if there is one."""
-        *beats, verdict = self._store.multi_get(
-            [*(f"beat-{rank}" for rank in range(self._size)), "verdict"]
-        )
-        return [beat.decode() for beat in beats], _verdict(verdict)
+        ranks = range(self._size)
+        keys = [*(f"beat-{rank}" for rank in ranks), *(f"busy-{rank}" for rank in ranks)]
+        *words, verdict = (value.decode() for value in self._store.multi_get([*keys, "verdict"]))
+        pairs = zip(words[: self._size], words[self._size :], strict=True)
+        beats = [DONE if own == DONE else own + by_another for own, by_another in pairs]
+        return beats, Verdict(**json.loads(verdict)) if verdict else None
 
     def propose(self, verdict: Verdict) -> None:
         """Make it the verdict, unless there is one."""
@@ -97,7 +105,3 @@ class WatchStore:
             return False
         except OSError:
             return True
-
-
-def _verdict(value: bytes) -> Verdict | None:
-    return Verdict(**json.loads(value)) if value else None

@@ -5,13 +5,13 @@ import math
 from planner.errors import InfeasibleError
 from planner.hardware.catalogue import Catalogue
 from planner.hardware.model_spec import ModelSpec
-from planner.placing.device_speed import island_flops_per_second
 from planner.placing.links import Link
 from planner.placing.pipeline_simulator import simulate_step
 from planner.placing.reasons import reasons
 from planner.placing.search import Search, Weighed
 from planner.placing.training_step import TrainingStep
 from planner.training.cluster import Cluster
+from planner.training.device_speed import island_flops_per_second
 from planner.training.placement import Placement, PlainOrder, Stage
 
 GIB = 2**30

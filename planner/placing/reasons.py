@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 
-from planner.placing.device_speed import COMPUTE_FRACTION
 from planner.placing.layouts import MOST_BLOCK_SIZES, equal_layers
 from planner.placing.makespan import step_seconds
 from planner.placing.search import Search, Weighed
 from planner.training.cluster import Cluster
+from planner.training.device_speed import COMPUTE_FRACTION
 
 _MIB = 2**20
 

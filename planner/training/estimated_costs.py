@@ -2,15 +2,9 @@
 
 import math
 
-from planner.errors import UnknownNameError
-from planner.hardware.catalogue import Catalogue
 from planner.hardware.model_spec import ModelSpec
 from planner.training.cluster import Cluster
 from planner.training.sequence_costs import ModelStates, SequenceCosts
-
-ASSUMED_COMPUTE_FRACTION = 0.5
-"""Share of the dense peak that training reaches; large dense models report 0.4 to 0.6 (PaLM, arXiv
-2204.02311, table 3: 0.46)."""
 
 STATE_BYTES_PER_PARAMETER = 16
 """Mixed precision with Adam: 16-bit weight and gradient, float32 weight and two moments."""
@@ -19,31 +13,32 @@ ACTIVATION_BYTES_PER_VALUE = 34
 """Kept from forward to backward for each number of a layer's width, without the attention scores,
 which fused attention does not keep (Korthikanti et al., arXiv 2205.05198, equation 2)."""
 
+_DATE = "2026-11"
+"""Of the estimate's constants."""
 
-def estimated_costs(model: ModelSpec, cluster: Cluster, catalogue: Catalogue) -> SequenceCosts:
-    """Return what training the whole model on the cluster's first kind of device should cost.
+
+def estimated_costs(
+    model: ModelSpec, cluster: Cluster, *, flops_per_second: float
+) -> SequenceCosts:
+    """Return what training the whole model should cost on a device of relative speed 1.
 
     Weights are fully sharded: each micro-batch gathers them twice and spreads gradients once, 16
     bits a parameter, as fast as the narrowest place lets them through. Attention is causal.
     Arithmetic of forward and backward is three times the forward's.
 
-    Raises:
-        UnknownNameError: If the catalogue does not list the device, or no 16-bit speed of it.
+    Args:
+        model: Its sizes.
+        cluster: Whose links carry the weights.
+        flops_per_second: Arithmetic that a device of relative speed 1 sustains.
     """
-    device = catalogue.gpu(cluster.islands[0].device)
-    peaks = device.dense_flops_per_second
-    peak = peaks.get("bfloat16") or peaks.get("float16") or peaks.get("float32")
-    if peak is None:
-        raise UnknownNameError("speed in 16 bits", device.name, peaks, "measure with --calibrate")
-    speed = peak * ASSUMED_COMPUTE_FRACTION
     parameters = model.total_parameters
     return SequenceCosts(
         schema_version=1,
         name=model.name,
         attention_seconds_per_token_squared=(
-            3 * model.attention_flops_per_pair / 2 / speed  # causal: half of all pairs
+            3 * model.attention_flops_per_pair / 2 / flops_per_second  # causal: half of all pairs
         ),
-        linear_seconds_per_token=3 * (model.flops_per_token + model.head_flops) / speed,
+        linear_seconds_per_token=3 * (model.flops_per_token + model.head_flops) / flops_per_second,
         micro_batch_seconds=3 * 2 * parameters / _gathered_bytes_per_second(cluster),
         activation_bytes_per_token=(
             ACTIVATION_BYTES_PER_VALUE * model.hidden_size * model.num_layers
@@ -58,8 +53,8 @@ def estimated_costs(model: ModelSpec, cluster: Cluster, catalogue: Catalogue) ->
         num_query_heads=model.num_attention_heads,
         num_key_value_heads=model.num_key_value_heads,
         head_size=max(1, model.attention_values_per_pair // (2 * model.num_attention_heads)),
-        source=f"estimated from the model's sizes and the data sheet of {device.name}",
-        date=device.date,
+        source="estimated from the model's sizes, the data sheet and the cluster's links",
+        date=_DATE,
     )
 
 

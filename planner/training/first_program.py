@@ -1,13 +1,14 @@
-"""What the slowest micro-batch should take off the others: a program that counts groups by kind.
+"""What the micro-batch of the longest sequence should take off the others, groups counted by kind.
 
 Sets
     B  sequences of one length, or of neighbouring lengths, which then count as the shortest
     K  kinds of groups;  F  families of islands
 
 Constants
-    M  seconds the micro-batch may take;  c  of them fixed;  size[b]  sequences
+    M, M'  seconds that the micro-batch and any other may take;  c  of them fixed
+    size[b]  sequences
     length[b];  extra[b,k]  seconds that one adds to a group of kind k
-    work[b]  least speed-weighted device-seconds of one in any micro-batch of at most M
+    work[b]  least speed-weighted device-seconds of one in any micro-batch of at most M'
     capacity[k]  tokens;  degree[k];  devices[f];  most[k]  groups that the nodes have room for
     all  tokens that all devices hold;  speed  sum over all devices
 
@@ -26,13 +27,16 @@ Constraints
                                    holds, or ends in time, it takes q;  q = 1, 2
     (5) devices:                   sum_f taken[k,f] = degree[k] groups[k],  sum_k taken[k,f] <= devices[f]
     (6) memory of the others:      sum_b length[b] rest[b] <= all others
+    (7) time of the others:        rest[b] = 0 where no kind holds one within M'
+    (8) the longest is here:       rest[b] <= size[b] - 1 of its bucket
 
 inside[b,k] exists where one fits and ends in time. Groups of a kind are counted, not told apart, and
-their limits are added up: the program relaxes every plan whose slowest micro-batch takes at most M,
-so what it leaves at least is a bound on all of them.
+their limits are added up: the program relaxes every plan where that micro-batch takes at most M and any
+other at most M', so what it leaves at least is a bound on all of them.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,7 +63,7 @@ class First:
 
     Attributes:
         left_work: At least what is left to the others, in device-seconds, their fixed times
-            on all devices included.
+            on all devices included; infinite where there is no such plan.
         num_groups: By kind.
         shares: Sequences by bucket and kind, not always whole.
     """
@@ -105,16 +109,30 @@ class FirstProgram:
         ]
 
     def solve(
-        self, target_seconds: float, solver: SolverChain, *, time_limit_seconds: float
+        self,
+        target_seconds: float,
+        solver: SolverChain,
+        *,
+        others_seconds: float,
+        time_limit_seconds: float,
     ) -> First | None:
         """Return the best micro-batch within a time; None where the solver found none so soon.
+
+        Args:
+            target_seconds: What it may take (M).
+            solver: Who solves it.
+            others_seconds: What any other micro-batch may take (M').
+            time_limit_seconds: For the solver.
 
         Raises:
             SolverError: If no solver works.
         """
-        work = np.minimum.reduceat(self.bound.least_work(target_seconds), self._starts)
+        work = np.minimum.reduceat(self.bound.least_work(others_seconds), self._starts)
+        most_left = np.where(np.isinf(work), 0.0, self._sizes)  # (7)
+        most_left[-1] = min(most_left[-1], self._sizes[-1] - 1)  # (8)
+        work = np.where(np.isinf(work), 0.0, work)
         each = self.bound.strength * self._fixed
-        unit = (float(self._sizes @ work) + each) / 1e3  # solvers stop at 1e-6 of its unit
+        unit = (float(self._sizes @ work) + each) / 1e3 or 1.0  # solvers stop at 1e-6 of it
         lp = pulp.LpProblem("first", pulp.LpMinimize)
         groups = [
             lp.add_variable(f"groups_{k}", 0, most, pulp.LpInteger)
@@ -123,7 +141,7 @@ class FirstProgram:
         inside: dict[tuple[int, int], pulp.LpVariable] = {}
         for k, kind in enumerate(self.kinds):
             self._add_kind(lp, k, kind, target_seconds - self._fixed, groups[k], inside)
-        rest = [lp.add_variable(f"rest_{b}", 0, size) for b, size in enumerate(self._sizes)]
+        rest = [lp.add_variable(f"rest_{b}", 0, most) for b, most in enumerate(most_left)]
         for b, size in enumerate(self._sizes):  # (1)
             here = [inside[b, k] for k in range(len(groups)) if (b, k) in inside]
             lp += pulp.lpSum([*here, rest[b]]) == size
@@ -136,6 +154,8 @@ class FirstProgram:
         answer = solver.minimise(
             lp, time_limit_seconds=time_limit_seconds, gap_fraction=GAP_FRACTION
         )
+        if answer.verdict == "infeasible":
+            return First(math.inf, (), {})
         if answer.verdict != "solved":
             return None
         shares = {key: variable.varValue or 0.0 for key, variable in inside.items()}

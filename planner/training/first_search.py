@@ -1,15 +1,15 @@
-"""Improves on a plan of a large batch, and raises its bound, by the time of its slowest micro-batch.
+"""Improves on a plan of a large batch and raises its bound, by when its longest sequence is done.
 
-Let that be `M`, `left(M)` the least work that `first_program` leaves to the others, `S` the sum of the
-devices' speeds. The batch then takes at least
+Let the micro-batch of the longest sequence take `M`, `left(M)` be the least work that `first_program`
+leaves to the others, and `S` the sum of the devices' speeds. The batch then takes at least
 
     M + left(M) / S
 
 and `left` falls with `M`: over an interval the least is its lower end's `M` and its upper end's
-`left`. The interval with the lowest such bound is halved, again and again; the first ones are cut where the
-longest sequence begins to fit another kind of group, since `left` jumps there. Each program also says how
-many groups of which kind to open and what to put in them; packed, with the rest searched as by the
-heuristic, that is a plan.
+`left`. The interval with the lowest such bound is halved, again and again; the first ones are cut
+where the longest sequence begins to fit another kind of group, since `left` jumps there. Each program
+also says how many groups of which kind to open and what to put in them; packed, with the rest
+searched as by the heuristic, that is a plan.
 """
 
 import heapq
@@ -33,6 +33,8 @@ NARROW_FRACTION = 1e-5
 """Of the whole time: an interval that is no longer halved."""
 CLOSE_FRACTION = 1e-4
 """Gap at which an interval is no longer of interest."""
+MOST_PROGRAM_SECONDS = 0.8
+"""Of one program: its bound then is of more use than its last thousandths."""
 JUST_BEFORE = 1e-7
 """Share of a time by which an interval ends before it."""
 RESERVED_SECONDS = 0.3
@@ -41,7 +43,7 @@ RESERVED_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Interval:
-    """Times of the slowest micro-batch, and what no plan with such a one beats."""
+    """Times of the longest sequence's micro-batch, and what no plan with such a one beats."""
 
     bound_seconds: float
     low: float
@@ -109,21 +111,29 @@ class FirstSearch:
     def _refined(self, interval: _Interval, solver: SolverChain, seconds: float) -> list[_Interval]:
         """Ask the program at the end of a new interval, in the middle of a known one."""
         if interval.left_work < 0:
-            left_work = self._left_work(interval.high, solver, seconds)
+            left_work = self._left_work(interval.low, interval.high, solver, seconds)
             return [self._interval(interval.low, interval.high, left_work, interval)]
         middle = (interval.low + interval.high) / 2
-        left_work = max(interval.left_work, self._left_work(middle, solver, seconds))
+        asked = self._left_work(interval.low, middle, solver, seconds)
+        left_work = max(interval.left_work, asked)
         return [
             self._interval(interval.low, middle, left_work, interval),
             self._interval(middle, interval.high, interval.left_work, interval),
         ]
 
-    def _left_work(self, target: float, solver: SolverChain, seconds: float) -> float:
-        """Return what is left at least, 0 where that is not known, and try the program's plan."""
-        first = self._program.solve(target, solver, time_limit_seconds=seconds)
+    def _left_work(self, low: float, high: float, solver: SolverChain, seconds: float) -> float:
+        """Return what is left at least, 0 where that is not known, and try the program's plan.
+
+        Only plans faster than the best count: what this micro-batch takes the others may not.
+        """
+        more = max(0, self._bound.least_micro_batches - 2) * self._bound.fixed_seconds
+        others = self.best.seconds - low - more
+        limit = min(seconds, MOST_PROGRAM_SECONDS)
+        first = self._program.solve(high, solver, others_seconds=others, time_limit_seconds=limit)
         if first is None:
             return 0.0
-        self._try(first, target)
+        if first.num_groups:
+            self._try(first, high)
         return first.left_work
 
     def _interval(self, low: float, high: float, left_work: float, parent: _Interval) -> _Interval:

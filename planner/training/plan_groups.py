@@ -1,8 +1,8 @@
 """From the lengths of one global batch to its micro-batches and sequence-parallel groups.
 
 The heuristic (`heuristic_groups`) always answers. A program improves on it within a time limit:
-for a small batch one of the whole (`exact_program`), else one of its slowest micro-batch, asked again
-and again (`first_search`). Neither ever returns a slower plan or a lower bound.
+for a small batch one of the whole (`exact_program`), else one of its longest sequence's micro-batch,
+asked again and again (`first_search`). Neither ever returns a slower plan or a lower bound.
 """
 
 import time

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +17,16 @@ from planner.errors import TrainingPlanError
 
 if TYPE_CHECKING:
     from planner.training.cluster import Cluster
+    from planner.training.islands_used import Chosen
     from planner.training.lengths import AdmittedLengths
     from planner.training.placement import Placement
     from planner.training.sequence_costs import SequenceCosts, TrainingFleet
     from planner.training.training_plan import TrainingPlan
+
+    CostsOn = Callable[[Cluster], SequenceCosts]
+
+JUDGED_BATCHES = 4
+"""First global batches by which the islands to start on are chosen."""
 
 
 class Solver(StrEnum):
@@ -70,6 +78,13 @@ Place = Annotated[
     bool,
     typer.Option("--place", help="Also choose tensor, pipeline and data degrees over the islands."),
 ]
+AllIslands = Annotated[
+    bool,
+    typer.Option(
+        "--all-islands",
+        help="Use every island, also where fewer are predicted faster; so does --place.",
+    ),
+]
 Calibrate = Annotated[
     Path | None,
     typer.Option(
@@ -97,6 +112,7 @@ def training(
     time_limit_seconds: TimeLimit = 5.0,
     ignore_heads: IgnoreHeads = False,
     static_degree: StaticDegree = None,
+    all_islands: AllIslands = False,
     place: Place = False,
     calibrate: Calibrate = None,
     seed: Seed = 0,
@@ -116,30 +132,25 @@ def training(
 
     _check_outputs((output_file, plot_file), (cluster_file, lengths_file, calibrate))
     cluster = read_document(cluster_file, Cluster)
-    found = _costs(model, costs, cluster)
+    costs_on = _costs_on(model, costs, cluster)
     if calibrate is not None:
-        _calibrate(calibrate, found, cluster, output_file)
+        _calibrate(calibrate, costs_on(cluster), cluster, output_file)
         return
     admitted = _admitted(lengths_file, max_tokens, pad_to, seed)
-    fleet = _fleet(cluster, found, max_tokens or max(admitted.lengths), ignore_heads, static_degree)
+    longest = max_tokens or max(admitted.lengths)
+    chosen = _chosen(
+        cluster, costs_on, admitted, batch_size, longest, ignore_heads, all_islands or place
+    )
+    _check_degree(chosen.fleet, static_degree)
 
-    from planner.training.plan_training import plan_training
-
-    num_planned = -(-len(admitted.lengths) // batch_size)
-    with progress_bar() as progress:
-        bar = progress.add_task("batches", total=min(batches or num_planned, num_planned))
-        plan = plan_training(
-            admitted,
-            fleet,
-            model=model or found.name,
-            batch_size=batch_size,
-            pad_to=pad_to,
-            num_batches=batches,
-            solver=solver.value,
-            time_limit_seconds=time_limit_seconds,
-            degree=static_degree,
-            on_batch=lambda _: progress.advance(bar),
-        )
+    planned = partial(_planned, admitted, chosen, num_batches=batches, batch_size=batch_size)
+    plan = planned(
+        model=model or chosen.fleet.costs.name,
+        pad_to=pad_to,
+        solver=solver.value,
+        time_limit_seconds=time_limit_seconds,
+        degree=static_degree,
+    )
     if place:
         plan = plan.model_copy(update={"placement": _placement(plan, model)})
     _give(plan, output_file, plot_file)
@@ -155,18 +166,22 @@ def _check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]
             check_writable(path)
 
 
-def _costs(model: str | None, costs: str | None, cluster: Cluster) -> SequenceCosts:
+def _costs_on(model: str | None, costs: str | None, cluster: Cluster) -> CostsOn:
+    """Return what a job costs on some of the cluster's islands: the same, or estimated for them."""
     from planner.hardware.catalogue import built_in_catalogue
     from planner.hardware.find_model import find_model
+    from planner.training.device_speed import unit_flops_per_second
     from planner.training.estimated_costs import estimated_costs
     from planner.training.find_costs import find_costs
 
     if costs is not None:
-        return find_costs(costs)
+        found = find_costs(costs)
+        return lambda _: found
     if model is None:
         raise TrainingPlanError("neither --model nor --costs is given; name one of them")
     catalogue = built_in_catalogue()
-    return estimated_costs(find_model(model, catalogue), cluster, catalogue)
+    spec, speed = find_model(model, catalogue), unit_flops_per_second(cluster, catalogue)
+    return lambda part: estimated_costs(spec, part, flops_per_second=speed)
 
 
 def _admitted(
@@ -183,21 +198,60 @@ def _admitted(
         raise TrainingPlanError(f"{lengths_file}: {error}") from None
 
 
-def _fleet(
+def _chosen(
     cluster: Cluster,
-    costs: SequenceCosts,
-    max_tokens: int,
+    costs_on: CostsOn,
+    admitted: AdmittedLengths,
+    batch_size: int,
+    longest: int,
     ignores_heads: bool,
-    static_degree: int | None,
-) -> TrainingFleet:
+    all_islands: bool,
+) -> Chosen:
+    """Return the islands to plan on, judged by the first batches."""
+    from planner.training.islands_used import Chosen, fastest_islands
     from planner.training.sequence_costs import TrainingFleet
 
-    fleet = TrainingFleet(cluster, costs, max_tokens, ignores_heads)
+    def fleet_on(part: Cluster) -> TrainingFleet:
+        return TrainingFleet(part, costs_on(part), longest, ignores_heads)
+
+    if all_islands or len(cluster.islands) == 1:
+        return Chosen(fleet_on(cluster), None)
+    judged = list(islice(admitted.batches(batch_size), JUDGED_BATCHES))
+    return fastest_islands(cluster, judged, fleet_on)
+
+
+def _planned(
+    admitted: AdmittedLengths,
+    chosen: Chosen,
+    *,
+    num_batches: int | None,
+    batch_size: int,
+    **words: Any,
+) -> TrainingPlan:
+    """Plan batch by batch behind a progress bar; say which islands are left out."""
+    from planner.training.plan_training import plan_training
+
+    num_planned = -(-len(admitted.lengths) // batch_size)
+    with progress_bar() as progress:
+        bar = progress.add_task("batches", total=min(num_batches or num_planned, num_planned))
+        plan = plan_training(
+            admitted,
+            chosen.fleet,
+            batch_size=batch_size,
+            num_batches=num_batches,
+            on_batch=lambda _: progress.advance(bar),
+            **words,
+        )
+    if chosen.note is None:
+        return plan
+    return plan.model_copy(update={"notes": (chosen.note, *plan.notes)})
+
+
+def _check_degree(fleet: TrainingFleet, static_degree: int | None) -> None:
     if static_degree is not None and static_degree not in fleet.degrees:
         raise TrainingPlanError(
             f"--static-degree {static_degree}: offered are {list(fleet.degrees)}; take one"
         )
-    return fleet
 
 
 def _calibrate(file: Path, base: SequenceCosts, cluster: Cluster, output_file: Path | None) -> None:

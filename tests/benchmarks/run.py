@@ -32,6 +32,7 @@ BENCHMARKS = {
     "minions": "remote tokens of MinionS against the whole document, planted facts, scripted models",
     "tryage": "is the router's pick the model of least loss? 16 tiny adapters; fronts; QUICK=1",
     "sequence-parallel": "calibrated costs against measured steps of random plans, four gloo processes",
+    "training-plan": "sequence-parallel groups, 20 batches of 7B and 13B, growth; needs DATA=path",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
 }
 RESULTS = Path("runs") / "benchmarks"

@@ -34,7 +34,7 @@ def test_each_subcommand_has_help(subcommand, capsys):
         (["plan", "nope"], "No such command 'nope'; use one of: fleet"),
         (["plan", "fleet"], "Missing argument 'FILE'; see `motley plan fleet --help`"),
         (["plan", "fleet", "x", "--gap-fractio", "1"], "Did you mean '--gap-fraction'?"),
-        (["finetune", "nope"], "No such command 'nope'; use one of: run, publish"),
+        (["finetune", "nope"], "No such command 'nope'; use one of: run, local, publish"),
         (["serve", "m", "--port", "x"], "'x' is not a valid integer range; see `motley serve"),
         (["plan", "fleet", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["route", "nowhere.yaml"], "nowhere.yaml: no such file"),

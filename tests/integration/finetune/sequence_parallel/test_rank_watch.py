@@ -84,12 +84,13 @@ def test_failing_rank(start, failing):
 def test_busy_rank(start, apart):
     """A rank that holds the interpreter beyond the patience is not lost."""
     ranks = start(
+        patience_seconds=6.0 if apart else 3.0,
         holding=1,
-        holding_seconds=4.5 if apart else 10,
+        holding_seconds=8 if apart else 10,
         run_seconds=2,
         apart=apart,
         late_seconds=0.5,
     )
     until = time.monotonic() + 90
-    assert [rank.wait(until=until) for rank in ranks] == [0, 0, 0, 0]
+    assert [rank.wait(until=until) for rank in ranks] == [0, 0, 0, 0], messages(ranks)
     assert messages(ranks) == []

@@ -44,7 +44,7 @@ def test_a_busy_neighbour(roll):
     roll.hear(["2", "1", "2"], now=90.0)
     assert roll.lost({1: "living"}, now=100.0) is None
     assert roll.busy_neighbours({1: "living"}, now=100.0) == [1]
-    roll.hear(["2", "1 of rank 0", "2"], now=100.0)
+    roll.hear(["2", "1; 9 by rank 0", "2"], now=100.0)
     assert roll.busy_neighbours({1: "living"}, now=101.0) == []
 
 

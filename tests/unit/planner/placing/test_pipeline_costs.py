@@ -5,10 +5,10 @@ from placing_clusters import cluster, island, small_model
 
 from planner.errors import UnknownNameError
 from planner.hardware.catalogue import built_in_catalogue
-from planner.placing.device_speed import COMPUTE_FRACTION, island_flops_per_second
 from planner.placing.links import group_link, worst_link
 from planner.placing.pipeline_costs import pipeline_costs
 from planner.placing.training_step import Degrees, TrainingStep
+from planner.training.device_speed import COMPUTE_FRACTION, island_flops_per_second
 
 STEP = TrainingStep(small_model(), sequence_tokens=1024, sequences_per_batch=16)
 TWO = cluster(island("a", num_nodes=2, devices_per_node=2), island("b", devices_per_node=4))

@@ -10,7 +10,6 @@ from placing_clusters import cluster, island, small_model
 
 from planner.errors import InfeasibleError
 from planner.hardware.catalogue import built_in_catalogue
-from planner.placing.device_speed import island_flops_per_second
 from planner.placing.layouts import Blocks, all_blocks, placed_stages, stage_degrees
 from planner.placing.makespan import step_seconds
 from planner.placing.pipeline_costs import pipeline_costs
@@ -20,6 +19,7 @@ from planner.placing.search import Search
 from planner.placing.stage_layers import proportional_layers
 from planner.placing.training_step import TrainingStep
 from planner.training.cluster import Cluster
+from planner.training.device_speed import island_flops_per_second
 from planner.training.placement import Placement
 
 CATALOGUE = built_in_catalogue()

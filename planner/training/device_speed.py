@@ -13,14 +13,24 @@ _FORMATS: tuple[DType, ...] = ("bfloat16", "float16", "float32")
 
 
 def island_flops_per_second(cluster: Cluster, catalogue: Catalogue) -> tuple[float, ...]:
-    """Return the sustained arithmetic of one device of each island.
+    """Return the sustained arithmetic of one device of each island; see `unit_flops_per_second`.
+
+    Raises:
+        UnknownNameError: If the catalogue lists no island's device.
+    """
+    unit = unit_flops_per_second(cluster, catalogue)
+    return tuple(unit * each.relative_speed for each in cluster.islands)
+
+
+def unit_flops_per_second(cluster: Cluster, catalogue: Catalogue) -> float:
+    """Return the sustained arithmetic of a device of relative speed 1.
 
     How islands compare is the file's `relative_speed` alone, as for sequence groups; the catalogue
     says how fast the device is to which they compare: the first island's of speed 1 that it lists,
     else the first listed.
 
     Raises:
-        UnknownNameError: If it lists no island's device.
+        UnknownNameError: If the catalogue lists no island's device.
     """
     listed = [(island, spec) for island in cluster.islands if (spec := _find(island, catalogue))]
     if not listed:
@@ -30,8 +40,7 @@ def island_flops_per_second(cluster: Cluster, catalogue: Catalogue) -> tuple[flo
         (spec.dense_flops_per_second[dtype] for dtype in _FORMATS if _has(spec, dtype)),
         max(spec.dense_flops_per_second.values()),
     )
-    unit = peak * COMPUTE_FRACTION / island.relative_speed
-    return tuple(unit * each.relative_speed for each in cluster.islands)
+    return peak * COMPUTE_FRACTION / island.relative_speed
 
 
 def _find(island: Island, catalogue: Catalogue) -> GpuSpec | None:
