@@ -107,7 +107,7 @@ class Group:
             statuses = [process.poll() for process in self._processes]
             failed = [rank for rank, status in enumerate(statuses) if status]
             if failed:
-                self._wait(self._processes[:1], _REPORT_SECONDS)
+                self._wait(self._processes, _REPORT_SECONDS)
                 return failed[0]
             if None not in statuses:
                 return None

@@ -37,6 +37,9 @@ _BROKEN = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe
 _LINGER_INTERVALS = 3
 """For which the keeper of the store lets the others read the verdict."""
 
+_TELLING_SECONDS = 5.0
+"""Longest that ranks stay for the one that failed to say why."""
+
 
 class RankWatch:
     """The watch of one rank, as a context around all that it computes with others.
@@ -181,7 +184,16 @@ class RankWatch:
         if verdict.speaker == self._rank:
             _say(verdict.message)
         self._let_others_read()
+        self._let_tell(verdict.failed_rank)
         self._end()
+
+    def _let_tell(self, failed_rank: int | None) -> None:
+        """Stay until a neighbour that failed has said why: a launcher ends all when one has ended."""
+        until = time.monotonic() + min(self._patience, _TELLING_SECONDS)
+        while time.monotonic() < until and self._neighbours_states().get(
+            -1 if failed_rank is None else failed_rank, "gone"
+        ) in ("living", "unknown"):
+            time.sleep(self._interval / 10)
 
     def _guard_store(self) -> None:
         """Stop when the store is gone, or so silent that the other thread hangs in it."""
