@@ -28,4 +28,4 @@ def leavings(folder: Path) -> dict[str, object]:
     return files | {"metrics.jsonl": step_lines(folder)}
 
 
-_SAME = ("checkpoint.safetensors", "result.json", "local-run.json")
+_SAME = ("checkpoint.safetensors", "result.json")

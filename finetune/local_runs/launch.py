@@ -19,8 +19,9 @@ from typing import IO
 from finetune.errors import LocalRunError, ProcessEndedError
 
 _PIPE_VARIABLE = "MOTLEY_STARTED_BY"
-_REPORT_SECONDS = 3.0
-"""After a first process failed, rank 0 gets so long to say why and end by itself."""
+_REPORT_SECONDS = 30.0
+"""After a first process failed, rank 0 gets so long to say why and end by itself: `RankWatch` has
+it do so, but for a process that fails before it has met the others."""
 _END_SECONDS = 10.0
 """After being asked to end, before a process is killed."""
 _LOOK_SECONDS = 0.05

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from planner.training.group_kinds import GroupKind
 from planner.training.room import Piece, Room
 
+LEAST_DIFFERENCE = 1e-7
+"""Of what two kinds use, as a share and a device; less does not count."""
+
 
 @dataclass(slots=True)
 class Draft:
@@ -146,7 +149,8 @@ def _open(
         if limits[number] >= length:
             cost = kind.cost
             each = (cost.seconds_per_token_squared * length + cost.seconds_per_token) * length
-            costs.append((kind.weight * each, number))
+            # Of kinds that use the same, such as beyond the measured degrees, the smallest.
+            costs.append((kind.weight * each * (1 + LEAST_DIFFERENCE * cost.degree), number))
     for _, number in sorted(costs):
         pieces = room.take(kinds[number])
         if pieces is not None:

@@ -21,7 +21,7 @@ NUM_STEPS = 16
 """Targets of a first micro-batch between the least and the most that is worth trying."""
 NUM_REFINEMENTS = 4
 """Halvings of the step around the best target."""
-MOST_EFFORT = 400_000
+MOST_EFFORT = 1_500_000
 """Work of `pack`, in units of about half a microsecond; beyond it targets are no longer searched."""
 NUM_LONGEST = 3
 """Longest lengths whose times in each kind of group are tried as targets."""

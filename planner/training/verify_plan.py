@@ -193,7 +193,8 @@ def _state_bytes(costs: SequenceCosts, *, max_tokens: int, num_devices: int) -> 
 
 def _exchanged_bytes(costs: SequenceCosts, degree: int) -> float:
     """Return the bytes a token: queries, keys, values, output, forward and backward."""
-    copies = math.lcm(costs.num_key_value_heads, degree)
+    is_runnable = costs.num_query_heads % degree == 0  # else published: nothing is copied
+    copies = math.lcm(costs.num_key_value_heads, degree if is_runnable else 1)
     values = (costs.num_query_heads + copies + copies + costs.num_query_heads) * costs.head_size
     return 2.0 * costs.num_layers * values * costs.exchanged_bytes_per_value
 

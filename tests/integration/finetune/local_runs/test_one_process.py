@@ -17,6 +17,8 @@ import motley
 from finetune.adapters import read_adapter
 from finetune.errors import LocalRunError, RunFolderError
 from finetune.local_runs.local_folder import LocalFolder
+from finetune.local_runs.local_job import read_local_job
+from finetune.local_runs.step_lengths import step_lengths
 from planner.training.calibration import GroupMeasurement
 from planner.training.training_plan import TrainingPlan
 
@@ -210,6 +212,25 @@ def one_device_plan(batches):
         batch_size=4,
         batches=tuple(solved(batch, fleet) for batch in batches),
     )
+
+
+@pytest.mark.parametrize("name", ["one-process", "full-weights", "every-key"])
+def test_shipped_jobs_find_their_model_and_text(repository, monkeypatch, name):
+    """Every step of an example job has documents, none longer than it says."""
+    monkeypatch.chdir(repository)
+    job = read_local_job(repository / "configs" / "local" / f"{name}.yaml")
+    lengths = step_lengths(job)
+    assert len(lengths) >= job.batch_size
+    assert max(lengths) <= job.max_tokens
+
+
+def test_bfloat16_trains_near_float32(make_content, run_job, tmp_path):
+    """The arithmetic is narrower, the losses are close and not equal."""
+    run_job(make_content(steps=3), tmp_path / "float32")
+    run_job(make_content(steps=3, precision="bfloat16"), tmp_path / "bfloat16")
+    wide, narrow = losses(tmp_path / "float32"), losses(tmp_path / "bfloat16")
+    assert narrow == pytest.approx(wide, abs=0.05)
+    assert narrow != wide
 
 
 def test_the_command_trains_and_says_what_it_gave(make_content, tmp_path, capsys):

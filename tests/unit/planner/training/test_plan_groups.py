@@ -42,7 +42,7 @@ def skewed_lengths(number: int, *, longest: int = 190_000, seed: int = 0) -> lis
     return [min(longest, -(-max(1, length) // 128) * 128) for length in drawn]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(30))
 def test_the_program_equals_brute_force(seed):
     """On tiny clusters the MILP is the fastest plan there is, and both bounds hold."""
     lengths, tiny = random_batch(seed, is_mixed=seed % 2 == 1)
@@ -56,18 +56,18 @@ def test_the_program_equals_brute_force(seed):
 
 
 def test_the_heuristic_is_near_brute_force():
-    """Over 300 tiny batches it is the optimum for nine in ten, and within 2 % on average."""
+    """Over 200 tiny batches it is the optimum for nine in ten, and within 2 % on average."""
     ratios = []
-    for seed in range(300):
+    for seed in range(200):
         lengths, tiny = random_batch(1000 + seed, is_mixed=seed % 2 == 1)
         fastest = fastest_seconds(lengths, tiny)
         ratios.append(plan_groups(lengths, tiny).predicted_seconds / fastest)
     assert min(ratios) >= 1 - EXACT
-    assert sum(ratio <= 1 + EXACT for ratio in ratios) >= 270
+    assert sum(ratio <= 1 + EXACT for ratio in ratios) >= 180
     assert sum(ratios) / len(ratios) <= 1.02
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_each_solver_is_at_least_as_good_as_the_one_before(seed, is_mixed):
     """The MILP is never slower than the heuristic, nor that than groups of any one degree."""
@@ -101,7 +101,7 @@ def test_the_program_improves_a_large_batch_or_its_bound():
     """One very long sequence among many: the program comes within 2 % of its raised bound."""
     lengths = [93_440, *skewed_lengths(511, longest=20_000)]
     heuristic = verified(lengths, flexsp_fleet())
-    milp = verified(lengths, flexsp_fleet(), solver="milp", time_limit_seconds=8.0)
+    milp = verified(lengths, flexsp_fleet(), solver="milp", time_limit_seconds=4.0)
     assert milp.predicted_seconds <= heuristic.predicted_seconds
     assert milp.lower_bound_seconds > heuristic.lower_bound_seconds
     assert milp.predicted_seconds <= 1.02 * milp.lower_bound_seconds
@@ -215,7 +215,7 @@ def test_odd_clusters(name, solver):
 
 def test_micro_batches_without_fixed_time_may_be_many():
     """Where another micro-batch costs nothing the search still ends."""
-    lengths = [1 + 37 * n % 900 for n in range(300)]
+    lengths = [1 + 37 * n % 900 for n in range(200)]
     verified(lengths, fleet(micro_batch_seconds=0.0))
 
 
