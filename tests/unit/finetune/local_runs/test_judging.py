@@ -62,5 +62,5 @@ def test_batches_count_by_their_tokens(judge):
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_is_told(judge, loss):
     """As when the last step broke the model, whose own loss was of the weights before."""
-    with pytest.raises(LocalRunError, match="the held-out loss is .*; lower learning_rate"):
+    with pytest.raises(LocalRunError, match=r"the held-out loss is .*; lower learning_rate"):
         judge.loss(Scores(1.0, loss), torch.nn.Identity())
