@@ -180,5 +180,5 @@ class Search:
 
     def _pack(self, pool: Pool, target: float) -> tuple[Draft, ...]:
         drafts = pack(pool, self.kinds, Room(self.floor), target)
-        self._effort += 20 + len(self.floor.node_end) + 10 * len(drafts)
+        self._effort += 20 + len(self.floor.node_end) + (3 + len(self.kinds)) * len(drafts)
         return tuple(drafts)

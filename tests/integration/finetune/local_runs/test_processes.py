@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from child_processes import Child
+from child_processes import Child, free_port
 from local_job_files import small_cluster, small_costs, write_local_job
 from local_run_files import leavings, losses
 
@@ -72,16 +72,30 @@ def degrees(folder):
     return {len(g["ranks"]) for p in plans for m in p["micro_batches"] for g in m["groups"]}
 
 
-def test_four_processes_of_torchrun_train_as_one_does(make_content, make_job, run_job, tmp_path):
+def torchrun(num_processes):
+    """Return the words that start so many processes of a module."""
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", num_processes, "--master-port", "0"]
+    return [*words, "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m"]
+
+
+def accelerate_launch(num_processes):
+    """Return the words that start so many processes of a module; --multi_gpu means several."""
+    words = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    words += ["--num_processes", num_processes, "--main_process_port", free_port()]
+    return [*words, "--mixed_precision", "no", "--dynamo_backend", "no", "-m"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [torchrun, accelerate_launch])
+def test_four_processes_of_a_launcher_train_as_one_does(
+    launcher, make_content, make_job, run_job, tmp_path
+):
     """In groups of two and of one; the losses are one process's, and the adapter is whole."""
     folder = tmp_path / "four"
     job_file = make_job("four", num_devices=4, batch_size=6)
     with ExitStack() as stack:
-        words = [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4"),
-            *("--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
-            *("-m", "motley", "finetune", "local", str(job_file), "--output", str(folder)),
-        ]
+        words = ["motley", "finetune", "local", job_file, "--output", folder]
+        words = [sys.executable, *map(str, [*launcher(4), *words])]
         ranks = Child(stack, words, tmp_path / "four.log")
         assert ranks.wait(until=time.monotonic() + 300) == 0, ranks.output
     one = run_job(make_content(batch_size=6), tmp_path / "one")
@@ -133,6 +147,7 @@ def is_running(process_id):
         return False
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_with_one_word(make_job, tmp_path):
     """The signal reaches every rank; the exit code is that of an interruption."""
     job_file, folder = make_job("long", num_devices=2, steps=5000), tmp_path / "run"
