@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -78,6 +79,9 @@ class ClientGroup:
                 f"local_training.processes: {lost or error} of {self._num_processes}; the round's "
                 "work is lost, the next one starts them anew"
             ) from None
+        except BaseException:
+            self.close()  # the others are in the middle of a step
+            raise
         return losses
 
     @property
@@ -90,14 +94,15 @@ class ClientGroup:
         self._step = None
         for _, connection in self._members:
             connection.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()  # whoever waits in an exchange sees its end
+        end = time.monotonic() + _END_SECONDS
         for process, _ in self._members:
-            process.join(_END_SECONDS)
+            process.join(max(0.0, end - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
         self._members = []
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
     @cached_property
     def _plan(self) -> BatchPlan:

@@ -31,7 +31,7 @@ class CheckpointHeader(StrictModel):
     base_weights_sha256: str
     """Digest of the base model the run began with."""
     text_sha256: str
-    """Digest of the training sequences."""
+    """Digest of the sequences trained on and judged by."""
     base_loss: float
     """Held-out loss of the base model, nats a token."""
     held_out_tokens: int

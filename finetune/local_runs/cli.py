@@ -1,13 +1,15 @@
 """`motley finetune local`: one job, one process group."""
 
 import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from finetune.errors import LocalRunError
-from finetune.local_runs.launch import end_with_starter, is_launched, launch, rank_here
+from finetune.local_runs.launch import end_with_starter, is_launched, launch
 from finetune.local_runs.local_job import LocalJob, read_local_job
 from planner.console import configure_logging, output, progress_bar
 from planner.documents import check_writable, write_atomically
@@ -60,8 +62,8 @@ def local_command(
 
 def _run(job: LocalJob) -> None:
     """Train as this process's rank."""
-    is_first = rank_here() == 0
     configure_logging()
+    is_first = _is_first(os.environ)
     if not is_first:  # rank 0 says what all do
         logging.getLogger().setLevel(logging.WARNING)
 
@@ -85,6 +87,14 @@ def _run(job: LocalJob) -> None:
     run = LocalFolder(job.output)
     plot.draw(run.history(), result)
     print_local_result(result, output(), folder=run.result_of(job))
+
+
+def _is_first(environment: Mapping[str, str]) -> bool:
+    """Return whether this process is rank 0 by any launcher's words, mpirun's among them."""
+    from finetune.sequence_parallel.distributed import launch_of
+
+    found = launch_of(environment)
+    return found is None or found.rank == 0
 
 
 def _write_lengths(job: LocalJob, path: Path) -> None:

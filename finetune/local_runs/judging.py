@@ -1,7 +1,10 @@
 """The held-out loss of a local run's model, by the same groups of ranks that train it."""
 
+import math
+
 from torch import nn
 
+from finetune.errors import LocalRunError
 from finetune.local_runs.local_job import LocalJob
 from finetune.local_runs.local_text import LocalText
 from finetune.local_runs.ranks import Ranks, from_rank_zero
@@ -34,11 +37,20 @@ class Judge:
         self._plans = [BatchPlan.model_validate_json(text) for text in texts]
 
     def loss(self, step: SequenceParallelStep, model: nn.Module) -> tuple[float, int]:
-        """Return the mean loss, nats a token, and the tokens predicted; all ranks must call."""
+        """Return the mean loss, nats a token, and the tokens predicted; all ranks must call.
+
+        Raises:
+            LocalRunError: If the loss is no number; on every rank.
+        """
         total, num_tokens = 0.0, 0
         model.eval()
         for plan, batch in zip(self._plans, self._batches, strict=True):
             result = step.evaluate(plan, batch)
             total += result.loss * result.num_targets
             num_tokens += result.num_targets
+        if not math.isfinite(total):
+            raise LocalRunError(
+                f"the held-out loss is {total:.4g}; lower learning_rate and start a new run, or take "
+                "another base model"
+            )
         return total / num_tokens, num_tokens

@@ -116,7 +116,7 @@ class Group:
     def _report(self, failed: int) -> None:
         """Say why the run ended, unless rank 0 has: of all ranks one alone tells the reason."""
         for process, words in zip(self._processes[1:], self._words, strict=True):
-            if process.returncode and (reason := _reason(words)):
+            if process.returncode and (reason := reason_of(words)):
                 raise (LocalRunError if process.returncode == 2 else ProcessEndedError)(reason)
         if self._processes[0].returncode > 0:
             raise SystemExit(self._processes[0].returncode)
@@ -163,18 +163,16 @@ def is_launched() -> bool:
     return bool(os.environ.get("RANK"))
 
 
-def rank_here() -> int:
-    """Return the rank that a launcher has given this process, 0 without one."""
-    word = os.environ.get("RANK") or "0"
-    return int(word) if word.isdecimal() else 0
+def reason_of(words: IO[bytes]) -> str | None:
+    """Return the message, or the end of the traceback, with which a process ended.
 
-
-def _reason(words: IO[bytes]) -> str | None:
-    """Return the message, or the end of the traceback, with which a process ended."""
+    A traceback goes to standard error as it is: nobody has seen it yet.
+    """
     words.seek(0)
     lines = words.read().decode(errors="replace").strip().splitlines()
     told = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
     if not told and any(line.startswith("Traceback") for line in lines):
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
         told = [f"a process failed: {lines[-1]}; report it with its traceback"]
     return told[-1] if told else None
 

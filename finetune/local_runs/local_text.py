@@ -40,9 +40,9 @@ class LocalText:
 
     @property
     def sha256(self) -> str:
-        """Digest of the training sequences in order, hexadecimal."""
-        digest = hashlib.sha256()
-        for row in self.training:
+        """Digest of the sequences in order, the held-out ones last, hexadecimal."""
+        digest = hashlib.sha256(len(self.training).to_bytes(8, "little"))
+        for row in (*self.training, *self.held_out):
             digest.update(len(row).to_bytes(8, "little"))
             digest.update(row.astype("<i8").tobytes())
         return digest.hexdigest()

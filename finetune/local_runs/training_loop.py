@@ -1,5 +1,6 @@
 """The steps of a local run: plan, gradients, optimiser, metrics, checkpoint."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from finetune.errors import LocalRunError
 from finetune.local_runs import checkpoint
 from finetune.local_runs.checkpoint import CheckpointHeader
 from finetune.local_runs.local_folder import LocalFolder, StepLine
@@ -107,6 +109,7 @@ class TrainingLoop:
         torch.manual_seed(_step_seed(self._job.seed, index, self._ranks.rank))
         result = self._step.accumulate(planned.plan, rows)
         norm = self.weights.take(index)
+        _check_finite(index + 1, result.loss, norm)
         seconds = time.monotonic() - started
         timings = self._ranks.gather(_seconds_by_micro_batch(planned.plan, result, self._ranks))
         line = StepLine(
@@ -131,7 +134,9 @@ class TrainingLoop:
 def measured_groups(
     plan: BatchPlan, rows: Sequence[Any], timings: Sequence[Sequence[float | None]]
 ) -> list[GroupMeasurement]:
-    """Return what each group of a step took: the time of its slowest rank.
+    """Return what each group of a step took: the time of the rank that came to it last.
+
+    The others wait in its first exchange for that one, which an earlier micro-batch kept longer.
 
     Args:
         plan: Of the step.
@@ -142,7 +147,9 @@ def measured_groups(
         GroupMeasurement(
             lengths=tuple(len(rows[place]) for place in group.sequences),
             ranks=group.ranks,
-            seconds=max(timings[rank][number] or 0.0 for rank in group.ranks),
+            seconds=min(
+                seconds for rank in group.ranks if (seconds := timings[rank][number]) is not None
+            ),
         )
         for number, micro_batch in enumerate(plan.micro_batches)
         for group in micro_batch.groups
@@ -158,6 +165,15 @@ def _seconds_by_micro_batch(
         next(own).seconds if any(ranks.rank in g.ranks for g in micro_batch.groups) else None
         for micro_batch in plan.micro_batches
     ]
+
+
+def _check_finite(step: int, loss: float, norm: float) -> None:
+    """Refuse on every rank alike to go on with weights that are no numbers, nor to keep them."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise LocalRunError(
+            f"step {step}: the loss is {loss:.4g} and the norm of its gradients {norm:.4g}; lower "
+            "learning_rate and start a new run"
+        )
 
 
 def _step_seed(seed: int, index: int, rank: int) -> int:

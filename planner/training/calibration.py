@@ -21,7 +21,7 @@ from planner.documents import describe, read_text
 from planner.errors import DocumentError
 from planner.profiling.nonnegative_fit import nonnegative_fit
 from planner.training.cluster import Cluster
-from planner.training.sequence_costs import SequenceCosts
+from planner.training.sequence_costs import SequenceCosts, TrainingFleet
 from planner.training.training_plan import Rank
 from planner.units import Number, Tokens
 
@@ -57,6 +57,8 @@ class Calibration:
     """Median of the absolute error over the measured time."""
     median_error_before_fraction: float
     """The same of the costs that were to be fitted."""
+    capped_degrees: tuple[int, ...]
+    """Measured faster than the cluster's links, at whose rates plans count them all the same."""
 
 
 def read_measurements(path: Path) -> list[GroupMeasurement]:
@@ -115,8 +117,9 @@ def calibrate(
     return Calibration(
         costs=costs,
         num_measurements=len(measurements),
-        median_error_fraction=_median_error(measurements, rows, fitted),
-        median_error_before_fraction=_median_error(measurements, rows, _unknowns(base, degrees)),
+        median_error_fraction=_median_error(measurements, costs, cluster),
+        median_error_before_fraction=_median_error(measurements, base, cluster),
+        capped_degrees=_capped(measurements, costs, cluster),
     )
 
 
@@ -142,21 +145,23 @@ def _row(
     ]
 
 
-def _unknowns(costs: SequenceCosts, degrees: Sequence[int]) -> list[float]:
-    return [
-        costs.attention_seconds_per_token_squared,
-        costs.linear_seconds_per_token,
-        costs.micro_batch_seconds,
-        *(1 / costs.tabled_rate(degree) for degree in degrees),
-    ]
-
-
 def _median_error(
-    measurements: Sequence[GroupMeasurement],
-    rows: Sequence[Sequence[float]],
-    unknowns: Sequence[float],
+    measurements: Sequence[GroupMeasurement], costs: SequenceCosts, cluster: Cluster
 ) -> float:
+    """Return the error of what a planner would count for the measured groups."""
+    fleet = TrainingFleet(cluster, costs, max_tokens=costs.model_states[-1].max_tokens)
     return median(
-        abs(sum(a * x for a, x in zip(row, unknowns, strict=True)) / m.seconds - 1)
-        for m, row in zip(measurements, rows, strict=True)
+        abs(fleet.group_cost(m.ranks).seconds(m.lengths) / m.seconds - 1) for m in measurements
     )
+
+
+def _capped(
+    measurements: Sequence[GroupMeasurement], costs: SequenceCosts, cluster: Cluster
+) -> tuple[int, ...]:
+    rates = costs.all_to_all_bytes_per_second
+    beyond = {
+        m.degree
+        for m in measurements
+        if m.degree > 1 and cluster.link_bytes_per_second(m.ranks) < rates[m.degree] * (1 - 1e-6)
+    }
+    return tuple(sorted(beyond))

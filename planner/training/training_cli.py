@@ -130,7 +130,8 @@ def training(
     from planner.documents import read_document
     from planner.training.cluster import Cluster
 
-    _check_outputs((output_file, plot_file), (cluster_file, lengths_file, calibrate))
+    read = (cluster_file, lengths_file, calibrate, None if costs is None else Path(costs))
+    _check_outputs((output_file, plot_file), read)
     cluster = read_document(cluster_file, Cluster)
     costs_on = _costs_on(model, costs, cluster)
     if calibrate is not None:

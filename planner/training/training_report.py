@@ -62,6 +62,14 @@ def print_calibration(found: Calibration, console: Console) -> None:
         f"(before: {found.median_error_before_fraction:.1%})",
         soft_wrap=True,
     )
+    if found.capped_degrees:
+        console.print(
+            f"note: degrees {list(found.capped_degrees)} exchanged faster than the cluster's links, "
+            "at whose rates plans count them; raise node_bytes_per_second or nic_bytes_per_second "
+            "in the cluster's file",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def group_counts(part: MicroBatch) -> str:

@@ -30,14 +30,19 @@ def make(toy_model, texts, tmp_path):
     return make
 
 
-def trainer_of(job, *, processes):
+def trainer_of(job, *, processes, on_step=lambda *_: None):
     """Return the first client's trainer, the untrained adapter and the processes it trains with."""
     base = load_base_model(job.model)
     model = attach_adapter(base.model, job)
     texts = read_client(job.clients[0], held_out_fraction=0.2, render_chat=base.render_chat)
     group = ClientGroup(model, job) if processes > 1 else None
-    trainer = LocalTrainer(model, base, texts, job, lambda *_: None, group)
+    trainer = LocalTrainer(model, base, texts, job, on_step, group)
     return trainer, read_tensors(model), group
+
+
+def interrupt(round_number, loss):
+    """Do what Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def test_two_processes_return_the_update_of_one(make):
@@ -70,6 +75,18 @@ def test_a_process_that_dies_costs_its_round_and_is_started_again(make):
         found, _ = trainer.train(first, round_number=1)
         for name, tensor in expected.items():
             np.testing.assert_array_equal(found[name], tensor)
+    finally:
+        group.close()
+
+
+def test_an_interrupted_round_leaves_no_process(make):
+    """Those in the middle of an exchange end with it, and not by being killed for being late."""
+    trainer, first, group = trainer_of(make({"processes": 2}), processes=2, on_step=interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(first, round_number=1)
+        assert not multiprocessing.active_children()
+        assert not group.process_ids
     finally:
         group.close()
 

@@ -117,18 +117,24 @@ def test_bad_words_get_one_line(plan, words, without, status, told):
 
 def test_a_plan_never_replaces_what_it_reads(plan, files):
     """Lengths are not overwritten by the plan of them."""
-    found, _, err = plan("--max-tokens", "2000", "--output", str(files["lengths.txt"]))
-    assert found == 2
-    assert "both read and to be written" in err
-    assert files["lengths.txt"].read_text() == LENGTHS
+    for name in ("lengths.txt", "costs.yaml"):
+        before = files[name].read_text()
+        found, _, err = plan("--max-tokens", "2000", "--output", str(files[name]))
+        assert found == 2
+        assert "both read and to be written" in err
+        assert files[name].read_text() == before
 
 
 def test_measured_groups_become_costs_that_plan(plan, tmp_path):
     """The fitted file serves as --costs."""
     lines = [
-        {"lengths": [100 * n], "ranks": ranks, "seconds": 0.3 + n * n / (3.0 * len(ranks))}
+        {
+            "lengths": [100 * n],
+            "ranks": ranks,
+            "seconds": 0.3 + n * n / (3.0 * len(ranks)) + exchanged * n,
+        }
         for n in range(1, 7)
-        for ranks in ([0], [0, 1])
+        for ranks, exchanged in (([0], 0.0), ([0, 1], 3.2))  # as fast as the node's link
     ]
     steps, fitted = tmp_path / "steps.jsonl", tmp_path / "fitted.yaml"
     steps.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,15 +1,18 @@
 """Costs fitted to measured groups."""
 
+import io
 import json
 from datetime import date
 
 import numpy as np
 import pytest
+from rich.console import Console
 from training_fleets import cluster, costs, island
 
 from planner.errors import DocumentError
 from planner.training.calibration import GroupMeasurement, calibrate, read_measurements
 from planner.training.sequence_costs import TrainingFleet
+from planner.training.training_report import print_calibration
 
 TODAY = date(2026, 1, 2)
 TRUE = costs(all_to_all_bytes_per_second={2: 700.0, 4: 90.0})
@@ -42,6 +45,21 @@ def test_exact_times_give_the_costs_back():
     assert fitted.all_to_all_bytes_per_second == pytest.approx({2: 700.0, 4: 90.0}, rel=1e-5)
     assert fitted.num_query_heads == BASE.num_query_heads
     assert found.median_error_fraction < 1e-9 < found.median_error_before_fraction
+
+
+def test_links_that_are_slower_than_what_was_measured_are_told():
+    """Plans count the slower of the two, so the error is that of the links."""
+    exact = measured(noise=0.0)
+    assert calibrate(exact, BASE, PLACE, today=TODAY).capped_degrees == ()
+    narrow = cluster(
+        island(node_bytes_per_second=70.0), island("b", relative_speed=0.5), between=1e9
+    )
+    found = calibrate([m for m in exact if m.degree > 1], BASE, narrow, today=TODAY)
+    assert found.capped_degrees == (2, 4)
+    assert found.median_error_fraction > 0.01
+    text = io.StringIO()
+    print_calibration(found, Console(file=text, width=300))
+    assert "degrees [2, 4] exchanged faster than the cluster's links" in text.getvalue()
 
 
 def test_noise_of_a_tenth_leaves_errors_of_about_a_tenth():
