@@ -83,6 +83,8 @@ class Exchange:
     def _best_exchange(self, slowest: int) -> tuple[tuple[int, int] | None, int]:
         """Return which sequence of the slowest group and which other, and how many were judged."""
         own = np.flatnonzero((self._group == slowest) & (self._length > 0))
+        if not len(own):  # emptied, and nothing of its micro-batch takes longer
+            return None, 1
         own = own[np.unique(self._length[own], return_index=True)[1]]
         others = np.flatnonzero((self._group != slowest) & (self._length < self._length[own].max()))
         if not len(others):

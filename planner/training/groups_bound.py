@@ -131,12 +131,27 @@ class BatchBound:
         work = self.least_work(math.inf)
         seconds = fixed + float(self.counts @ work) / self.strength
         seconds = max(seconds, self.longest_seconds + self.others_seconds)
-        while True:
-            work = self.least_work(seconds - self.others_seconds)
-            raised = fixed + float(self.counts @ work) / self.strength
-            if raised <= seconds * (1 + 1e-12) or math.isinf(raised):  # infinite: rounding alone
-                return seconds
-            seconds = raised
+        # Between two of these times the least work is one and the same, and it falls at each.
+        times = np.unique(self._seconds[np.isfinite(self._seconds)])
+        times += self.fixed_seconds + self.others_seconds
+        times = times[times > seconds]
+        first, end = 0, len(times)
+        while first < end:
+            middle = (first + end) // 2
+            if self._needed_seconds(times[middle]) <= times[middle]:
+                end = middle
+            else:
+                first = middle + 1
+        before = seconds if first == 0 else float(times[first - 1])
+        after = float(times[first]) if first < len(times) else math.inf
+        needed = self._needed_seconds(before)
+        return max(seconds, min(needed, after)) if min(needed, after) < math.inf else seconds
+
+    def _needed_seconds(self, total_seconds: float) -> float:
+        """Return what the work takes at least where the whole batch takes so long at most."""
+        work = self.least_work(total_seconds - self.others_seconds)
+        fixed = self.least_micro_batches * self.fixed_seconds
+        return fixed + float(self.counts @ work) / self.strength
 
     def most_micro_batches(self, upper_seconds: float, num_sequences: int) -> int:
         """Return the most micro-batches with which a plan may be faster than one that is known."""
