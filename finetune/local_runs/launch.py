@@ -22,7 +22,7 @@ _PIPE_VARIABLE = "MOTLEY_STARTED_BY"
 _REPORT_SECONDS = 30.0
 """After a first process failed, rank 0 gets so long to say why and end by itself: `RankWatch` has
 it do so, but for a process that fails before it has met the others."""
-_END_SECONDS = 10.0
+_END_SECONDS = 5.0
 """After being asked to end, before a process is killed."""
 _LOOK_SECONDS = 0.05
 _INTERRUPTED = 130
@@ -170,7 +170,7 @@ def reason_of(words: IO[bytes]) -> str | None:
     """
     words.seek(0)
     lines = words.read().decode(errors="replace").strip().splitlines()
-    told = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    told = [line.removeprefix(_ERROR) for line in lines if line.startswith((_ERROR, "rank "))]
     if not told and any(line.startswith("Traceback") for line in lines):
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         told = [f"a process failed: {lines[-1]}; report it with its traceback"]

@@ -100,6 +100,8 @@ def _write_model(folder: Path, tensors: dict[str, Tensor], base: BaseModel) -> N
         temporary.chmod(0o755)
         fresh.save_pretrained(temporary)
         base.tokenizer.save_pretrained(temporary)
+        for file in temporary.iterdir():  # whoever serves the model may be another user
+            file.chmod(0o644)
         temporary.rename(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)

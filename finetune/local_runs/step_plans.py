@@ -134,7 +134,7 @@ def _at(lengths: Sequence[int], place: int) -> int | str:
 
 def _check_parallelism(plan: TrainingPlan) -> None:
     if plan.not_runnable is not None:
-        raise LocalRunError(f"plan: is not to be run ({plan.not_runnable}); plan again without it")
+        raise LocalRunError(f"plan: is not to be run ({plan.not_runnable})")
     placement = plan.placement
     for name, degree in (
         ("tensor", 1 if placement is None else placement.tensor),

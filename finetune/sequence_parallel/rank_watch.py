@@ -84,7 +84,7 @@ class RankWatch:
         self._end_process = end_process
         self._proposal: Verdict | None = None
         self._is_leaving, self._has_left = threading.Event(), threading.Event()
-        self._is_first_to_fail = threading.Event()
+        self._is_first_to_fail, self._is_ending = threading.Event(), threading.Event()
         self._is_cut = False
 
     def __enter__(self) -> Self:
@@ -181,6 +181,7 @@ class RankWatch:
         if verdict.failed_rank == self._rank:
             self._is_first_to_fail.set()
             return
+        self._is_ending.set()  # whatever becomes of the store: why is known
         if verdict.speaker == self._rank:
             _say(verdict.message)
         self._let_others_read()
@@ -212,7 +213,8 @@ class RankWatch:
         keeper = self._store.keeper
         state = "unknown" if keeper is None else states.get(keeper, "unknown")
         is_lost = self._is_cut or state in ("gone", "stopped")
-        if self._is_first_to_fail.is_set() or self._has_left.is_set():
+        knows_why = self._is_first_to_fail.is_set() or self._is_ending.is_set()
+        if knows_why or self._has_left.is_set():
             return
         if not is_lost and silent_seconds <= 2 * self._patience:
             return

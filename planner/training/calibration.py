@@ -1,4 +1,4 @@
-"""Costs fitted to measured groups by least squares.
+"""Costs fitted to measured groups by least squares of relative errors.
 
 Each measurement is one group of one micro-batch. Its time is linear in the costs:
 
@@ -27,7 +27,13 @@ from planner.units import Number, Tokens
 
 LEAST_MEASUREMENTS = 8
 
-_FASTEST_RATE = 1e18
+_FAR_MEDIANS, _LEAST_FAR = 4.0, 0.5
+"""A measurement is far off beyond so many medians of the relative error, and at least by so much."""
+
+POOR_ERROR_FRACTION = 0.3
+"""A median error from which the fit is told to be poor."""
+
+FASTEST_RATE = 1e18
 """What a degree gets whose exchange took no time that could be told from the rest."""
 
 
@@ -53,10 +59,14 @@ class Calibration:
 
     costs: SequenceCosts
     num_measurements: int
+    num_left_out: int
+    """Of those, far from what the others tell, such as a run's first steps."""
     median_error_fraction: float
     """Median of the absolute error over the measured time."""
     median_error_before_fraction: float
     """The same of the costs that were to be fitted."""
+    num_unseen_devices: int
+    """The cluster's devices that no measured group had."""
     capped_degrees: tuple[int, ...]
     """Measured faster than the cluster's links, at whose rates plans count them all the same."""
 
@@ -99,7 +109,7 @@ def calibrate(
     """
     degrees = sorted({m.degree for m in measurements if m.degree > 1})
     rows = [_row(m, base, cluster, degrees) for m in measurements]
-    fitted = nonnegative_fit(rows, [m.seconds for m in measurements])
+    fitted, num_left_out = _fitted(rows, [m.seconds for m in measurements])
     attention, linear, fixed = fitted[:3]
     costs = base.model_copy(
         update={
@@ -107,20 +117,38 @@ def calibrate(
             "linear_seconds_per_token": linear,
             "micro_batch_seconds": fixed,
             "all_to_all_bytes_per_second": {
-                degree: 1 / inverse if inverse > 1 / _FASTEST_RATE else _FASTEST_RATE
+                degree: 1 / inverse if inverse > 1 / FASTEST_RATE else FASTEST_RATE
                 for degree, inverse in zip(degrees, fitted[3:], strict=True)
             },
-            "source": f"fitted to {len(measurements)} measured groups",
+            "source": f"fitted to {len(measurements) - num_left_out} measured groups",
             "date": today.isoformat(),
         }
     )
     return Calibration(
         costs=costs,
         num_measurements=len(measurements),
+        num_left_out=num_left_out,
+        num_unseen_devices=cluster.num_devices - len({r for m in measurements for r in m.ranks}),
         median_error_fraction=_median_error(measurements, costs, cluster),
         median_error_before_fraction=_median_error(measurements, base, cluster),
         capped_degrees=_capped(measurements, costs, cluster),
     )
+
+
+def _fitted(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[list[float], int]:
+    """Return the unknowns of least relative error, and how many rows were left out of the fit.
+
+    Errors count relative to the measured time, so a group that was held up weighs little; one that
+    is still far off, against the others' median, is left out and the rest fitted once more.
+    """
+    relative = [[a / t for a in row] for row, t in zip(rows, seconds, strict=True)]
+    first = nonnegative_fit(relative, [1.0] * len(relative))
+    errors = [abs(sum(a * x for a, x in zip(row, first, strict=True)) - 1) for row in relative]
+    most = max(_LEAST_FAR, _FAR_MEDIANS * median(errors))
+    kept = [row for row, error in zip(relative, errors, strict=True) if error <= most]
+    if len(kept) < max(LEAST_MEASUREMENTS, len(rows) // 2):
+        return first, 0
+    return nonnegative_fit(kept, [1.0] * len(kept)), len(rows) - len(kept)
 
 
 def _row(

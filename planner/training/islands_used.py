@@ -1,5 +1,6 @@
 """Which islands a job is better started on: slow links between some may cost more than they add."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -44,12 +45,16 @@ def fastest_islands(
     if best is everything:
         return Chosen(everything, None)
     used = {island.name for island in best.cluster.islands}
+    why = (
+        "cannot hold the job"
+        if math.isinf(total)
+        else f"take {total:.4g} s, since sharded weights cross the link between islands"
+    )
     left = ", ".join(i.name for i in cluster.islands if i.name not in used)
     return Chosen(
         best,
         f"left out: {left}; start the job on {', '.join(sorted(used))} alone, where the first "
-        f"{len(batches)} batches take {least:.4g} s and on all islands {total:.4g} s, since the "
-        "sharded weights cross the link between islands; --all-islands plans on all",
+        f"{len(batches)} batches take {least:.4g} s; all islands {why}; --all-islands insists",
     )
 
 

@@ -62,6 +62,7 @@ def plan_groups(
     started = time.monotonic()
     _check_lengths(lengths)
     kinds = group_kinds(fleet)
+    fleet.check_states()
     _check_longest(lengths, fleet, kinds)
     bound = BatchBound(lengths, fleet, kinds)
     known = heuristic_groups(lengths, fleet, kinds, bound)

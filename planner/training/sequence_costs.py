@@ -18,12 +18,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from planner.config import StrictModel
+from planner.errors import InfeasibleError
 from planner.hardware.gpu_spec import Date, PerSecond, Source
 from planner.training.cluster import Cluster
 from planner.units import Name, Number, Tokens
 
 Sharding = Literal["zero3", "zero2", "zero1", "none"]
 """What of the model's states is spread over all devices: all, all but weights, optimiser, nothing."""
+
+_GIB = 2**30
 
 Cost = Annotated[Number, Field(ge=0, le=1e6)]
 Count = Annotated[int, Field(gt=0, le=10**6)]
@@ -184,13 +187,39 @@ class TrainingFleet:
         return tuple(degree for degree in candidates if self.costs.num_query_heads % degree == 0)
 
     @cached_property
+    def overfull_ranks(self) -> tuple[int, ...]:
+        """Devices that cannot hold their share of the model, which each of a job has, idle or not."""
+        return tuple(
+            device.rank for device in self.cluster.devices if device.memory_bytes < self._states
+        )
+
+    @cached_property
+    def _states(self) -> float:
+        return self.costs.state_bytes(max_tokens=self.max_tokens, num_devices=self.num_devices)
+
+    @cached_property
     def device_capacities(self) -> tuple[int, ...]:
         """Tokens that each device holds beside its share of the model, by rank."""
-        states = self.costs.state_bytes(max_tokens=self.max_tokens, num_devices=self.num_devices)
         act = self.costs.activation_bytes_per_token
         return tuple(
-            max(0, math.floor((device.memory_bytes - states) / act))
+            max(0, math.floor((device.memory_bytes - self._states) / act))
             for device in self.cluster.devices
+        )
+
+    def check_states(self) -> None:
+        """Check that every device holds its share of the model.
+
+        Raises:
+            InfeasibleError: If one does not.
+        """
+        if not self.overfull_ranks:
+            return
+        device = self.cluster.devices[self.overfull_ranks[0]]
+        raise InfeasibleError(
+            f"rank {device.rank} (island {self.cluster.islands[device.island].name}) may fill "
+            f"{device.memory_bytes / _GIB:.3g} GiB and its share of weights, gradients and optimiser "
+            f"is {self._states / _GIB:.3g} GiB, idle or not; leave the island out of the cluster, "
+            "add devices, or spread the states over all (zero3 in costs, sharding: fsdp2 in a job)"
         )
 
     def group_cost(self, ranks: Iterable[int]) -> GroupCost:

@@ -8,7 +8,7 @@ from planner.config import StrictModel
 from planner.training.cluster import Cluster
 from planner.training.placement import Placement
 from planner.training.sequence_costs import SequenceCosts
-from planner.units import Name, Number, Tokens
+from planner.units import ModelSource, Number, Tokens
 
 Rank = Annotated[int, Field(ge=0)]
 Position = Annotated[int, Field(ge=0)]
@@ -90,7 +90,7 @@ class TrainingPlan(StrictModel):
     """Version of this document's layout."""
     kind: Literal["training-plan"] = "training-plan"
     """What it is, beside other plans."""
-    model: Name
+    model: ModelSource
     """What is trained."""
     cluster: Cluster
     """Where."""

@@ -76,6 +76,7 @@ def _draw_batches(axes: Axes, plan: TrainingPlan) -> None:
     axes.set_xlabel("batch")
     axes.set_ylabel("seconds")
     axes.set_ylim(bottom=0)
+    axes.set_xlim(-0.5, len(plan.batches) - 0.5)
     axes.locator_params(axis="x", integer=True)
     axes.legend(fontsize=8)
 

@@ -5,7 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from planner.training.calibration import Calibration
+from planner.training.calibration import FASTEST_RATE, POOR_ERROR_FRACTION, Calibration
 from planner.training.training_plan import BatchPlan, HomogeneousPlan, MicroBatch, TrainingPlan
 
 MOST_BATCHES_SHOWN = 40
@@ -57,12 +57,26 @@ def print_calibration(found: Calibration, console: Console) -> None:
     console.print(f"linear     {costs.linear_seconds_per_token:.4g} s/token")
     console.print(f"fixed      {costs.micro_batch_seconds:.4g} s a group and micro-batch")
     for degree, rate in costs.all_to_all_bytes_per_second.items():
-        console.print(f"exchange   {rate / 1e9:.4g} GB/s at degree {degree}")
+        known = f"{rate / 1e9:.4g} GB/s" if rate < FASTEST_RATE else "not told apart, so the links'"
+        console.print(f"exchange   {known} at degree {degree}")
     console.print(
-        f"median error {found.median_error_fraction:.1%} over {found.num_measurements} groups "
+        f"median error {found.median_error_fraction:.1%} over {found.num_measurements} groups, "
+        f"{found.num_left_out} of them left out of the fit "
         f"(before: {found.median_error_before_fraction:.1%})",
         soft_wrap=True,
     )
+    if found.median_error_fraction > POOR_ERROR_FRACTION:
+        console.print(
+            "note: a poor fit, whose plans may be in the wrong order; measure more steps, of more "
+            "unlike lengths, on machines that do nothing else",
+            soft_wrap=True,
+        )
+    if found.num_unseen_devices:
+        console.print(
+            f"note: {found.num_unseen_devices} of the cluster's devices were in no measured group; "
+            "costs hold for the devices that were measured",
+            soft_wrap=True,
+        )
     if found.capped_degrees:
         console.print(
             f"note: degrees {list(found.capped_degrees)} exchanged faster than the cluster's links, "
@@ -86,7 +100,10 @@ def _planning_line(plan: TrainingPlan) -> str:
     return f"planned in {seconds[len(seconds) // 2]:.3f} s a batch (median), {seconds[-1]:.3f} at most{found}"
 
 
-_WORDS = {"homogeneous": "best single degree a batch", "static": "one degree for all batches"}
+_WORDS = {
+    "homogeneous": "best single degree a batch, packed as published",
+    "static": "one degree for all batches, packed as published",
+}
 
 
 def _batches_table(plan: TrainingPlan) -> Table:

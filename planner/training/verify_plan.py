@@ -45,6 +45,12 @@ def verify_batch(
     """
     seats = _seats(cluster)
     device_bytes = _state_bytes(costs, max_tokens=max_tokens, num_devices=len(seats))
+    for rank, seat in enumerate(seats):
+        if seat.island.memory_bytes < device_bytes:
+            raise BrokenPlanError(
+                f"rank {rank} holds {seat.island.memory_bytes} bytes and its share of the model's "
+                f"states is {device_bytes:.0f}; plan without island {seat.island.name}"
+            )
     for number, micro_batch in enumerate(plan.micro_batches):
         _check_ranks(f"micro-batch {number}", micro_batch.groups, len(seats))
         for position, group in enumerate(micro_batch.groups):

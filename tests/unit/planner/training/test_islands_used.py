@@ -1,9 +1,12 @@
 """Which islands a job is started on."""
 
+import pytest
 from training_fleets import cluster, costs, island
 
+from planner.errors import InfeasibleError
 from planner.training.islands_used import fastest_islands
-from planner.training.sequence_costs import TrainingFleet
+from planner.training.plan_groups import plan_groups
+from planner.training.sequence_costs import ModelStates, TrainingFleet
 
 BATCHES = [(300, 200, 100, 100, 50, 50)] * 2
 THREE = cluster(*(island(name) for name in "abc"))
@@ -43,3 +46,17 @@ def test_a_sequence_that_only_all_islands_hold_keeps_them():
         batches=[(5000, 10)],
     )
     assert len(found.fleet.cluster.islands) == 2
+
+
+def test_an_island_that_cannot_hold_its_share_of_the_model_is_left_out():
+    """Each of a job's devices holds states, idle or not: one of 100 bytes cannot hold 150."""
+    place = cluster(island("a"), island("small", devices_per_node=1, memory_bytes=100))
+    states = (ModelStates(max_tokens=1000, num_bytes=800.0),)
+
+    def fleet_on(part):
+        return TrainingFleet(part, costs(model_states=states), 12000)
+
+    found = fastest_islands(place, BATCHES, fleet_on)
+    assert [i.name for i in found.fleet.cluster.islands] == ["a"]
+    with pytest.raises(InfeasibleError, match=r"rank 4 \(island small\)"):
+        plan_groups(BATCHES[0], fleet_on(place))
