@@ -71,7 +71,8 @@ class LocalJob(StrictModel):
     group's devices, alike, with the links of their machine."""
     costs: Path | None = None
     """Costs that the steps are planned by, as `motley plan training --calibrate` makes them of a
-    run's `steps.jsonl`. By default estimated from the model's sizes."""
+    run's `steps.jsonl`: its times and rates count, and what memory a step needs is estimated from
+    this job. By default times are estimated, too."""
     solver: SolverName = "heuristic"
     """Who plans a step while the one before it trains; `milp` improves on the heuristic."""
     solver_seconds: float = Field(default=5.0, gt=0, le=3600)
