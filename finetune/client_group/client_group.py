@@ -4,7 +4,8 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -52,6 +53,7 @@ class ClientGroup:
         self._members: list[tuple[BaseProcess, Connection]] = []
         self._watch: MemberWatch | None = None
         self._step: SequenceParallelStep | None = None
+        self._num_threads = torch.get_num_threads()
 
     def train(
         self,
@@ -79,7 +81,7 @@ class ClientGroup:
             for _, connection in self._members:
                 connection.send(work)
             optimisation = SharedOptimisation(self._model, self._job, step)
-            with own_random_state(seed, self._model.device):
+            with own_random_state(seed, self._model.device), self._share_of_processors():
                 for batch_SL in batches:
                     losses.append(optimisation.step(batch_SL, self._plan))
                     on_step(losses[-1])
@@ -133,6 +135,7 @@ class ClientGroup:
             "127.0.0.1", 0, self._num_processes, is_master=True, wait_for_workers=False
         )
         places = self._places(store.port)
+        self._num_threads = places[0].num_threads
         context = multiprocessing.get_context("spawn")
         for place in places[1:]:
             ours, theirs = context.Pipe()
@@ -180,6 +183,16 @@ class ClientGroup:
         if problem is not None:
             self.close()
             raise DeviceError(f"local_training.processes: {problem}; see the log, or lower it")
+
+    @contextmanager
+    def _share_of_processors(self) -> Iterator[None]:
+        """Leave the others their threads while all train."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._num_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _lost(self) -> str | None:
         """Return which process was lost, and how; None where all still run."""

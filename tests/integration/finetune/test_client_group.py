@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from toy_job import job_content
 from watched_job import Watcher, metrics
 
@@ -38,6 +39,11 @@ def trainer_of(job, *, processes, on_step=lambda *_: None, **options):
     group = ClientGroup(model, job, **options) if processes > 1 else None
     trainer = LocalTrainer(model, base, texts, job, on_step, group)
     return trainer, read_tensors(model), group
+
+
+def threads():
+    """Return how many threads torch computes with here."""
+    return torch.get_num_threads()
 
 
 def interrupt(round_number, loss):
@@ -99,6 +105,22 @@ def test_a_process_that_is_stopped_is_given_up(make):
             np.testing.assert_array_equal(found[name], tensor)
     finally:
         group.close()
+
+
+def test_the_processors_are_shared_while_the_processes_train(make):
+    """This process has as many threads as each other one, and all of its own afterwards."""
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(4)
+    try:
+        trainer, first, group = trainer_of(
+            make({"processes": 2}), processes=2, on_step=lambda *_: seen.append(threads())
+        )
+        trainer.train(first, round_number=1)
+        group.close()
+        assert set(seen) == {2}
+        assert threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_interrupted_round_leaves_no_process(make):
