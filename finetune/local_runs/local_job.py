@@ -1,5 +1,6 @@
 """The job file of `motley finetune local`: one model, one text, one process group."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -7,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from finetune.config import ClientData, Name
 from planner.config import StrictModel
-from planner.documents import read_document
+from planner.documents import read_document, read_text
 from planner.training.training_plan import SolverName
 
 
@@ -116,6 +117,10 @@ DECIDE_NOTHING = frozenset({"output", "checkpoint_every"})
 """Keys that may change within a run."""
 
 
+PLANNING_FILES = ("plan", "costs", "cluster")
+"""Keys that name files by which steps are planned."""
+
+
 def read_local_job(path: Path) -> LocalJob:
     """Return the job in the YAML or JSON file at `path`.
 
@@ -132,3 +137,17 @@ def differences(earlier: LocalJob, job: LocalJob) -> list[str]:
         for name in LocalJob.model_fields
         if name not in DECIDE_NOTHING and getattr(earlier, name) != getattr(job, name)
     ]
+
+
+def planning_digests(job: LocalJob) -> dict[str, str]:
+    """Return SHA-256 of each file that steps are planned by, hexadecimal, by its key.
+
+    Raises:
+        DocumentError: If one cannot be read.
+    """
+    named = {key: getattr(job, key) for key in PLANNING_FILES}
+    return {
+        key: hashlib.sha256(read_text(path).encode()).hexdigest()
+        for key, path in named.items()
+        if path is not None
+    }
