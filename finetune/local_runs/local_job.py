@@ -12,6 +12,10 @@ from planner.documents import read_document, read_text
 from planner.training.training_plan import SolverName
 
 
+MOST_SOLVER_SECONDS = 600
+"""The other processes wait for a plan in an exchange, which has its own end."""
+
+
 class LocalAdapter(StrictModel):
     """LoRA in place of the model's own weights."""
 
@@ -76,7 +80,7 @@ class LocalJob(StrictModel):
     this job. By default times are estimated, too."""
     solver: SolverName = "heuristic"
     """Who plans a step while the one before it trains; `milp` improves on the heuristic."""
-    solver_seconds: float = Field(default=5.0, gt=0, le=3600)
+    solver_seconds: float = Field(default=5.0, gt=0, le=MOST_SOLVER_SECONDS)
     """Longest time that `milp` takes for a step."""
     plan: Path | None = None
     """A ready `training-plan.json` to follow, batch by batch, in place of planning each step. Its
