@@ -1,6 +1,9 @@
 """What a local run's steps are planned on: its devices and the model's costs, read or made."""
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +21,12 @@ from planner.training.training_plan import TrainingPlan
 
 _USABLE_FRACTION = 0.85
 """Of a device's memory: the rest is for buffers, fragments and whatever else runs."""
+
+_MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Of a container: control groups of version 2 and of version 1."""
 
 _NODE_BYTES_PER_SECOND = {"cpu": 1e9, "cuda": 5e10}
 """Between processes of one machine: loopback sockets; a GPU's links."""
@@ -144,10 +153,23 @@ def job_costs(job: LocalJob, sizes: ModelSizes, *, device: str) -> SequenceCosts
     return with_measured_times(own, measured)
 
 
+def machine_bytes(limits: Sequence[Path] = _MEMORY_LIMITS) -> int:
+    """Return the memory of this machine, or of the container that holds this process.
+
+    Args:
+        limits: Files that hold a number of bytes, or a word where there is no limit.
+    """
+    held = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in limits:
+        with suppress(OSError, ValueError):
+            held.append(int(path.read_text(encoding="ascii")))
+    return min(held)
+
+
 def usable_bytes(device: torch.device, *, per_machine: int) -> int:
     """Return what a process may fill: its GPU, or its share of the machine's memory."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
     else:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // per_machine
+        total = machine_bytes() // per_machine
     return int(total * _USABLE_FRACTION)
