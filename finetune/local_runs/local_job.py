@@ -11,7 +11,6 @@ from planner.config import StrictModel
 from planner.documents import read_document, read_text
 from planner.training.training_plan import SolverName
 
-
 MOST_SOLVER_SECONDS = 600
 """The other processes wait for a plan in an exchange, which has its own end."""
 
