@@ -155,6 +155,12 @@ def _check(plan: TrainingPlan, placement: Placement) -> None:
         problem = "a rank in two places"
     elif max(ranks) >= plan.cluster.num_devices:
         problem = f"rank {max(ranks)} in a cluster of {plan.cluster.num_devices} devices"
+    elif odd := [
+        number
+        for number, stage in enumerate(placement.stages)
+        if any(plan.cluster.devices[rank].island != stage.island for rank in stage.ranks)
+    ]:
+        problem = f"stage {odd[0]} on another island than its ranks"
     elif sum(stage.num_layers for stage in placement.stages) != plan.costs.num_layers:
         layers = sum(stage.num_layers for stage in placement.stages)
         problem = f"{layers} layers of a model of {plan.costs.num_layers}"

@@ -277,8 +277,13 @@ def _calibrate(file: Path, base: SequenceCosts, cluster: Cluster, output_file: P
         print(f"costs written to {output_file}")
 
 
+def _divisible(count: int) -> int:
+    """Return the next count that data degrees divide: a power of two, from 8 on a multiple of 8."""
+    return 1 << (count - 1).bit_length() if count <= 8 else -(-count // 8) * 8
+
+
 def _placement(plan: TrainingPlan, model: str | None) -> Placement:
-    """Place the model for rows of the longest length, as many as hold a mean batch's tokens."""
+    """Place the model for rows of the longest length, as many as hold a mean batch's tokens or a few more."""
     from planner.hardware.catalogue import built_in_catalogue
     from planner.hardware.find_model import find_model
     from planner.placing.place import place
@@ -291,7 +296,7 @@ def _placement(plan: TrainingPlan, model: str | None) -> Placement:
         plan.cluster,
         find_model(model, catalogue),
         sequence_tokens=plan.max_tokens,
-        sequences_per_batch=max(1, math.ceil(tokens / plan.max_tokens)),
+        sequences_per_batch=_divisible(math.ceil(tokens / plan.max_tokens)),
         catalogue=catalogue,
     )
 

@@ -79,7 +79,8 @@ class BatchPlan(StrictModel):
     @property
     def gap_fraction(self) -> float:
         """Most by which the plan may be slower than the best, as a share of the bound."""
-        return self.predicted_seconds / self.lower_bound_seconds - 1
+        bound = self.lower_bound_seconds
+        return self.predicted_seconds / bound - 1 if bound else 0.0  # all costs may be 0
 
 
 class TrainingPlan(StrictModel):

@@ -23,9 +23,10 @@ def summary_lines(plan: TrainingPlan) -> list[str]:
     """Return totals, comparisons, what was left out and whether the plan runs, a sentence a line."""
     total = sum(batch.predicted_seconds for batch in plan.batches)
     bound = sum(batch.lower_bound_seconds for batch in plan.batches)
+    gap = total / bound - 1 if bound else 0.0
     lines = [
         f"{len(plan.batches)} batches of {plan.batch_size} sequences on "
-        f"{plan.cluster.num_devices} devices: {_ms(total)} ms, {total / bound - 1:.1%} above the bound",
+        f"{plan.cluster.num_devices} devices: {_ms(total)} ms, {gap:.1%} above the bound",
         _planning_line(plan),
     ]
     for name in ("homogeneous", "static"):
@@ -33,7 +34,7 @@ def summary_lines(plan: TrainingPlan) -> list[str]:
         if all(other is not None for other in others):
             seconds = sum(other.predicted_seconds for other in others)
             lines.append(
-                f"{_WORDS[name]}: {_ms(seconds)} ms, {seconds / total:.2f}x the plan's time"
+                f"{_WORDS[name]}: {_ms(seconds)} ms, {seconds / total if total else 1:.2f}x the plan's time"
             )
         else:
             lines.append(f"{_WORDS[name]}: none holds every sequence")

@@ -106,7 +106,10 @@ def worker(plans_file: Path, answer_file: Path) -> None:
 
 
 def _step_times(step, plan, rows, dist, pool):  # type: ignore[no-untyped-def]
-    """Return the step's time and that of each of its groups' slowest rank, seconds."""
+    """Return the step's time and that of each of its groups, seconds.
+
+    A group's is that of the member that came last: what the others took longer was waiting for it.
+    """
     import time
 
     dist.barrier()
@@ -122,7 +125,7 @@ def _step_times(step, plan, rows, dist, pool):  # type: ignore[no-untyped-def]
     gathered: list[list[float]] = [[]] * pool.world_size
     dist.all_gather_object(gathered, mine)
     groups = [
-        max(gathered[rank][number] for rank in group.ranks)
+        min(gathered[rank][number] for rank in group.ranks)
         for number, part in enumerate(plan.micro_batches)
         for group in part.groups
     ]

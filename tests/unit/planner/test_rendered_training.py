@@ -196,6 +196,10 @@ def test_the_wrapper_begins_on_sockets_and_runs_the_script(tmp_path: Path) -> No
             {"stages": [(1, 8, (8, 9, 10, 11)), (0, 20, (0, 1, 2, 13))]},
             "rank 13 in a cluster of 13",
         ),
+        (
+            {"stages": [(0, 8, (8, 9, 10, 11)), (0, 20, (0, 1, 2, 3))]},
+            "stage 0 on another island",
+        ),
         ({"stages": [(1, 8, (8, 9, 10, 11)), (0, 19, (0, 1, 2, 3))]}, "27 layers of a model of 28"),
         (
             {"stages": [(0, 8, (0, 1, 4, 5)), (0, 20, (2, 3, 6, 7))]},
