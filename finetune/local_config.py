@@ -26,7 +26,7 @@ class LocalTrainingConfig(StrictModel):
     processes: int = Field(default=1, gt=0, le=64)
     """Processes of one client that take each step together, a GPU each or a share of the processors:
     sequence-parallel groups where a sequence needs several, else each its own sequences. The update
-    is that of one process, to rounding."""
+    is that of one process, to rounding; a model with dropout draws other masks."""
 
     @model_validator(mode="after")
     def _processes_fit(self) -> Self:

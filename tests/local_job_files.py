@@ -1,6 +1,7 @@
 """Jobs of `motley finetune local` for tests, on a toy model."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,22 @@ def write_local_job(path: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def small_cluster(*, num_devices: int) -> dict[str, Any]:
-    """Return a cluster whose devices hold 1000 bytes each."""
+def memory_bytes_for(content: dict[str, Any], *, num_devices: int, device_tokens: int) -> int:
+    """Return the memory of a device that holds so many tokens of a job beside its model."""
+    from finetune.base_model import load_base_model
+    from finetune.local_runs.local_job import LocalJob
+    from finetune.local_runs.trained_model import trained_model
+    from finetune.local_runs.training_fleet import job_costs, model_sizes
+
+    job = LocalJob.model_validate(content)
+    model = trained_model(load_base_model(job.model), job)
+    costs = job_costs(job, model_sizes(model), device="cpu")
+    states = costs.state_bytes(max_tokens=job.max_tokens, num_devices=num_devices)
+    return math.ceil(states + device_tokens * costs.activation_bytes_per_token)
+
+
+def small_cluster(*, num_devices: int, memory_bytes: int = 1000) -> dict[str, Any]:
+    """Return a cluster whose devices hold so many bytes each."""
     return {
         "schema_version": 1,
         "islands": [
@@ -56,7 +71,7 @@ def small_cluster(*, num_devices: int) -> dict[str, Any]:
                 "name": "here",
                 "devices_per_node": num_devices,
                 "device": "cpu",
-                "memory_bytes": 1000,
+                "memory_bytes": memory_bytes,
                 "node_bytes_per_second": 1e9,
                 "nic_bytes_per_second": 1e9,
             }

@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from finetune.sequence_parallel.distributed import distributed_job
 from finetune.sequence_parallel.group_pool import GroupPool
+from finetune.sequence_parallel.sharding import add_up_gradients
 from finetune.sequence_parallel.step import SequenceParallelStep
 
 
@@ -38,6 +39,15 @@ def run(case, pool, device):
     }
 
 
+def summed_gradients(rank):
+    """Return the sums of gradients of which one is on a single rank, and one on none."""
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    weights[0].grad = torch.full((2,), float(rank))
+    weights[2].grad = torch.ones(2) if rank == 1 else None
+    add_up_gradients(weights)
+    return [weight.grad for weight in weights]
+
+
 def main(folder):
     """Run all cases in one world."""
     with distributed_job("cpu") as device:
@@ -45,6 +55,7 @@ def main(folder):
         found = {}
         for name, case in CASES.items():
             found[name] = run(case, pool, device)
+        found["sums"] = summed_gradients(pool.rank)
         found["num_created"] = pool.num_created
         torch.save(found, folder / f"{pool.rank}.pt")
 

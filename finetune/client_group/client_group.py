@@ -4,7 +4,8 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -15,6 +16,7 @@ from peft import PeftModel
 from torch._C._distributed_c10d import TCPStore
 
 from finetune.client_group.member import Place, Round, join, member_main
+from finetune.client_group.member_watch import PATIENCE_SECONDS, MemberWatch
 from finetune.client_group.shared_optimisation import SharedOptimisation
 from finetune.client_group.window_plan import window_plan
 from finetune.config import JobConfig
@@ -35,12 +37,23 @@ _END_SECONDS = 10.0
 class ClientGroup:
     """Starts the other processes when first needed, and again after one of them was lost."""
 
-    def __init__(self, model: PeftModel, job: JobConfig) -> None:
-        """Take the model of this process; start nothing yet."""
+    def __init__(
+        self, model: PeftModel, job: JobConfig, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        """Take the model of this process; start nothing yet.
+
+        Args:
+            model: With its adapter.
+            job: The federated job.
+            patience_seconds: How long another process may be stopped before it is given up.
+        """
         self._model = model
         self._job = job
+        self._patience = patience_seconds
         self._members: list[tuple[BaseProcess, Connection]] = []
+        self._watch: MemberWatch | None = None
         self._step: SequenceParallelStep | None = None
+        self._num_threads = torch.get_num_threads()
 
     def train(
         self,
@@ -59,16 +72,16 @@ class ClientGroup:
             on_step: Told of each step's loss, nats a token.
 
         Raises:
-            DeviceError: If the processes cannot be started, or one ended.
+            DeviceError: If the processes cannot be started, or one ended or was stopped.
         """
-        step = self._started()
         work = Round(tensors, tuple(batches), self._plan, seed)
         losses = []
         try:
+            step = self._started()
             for _, connection in self._members:
                 connection.send(work)
             optimisation = SharedOptimisation(self._model, self._job, step)
-            with own_random_state(seed, self._model.device):
+            with own_random_state(seed, self._model.device), self._share_of_processors():
                 for batch_SL in batches:
                     losses.append(optimisation.step(batch_SL, self._plan))
                     on_step(losses[-1])
@@ -76,8 +89,8 @@ class ClientGroup:
             lost = self._lost()
             self.close()
             raise DeviceError(
-                f"local_training.processes: {lost or error} of {self._num_processes}; the round's "
-                "work is lost, the next one starts them anew"
+                f"local_training.processes {self._num_processes}: {lost or error}; the round's work "
+                "is lost, the next one starts them anew"
             ) from None
         except BaseException:
             self.close()  # the others are in the middle of a step
@@ -92,6 +105,9 @@ class ClientGroup:
     def close(self) -> None:
         """End the other processes."""
         self._step = None
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
         for _, connection in self._members:
             connection.close()
         if dist.is_initialized():
@@ -119,6 +135,7 @@ class ClientGroup:
             "127.0.0.1", 0, self._num_processes, is_master=True, wait_for_workers=False
         )
         places = self._places(store.port)
+        self._num_threads = places[0].num_threads
         context = multiprocessing.get_context("spawn")
         for place in places[1:]:
             ours, theirs = context.Pipe()
@@ -133,6 +150,9 @@ class ClientGroup:
             self._members.append((process, ours))
         for place, (_, connection) in zip(places[1:], self._members, strict=True):
             self._await(place, connection)
+        self._watch = MemberWatch(
+            [process for process, _ in self._members], patience_seconds=self._patience
+        )
         self._step = join(self._model, self._job, places[0], store)
         logger.info("client processes started num_processes=%d", self._num_processes)
         return self._step
@@ -164,12 +184,29 @@ class ClientGroup:
             self.close()
             raise DeviceError(f"local_training.processes: {problem}; see the log, or lower it")
 
+    @contextmanager
+    def _share_of_processors(self) -> Iterator[None]:
+        """Leave the others their threads while all train."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._num_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def _lost(self) -> str | None:
-        """Return which process ended, and how; None where all still run."""
+        """Return which process was lost, and how; None where all still run."""
+        if self._watch is not None and self._watch.stopped is not None:
+            return f"process {self._watch.stopped} was stopped for {self._patience:.0f} s"
+        ended: dict[int, int] = {}
         for rank, (process, _) in enumerate(self._members, start=1):
             process.join(1.0)
             if process.exitcode is not None:
-                return f"process {rank} ended (status {process.exitcode})"
+                ended[rank] = process.exitcode
+        # One that leaves because another was lost ends as it should.
+        failed = {rank: status for rank, status in ended.items() if status} or ended
+        for rank, status in failed.items():
+            return f"process {rank} ended (status {status})"
         return None
 
 

@@ -15,15 +15,13 @@ from finetune.client_group.shared_optimisation import SharedOptimisation
 from finetune.config import JobConfig
 from finetune.errors import FinetuneError
 from finetune.lora import attach_adapter, write_tensors
+from finetune.sequence_parallel.distributed import COLLECTIVE_SECONDS
 from finetune.sequence_parallel.group_pool import GroupPool
 from finetune.sequence_parallel.step import Precision, SequenceParallelStep
 from finetune.token_windows import Tokens
 from finetune.updates import Tensors
 from planner.errors import PlannerError
 from planner.training.training_plan import BatchPlan
-
-COLLECTIVE_SECONDS = 1800.0
-"""How long a process waits for the others in one exchange."""
 
 _HOST = "127.0.0.1"
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import IO
 
@@ -77,14 +77,8 @@ class Group:
 
     def _start(self, pipe: int) -> None:
         command = [sys.executable, "-m", "motley", *self._arguments]
-        shared = os.environ | {
-            "WORLD_SIZE": str(self._num_processes),
-            "LOCAL_WORLD_SIZE": str(self._num_processes),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
-            _PIPE_VARIABLE: str(pipe),
-        }
-        shared.setdefault("OMP_NUM_THREADS", str(max(1, _num_cores() // self._num_processes)))
+        shared = group_environment(os.environ, num_processes=self._num_processes)
+        shared |= {"MASTER_PORT": str(_free_port()), _PIPE_VARIABLE: str(pipe)}
         for rank in range(self._num_processes):
             words = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - closed in run
             if words is not None:
@@ -143,6 +137,20 @@ class Group:
         end = time.monotonic() + seconds
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
+
+
+def group_environment(given: Mapping[str, str], *, num_processes: int) -> dict[str, str]:
+    """Return what all of so many processes of this machine are told; what is given counts more.
+
+    They meet on loopback: gloo would ask the name service for this host's address.
+    """
+    threads = max(1, _num_cores() // num_processes)
+    wished = {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"} | dict(given)
+    return wished | {
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+        "MASTER_ADDR": "127.0.0.1",
+    }
 
 
 def end_with_starter() -> None:

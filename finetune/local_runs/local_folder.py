@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from finetune.errors import RunFolderError
-from finetune.local_runs.local_job import LocalJob, differences
+from finetune.local_runs.local_job import LocalJob, differences, planning_digests
 from finetune.local_runs.plan_journal import append_line, whole_lines
 from finetune.run_lock import LOCK_FILE, take_lock
 from planner.config import StrictModel
@@ -38,6 +38,8 @@ class RunDocument(StrictModel):
     """The job."""
     num_processes: int
     """Processes that train it; its plans are for so many."""
+    planning_sha256: dict[str, str]
+    """Digests of the files that its steps are planned by, hexadecimal, by the job's keys."""
 
 
 class StepLine(StrictModel):
@@ -108,7 +110,8 @@ class LocalFolder:
         """Check that the folder is free, or holds a run of this job by as many processes.
 
         Raises:
-            RunFolderError: If it holds something else.
+            RunFolderError: If it holds something else, or a file that steps are planned by changed.
+            DocumentError: If such a file cannot be read.
         """
         if self._run.exists():
             earlier = read_document(self._run, RunDocument)
@@ -118,19 +121,30 @@ class LocalFolder:
                     f"holds a run of another job (differs in {', '.join(changed)}); "
                     "choose another folder with --output",
                 )
-            if earlier.num_processes != num_processes and not self._result.exists():
-                raise RunFolderError(
-                    self.folder,
-                    f"holds a run of {earlier.num_processes} processes and this is one of "
-                    f"{num_processes}; start {earlier.num_processes}, or choose another folder "
-                    "with --output",
-                )
+            if not self._result.exists():
+                self._check_unfinished(earlier, job, num_processes=num_processes)
         elif self.folder.exists() and not self.folder.is_dir():
             raise RunFolderError(self.folder, "is no folder; choose another with --output")
         elif self.folder.exists() and any(map(self._is_content, self.folder.iterdir())):
             raise RunFolderError(
                 self.folder, "is not empty and holds no local run; choose another with --output"
             )
+
+    def _check_unfinished(self, earlier: RunDocument, job: LocalJob, *, num_processes: int) -> None:
+        if earlier.num_processes != num_processes:
+            raise RunFolderError(
+                self.folder,
+                f"holds a run of {earlier.num_processes} processes and this is one of "
+                f"{num_processes}; start {earlier.num_processes}, or choose another folder "
+                "with --output",
+            )
+        for key, digest in planning_digests(job).items():
+            if earlier.planning_sha256.get(key) != digest:
+                raise RunFolderError(
+                    self.folder,
+                    f"holds a run that began with another {key} ({getattr(job, key)} has changed); "
+                    "bring that back, or choose another folder with --output",
+                )
 
     def _is_content(self, path: Path) -> bool:
         # A process that was killed while it wrote the job leaves the lock and a temporary file.
@@ -142,8 +156,12 @@ class LocalFolder:
 
         Raises:
             RunFolderError: If it cannot be made or holds something else, or a run is going on in it.
+            DocumentError: If a file that steps are planned by cannot be read.
         """
         self.check(job, num_processes=num_processes)
+        document = RunDocument(
+            job=job, num_processes=num_processes, planning_sha256=planning_digests(job)
+        )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -155,7 +173,6 @@ class LocalFolder:
             self.check(job, num_processes=num_processes)
             self._remove_leftovers(job)
             if not self._run.exists():
-                document = RunDocument(job=job, num_processes=num_processes)
                 write_atomically(self._run, document.model_dump_json(indent=2) + "\n")
             yield
         finally:

@@ -1,5 +1,6 @@
 """The job file of `motley finetune local`: one model, one text, one process group."""
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -7,8 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from finetune.config import ClientData, Name
 from planner.config import StrictModel
-from planner.documents import read_document
+from planner.documents import read_document, read_text
 from planner.training.training_plan import SolverName
+
+MOST_SOLVER_SECONDS = 600
+"""The other processes wait for a plan in an exchange, which has its own end."""
 
 
 class LocalAdapter(StrictModel):
@@ -71,10 +75,11 @@ class LocalJob(StrictModel):
     group's devices, alike, with the links of their machine."""
     costs: Path | None = None
     """Costs that the steps are planned by, as `motley plan training --calibrate` makes them of a
-    run's `steps.jsonl`. By default estimated from the model's sizes."""
+    run's `steps.jsonl`: its times and rates count, and what memory a step needs is estimated from
+    this job. By default times are estimated, too."""
     solver: SolverName = "heuristic"
     """Who plans a step while the one before it trains; `milp` improves on the heuristic."""
-    solver_seconds: float = Field(default=5.0, gt=0, le=3600)
+    solver_seconds: float = Field(default=5.0, gt=0, le=MOST_SOLVER_SECONDS)
     """Longest time that `milp` takes for a step."""
     plan: Path | None = None
     """A ready `training-plan.json` to follow, batch by batch, in place of planning each step. Its
@@ -115,6 +120,10 @@ DECIDE_NOTHING = frozenset({"output", "checkpoint_every"})
 """Keys that may change within a run."""
 
 
+PLANNING_FILES = ("plan", "costs", "cluster")
+"""Keys that name files by which steps are planned."""
+
+
 def read_local_job(path: Path) -> LocalJob:
     """Return the job in the YAML or JSON file at `path`.
 
@@ -131,3 +140,17 @@ def differences(earlier: LocalJob, job: LocalJob) -> list[str]:
         for name in LocalJob.model_fields
         if name not in DECIDE_NOTHING and getattr(earlier, name) != getattr(job, name)
     ]
+
+
+def planning_digests(job: LocalJob) -> dict[str, str]:
+    """Return SHA-256 of each file that steps are planned by, hexadecimal, by its key.
+
+    Raises:
+        DocumentError: If one cannot be read.
+    """
+    named = {key: getattr(job, key) for key in PLANNING_FILES}
+    return {
+        key: hashlib.sha256(read_text(path).encode()).hexdigest()
+        for key, path in named.items()
+        if path is not None
+    }

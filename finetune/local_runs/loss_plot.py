@@ -8,7 +8,7 @@ from pathlib import Path
 from finetune.local_runs.local_folder import LocalResult, StepLine
 from finetune.run_plots import MOST_DRAWING_FRACTION
 from planner.documents import write_atomically
-from planner.errors import PlotError
+from planner.errors import DocumentError, PlotError
 from planner.plots import new_figure, png_of
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,10 @@ class LossPlot:
             self._is_possible = False
             logger.info("no plots reason=%r", str(error))
             return
-        write_atomically(self._folder / PLOTS_FILE, picture)
+        try:
+            write_atomically(self._folder / PLOTS_FILE, picture)
+        except DocumentError as error:  # no reason to end a training
+            logger.warning("plots not written reason=%r", str(error))
         ended = self._clock()
         self._next = ended + (ended - started) / MOST_DRAWING_FRACTION
 

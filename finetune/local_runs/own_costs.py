@@ -1,6 +1,7 @@
 """Costs of a training step that nobody measured, from the model's sizes.
 
-They order plans; `motley plan training --calibrate` of a run's `steps.jsonl` makes better ones.
+They order plans; `motley plan training --calibrate` of a run's `steps.jsonl` makes better ones, of
+which `with_measured_times` takes the times.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,16 @@ Source: Korthikanti et al. 2022 (arXiv 2205.05198), section 4.1, without attenti
 
 _LOSS_BYTES_PER_ENTRY = 8
 """Logits and their gradient in float32, of each vocabulary entry."""
+
+_MEASURED = (
+    "name",
+    "attention_seconds_per_token_squared",
+    "linear_seconds_per_token",
+    "micro_batch_seconds",
+    "source",
+    "date",
+)
+"""What measured costs say that the model's sizes do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +110,23 @@ def own_costs(
         source="estimated from the model's sizes, not measured",
         date="2026-11",
     )
+
+
+def with_measured_times(own: SequenceCosts, measured: SequenceCosts) -> SequenceCosts:
+    """Return a job's own costs with measured times and rates; what it holds in memory stays its own.
+
+    Who measured may have assumed other widths and bytes of a number: rates are told in the job's
+    bytes, so that an exchange takes the time that was measured.
+
+    Args:
+        own: By the job's sharding, precision and adapter.
+        measured: Of the same model.
+    """
+    rates = {
+        degree: rate
+        * own.exchanged_bytes_per_token(degree)
+        / measured.exchanged_bytes_per_token(degree)
+        for degree, rate in measured.all_to_all_bytes_per_second.items()
+    }
+    times = {name: getattr(measured, name) for name in _MEASURED}
+    return own.model_copy(update=times | {"all_to_all_bytes_per_second": rates})

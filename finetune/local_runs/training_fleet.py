@@ -1,6 +1,9 @@
 """What a local run's steps are planned on: its devices and the model's costs, read or made."""
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +11,7 @@ from torch import nn
 
 from finetune.errors import LocalRunError
 from finetune.local_runs.local_job import LocalJob
-from finetune.local_runs.own_costs import ModelSizes, own_costs
+from finetune.local_runs.own_costs import ModelSizes, own_costs, with_measured_times
 from finetune.local_runs.ranks import Ranks
 from finetune.local_runs.step_plans import ReadyPlans, SolvedPlans, StepPlans
 from planner.documents import read_document
@@ -18,6 +21,12 @@ from planner.training.training_plan import TrainingPlan
 
 _USABLE_FRACTION = 0.85
 """Of a device's memory: the rest is for buffers, fragments and whatever else runs."""
+
+_MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Of a container: control groups of version 2 and of version 1."""
 
 _NODE_BYTES_PER_SECOND = {"cpu": 1e9, "cuda": 5e10}
 """Between processes of one machine: loopback sockets; a GPU's links."""
@@ -48,7 +57,7 @@ def make_step_plans(
             num_devices=cluster.num_devices,
             num_heads=sizes.num_query_heads,
         )
-    costs = _costs(job, sizes, device=cluster.islands[0].device)
+    costs = job_costs(job, sizes, device=cluster.islands[0].device)
     given = cluster if job.cluster is None else read_document(job.cluster, Cluster)
     if given.num_devices != cluster.num_devices:
         raise LocalRunError(
@@ -112,24 +121,49 @@ def model_sizes(model: nn.Module) -> ModelSizes:
     )
 
 
-def _costs(job: LocalJob, sizes: ModelSizes, *, device: str) -> SequenceCosts:
+def job_costs(job: LocalJob, sizes: ModelSizes, *, device: str) -> SequenceCosts:
+    """Return what memory the job needs by its own keys, with the times of its costs file if any.
+
+    Args:
+        job: What to do.
+        sizes: The model's.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        LocalRunError: If the file is of another model.
+        DocumentError: If it cannot be read.
+    """
+    own = own_costs(
+        sizes,
+        name=job.name,
+        max_tokens=job.max_tokens,
+        is_sharded=job.sharding == "fsdp2",
+        in_bfloat16=job.precision == "bfloat16",
+        is_checkpointed=job.gradient_checkpointing,
+        device=device,
+    )
     if job.costs is None:
-        return own_costs(
-            sizes,
-            name=job.name,
-            max_tokens=job.max_tokens,
-            is_sharded=job.sharding == "fsdp2",
-            in_bfloat16=job.precision == "bfloat16",
-            is_checkpointed=job.gradient_checkpointing,
-            device=device,
-        )
-    costs = read_document(job.costs, SequenceCosts)
-    if costs.num_query_heads != sizes.num_query_heads:
+        return own
+    measured = read_document(job.costs, SequenceCosts)
+    if measured.num_query_heads != sizes.num_query_heads:
         raise LocalRunError(
-            f"costs: {job.costs} are of {costs.num_query_heads} query heads and the model has "
+            f"costs: {job.costs} are of {measured.num_query_heads} query heads and the model has "
             f"{sizes.num_query_heads}; calibrate on a run of this model"
         )
-    return costs
+    return with_measured_times(own, measured)
+
+
+def machine_bytes(limits: Sequence[Path] = _MEMORY_LIMITS) -> int:
+    """Return the memory of this machine, or of the container that holds this process.
+
+    Args:
+        limits: Files that hold a number of bytes, or a word where there is no limit.
+    """
+    held = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in limits:
+        with suppress(OSError, ValueError):
+            held.append(int(path.read_text(encoding="ascii")))
+    return min(held)
 
 
 def usable_bytes(device: torch.device, *, per_machine: int) -> int:
@@ -137,5 +171,5 @@ def usable_bytes(device: torch.device, *, per_machine: int) -> int:
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
     else:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // per_machine
+        total = machine_bytes() // per_machine
     return int(total * _USABLE_FRACTION)

@@ -12,6 +12,9 @@ import torch.distributed as dist
 
 from finetune.errors import DeviceError, SequenceParallelError
 
+COLLECTIVE_SECONDS = 1800.0
+"""How long processes wait for each other in one exchange, rank 0's planning of a step included."""
+
 DeviceWish = Literal["auto", "cpu", "cuda"]
 
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -69,7 +72,7 @@ def distributed_job(
     wish: DeviceWish = "auto",
     *,
     environment: Mapping[str, str] = os.environ,
-    timeout_seconds: float = 1800.0,
+    timeout_seconds: float = COLLECTIVE_SECONDS,
 ) -> Iterator[torch.device]:
     """Join the job's other processes; yield the device of this one.
 

@@ -56,8 +56,10 @@ def take_first_ranks(weights: list[nn.Parameter], *, device: torch.device) -> No
 def add_up_gradients(weights: list[nn.Parameter]) -> None:
     """Make every rank's gradients the sum over all ranks, in place.
 
-    A rank that trained nothing, or a weight that took no part, adds zeros.
+    A rank on which a weight took no part adds zeros. One that took part on no rank, such as an
+    expert without a token, stays without a gradient, as in one process.
     """
+    weights = _taking_part(weights)
     bucket: list[Tensor] = []
     for position, weight in enumerate(weights):
         if weight.grad is None:
@@ -68,6 +70,14 @@ def add_up_gradients(weights: list[nn.Parameter]) -> None:
         if is_full or is_last:
             _add_up(bucket)
             bucket = []
+
+
+def _taking_part(weights: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Return, alike on all ranks, the weights that have a gradient on one of them."""
+    device = next((weight.device for weight in weights), None)
+    have = torch.tensor([w.grad is not None for w in weights], dtype=torch.int32, device=device)
+    dist.all_reduce(have, op=dist.ReduceOp.MAX)
+    return [weight for weight, has in zip(weights, have.tolist(), strict=True) if has]
 
 
 def _add_up(parts: list[Tensor]) -> None:

@@ -138,7 +138,8 @@ def _check_longest(
     if not most:
         raise InfeasibleError(
             f"the model's states leave no room for a token on {fleet.num_devices} devices; "
-            "add devices or memory, or shard the states further (sharding: zero3)"
+            "add devices or memory, or shard the model further (`sharding: zero3` in the costs, "
+            "`sharding: fsdp2` in a local job)"
         )
     raise InfeasibleError(
         f"sequence {position} holds {lengths[position]} tokens and the largest group of "

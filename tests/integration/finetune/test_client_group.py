@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from toy_job import job_content
 from watched_job import Watcher, metrics
 
@@ -30,14 +31,19 @@ def make(toy_model, texts, tmp_path):
     return make
 
 
-def trainer_of(job, *, processes, on_step=lambda *_: None):
+def trainer_of(job, *, processes, on_step=lambda *_: None, **options):
     """Return the first client's trainer, the untrained adapter and the processes it trains with."""
     base = load_base_model(job.model)
     model = attach_adapter(base.model, job)
     texts = read_client(job.clients[0], held_out_fraction=0.2, render_chat=base.render_chat)
-    group = ClientGroup(model, job) if processes > 1 else None
+    group = ClientGroup(model, job, **options) if processes > 1 else None
     trainer = LocalTrainer(model, base, texts, job, on_step, group)
     return trainer, read_tensors(model), group
+
+
+def threads():
+    """Return how many threads torch computes with here."""
+    return torch.get_num_threads()
 
 
 def interrupt(round_number, loss):
@@ -70,13 +76,51 @@ def test_a_process_that_dies_costs_its_round_and_is_started_again(make):
     try:
         expected, _ = trainer.train(first, round_number=1)
         os.kill(group.process_ids[0], signal.SIGKILL)
-        with pytest.raises(DeviceError, match=r"process 1 ended \(status -9\) of 2"):
+        with pytest.raises(DeviceError, match=r"processes 2: process 1 ended \(status -9\)"):
             trainer.train(first, round_number=1)
         found, _ = trainer.train(first, round_number=1)
         for name, tensor in expected.items():
             np.testing.assert_array_equal(found[name], tensor)
     finally:
         group.close()
+
+
+def test_a_process_that_is_stopped_is_given_up(make):
+    """The client does not wait for it in the middle of a step, and the next round has a new one."""
+
+    def stop(round_number, loss):
+        if round_number == 2:
+            os.kill(group.process_ids[0], signal.SIGSTOP)
+
+    trainer, first, group = trainer_of(
+        make({"processes": 2}), processes=2, on_step=stop, patience_seconds=1.0
+    )
+    try:
+        expected, _ = trainer.train(first, round_number=1)
+        with pytest.raises(DeviceError, match="processes 2: process 1 was stopped for 1 s; the"):
+            trainer.train(first, round_number=2)
+        assert not multiprocessing.active_children()
+        found, _ = trainer.train(first, round_number=1)
+        for name, tensor in expected.items():
+            np.testing.assert_array_equal(found[name], tensor)
+    finally:
+        group.close()
+
+
+def test_the_processors_are_shared_while_the_processes_train(make):
+    """This process has as many threads as each other one, and all of its own afterwards."""
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(4)
+    try:
+        trainer, first, group = trainer_of(
+            make({"processes": 2}), processes=2, on_step=lambda *_: seen.append(threads())
+        )
+        trainer.train(first, round_number=1)
+        group.close()
+        assert set(seen) == {2}
+        assert threads() == 4
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_interrupted_round_leaves_no_process(make):

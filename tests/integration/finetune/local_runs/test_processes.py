@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from child_processes import Child, free_port
-from local_job_files import small_cluster, small_costs, write_local_job
+from local_job_files import memory_bytes_for, small_cluster, small_costs, write_local_job
 from local_run_files import leavings, losses
 
 from finetune.adapters import read_adapter
@@ -26,9 +26,11 @@ def make_job(make_content, tmp_path):
 
     def make(name, *, num_devices, **changes):
         cluster, costs = tmp_path / "cluster.yaml", tmp_path / "costs.yaml"
-        cluster.write_text(yaml.safe_dump(small_cluster(num_devices=num_devices)))
         costs.write_text(yaml.safe_dump(small_costs(device_tokens=64)))
         content = make_content(cluster=str(cluster), costs=str(costs), name=name, **changes)
+        held = memory_bytes_for(content, num_devices=num_devices, device_tokens=64)
+        devices = small_cluster(num_devices=num_devices, memory_bytes=held)
+        cluster.write_text(yaml.safe_dump(devices))
         return write_local_job(tmp_path / f"{name}.yaml", content)
 
     return make

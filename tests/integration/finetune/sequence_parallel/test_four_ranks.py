@@ -56,6 +56,15 @@ def test_every_rank_gets_the_same(found):
                 assert torch.equal(rank[name]["gradients"][weight], gradient)
 
 
+def test_a_weight_without_a_gradient_on_all_ranks_stays_so(found):
+    """The optimiser then leaves it alone, as in one process; one rank's gradient is everybody's."""
+    for rank in found:
+        everywhere, nowhere, once = rank["sums"]
+        assert everywhere.tolist() == [6.0, 6.0]
+        assert nowhere is None
+        assert once.tolist() == [1.0, 1.0]
+
+
 def test_communicators_are_kept(found):
     """Each set of ranks is joined once, however many steps and models use it."""
     wanted = {

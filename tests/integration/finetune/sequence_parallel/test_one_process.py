@@ -12,6 +12,7 @@ from transformers import (
     BloomConfig,
     FalconH1Config,
     Gemma2Config,
+    GPT2Config,
     GptOssConfig,
     LlamaConfig,
     MistralConfig,
@@ -61,6 +62,23 @@ def test_equals_plain_training(architecture, sharding):
     assert [timing.lengths for timing in result.timings] == [(13, 9, 31), (7, 5, 3, 1, 6)]
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, gradients[name], atol=1e-6, rtol=1e-5)
+
+
+def test_as_many_positions_as_the_model_has():
+    """A sequence's last token is only predicted, so it may stand behind the last position."""
+    config = GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=8)
+    plan, batch = make_plan((9, 1, 4), [((0,), (0, 2))], [((0,), (1,))]), make_batch((9, 1, 4))
+    model = model_of(config).eval()
+    result = step_of(model).accumulate(plan, batch)
+    losses = [
+        functional.cross_entropy(
+            model(input_ids=ids[None, :-1]).logits[0], ids[1:], reduction="sum"
+        )
+        for ids in map(torch.from_numpy, batch)
+        if len(ids) > 1
+    ]
+    assert result.num_targets == 11
+    assert result.loss == pytest.approx(float(sum(losses)) / 11, abs=1e-5)
 
 
 @pytest.mark.parametrize(

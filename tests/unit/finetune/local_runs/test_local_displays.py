@@ -119,6 +119,12 @@ def test_without_matplotlib_a_run_goes_on(tmp_path, monkeypatch, caplog):
     assert not (tmp_path / PLOTS_FILE).exists()
 
 
+def test_a_picture_that_cannot_be_written_ends_nothing(tmp_path, caplog):
+    """Training is worth more than its plot; the reason is logged."""
+    LossPlot(tmp_path / "gone").draw(steps(2))
+    assert "plots not written" in caplog.text
+
+
 @pytest.mark.parametrize("result", [None, RESULT])
 def test_no_step_gives_no_picture(tmp_path, result):
     """A run that was killed before its first step leaves none."""

@@ -4,9 +4,11 @@ import pytest
 from local_job_files import local_job_content
 
 from finetune.errors import RunFolderError
-from finetune.local_runs.local_folder import LocalFolder
+from finetune.local_runs.local_folder import LocalFolder, LocalResult
 from finetune.local_runs.local_job import LocalJob
 from finetune.local_runs.plan_journal import append_line, whole_lines
+
+RESULT = LocalResult(result="adapter", steps=5, held_out_tokens=9, base_loss=3.0, loss=2.5)
 
 
 def job_of(**changes):
@@ -35,6 +37,22 @@ def test_another_run_is_refused(tmp_path, changes, num_processes, message):
     with pytest.raises(RunFolderError) as caught:
         run.check(job_of(**changes), num_processes=num_processes)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["plan", "costs", "cluster"])
+def test_a_file_that_changed_under_a_run_is_refused(tmp_path, key):
+    """Steps that are planned otherwise would not go on exactly; a finished run has none left."""
+    file = tmp_path / "planning.yaml"
+    file.write_text("first: 1\n")
+    job, run = job_of(**{key: str(file)}), LocalFolder(tmp_path / "run")
+    with run.held(job, num_processes=1):
+        pass
+    run.check(job, num_processes=1)
+    file.write_text("second: 2\n")
+    with pytest.raises(RunFolderError, match=f"began with another {key} .*planning.yaml has ch"):
+        run.check(job, num_processes=1)
+    run.finish(RESULT)
+    run.check(job, num_processes=1)
 
 
 def test_what_is_no_run_is_refused(tmp_path):

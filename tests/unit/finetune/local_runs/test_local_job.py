@@ -7,7 +7,14 @@ import pytest
 import yaml
 from local_job_files import local_job_content, write_local_job
 
-from finetune.local_runs.local_job import LocalAdapter, LocalJob, differences, read_local_job
+from finetune.local_runs.local_job import (
+    MOST_SOLVER_SECONDS,
+    LocalAdapter,
+    LocalJob,
+    differences,
+    read_local_job,
+)
+from finetune.sequence_parallel.distributed import COLLECTIVE_SECONDS
 from planner.errors import DocumentError
 
 FOLDER = Path(__file__).parents[4] / "configs" / "local"
@@ -51,6 +58,7 @@ def test_what_is_commented_out_is_valid():
         ({"plan": "p.json", "costs": "c.json"}, "costs: the plan p.json has its own"),
         ({"output": ""}, "is empty; name the run's folder"),
         ({"max_tokens": 1}, "max_tokens"),
+        ({"solver_seconds": 601}, "solver_seconds"),
         ({"stepz": 1}, "near: steps"),
     ],
 )
@@ -61,6 +69,12 @@ def test_what_does_not_fit_is_told_in_one_line(tmp_path, changes, message):
         read_local_job(write_local_job(tmp_path / "job.yaml", content))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_processes_wait_for_the_slowest_plan():
+    """An exchange lasts longer than the solver may take, with time to spare."""
+    make(solver_seconds=MOST_SOLVER_SECONDS)
+    assert COLLECTIVE_SECONDS >= 2 * MOST_SOLVER_SECONDS
 
 
 def test_only_keys_that_decide_the_outcome_make_another_job():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune.local_runs.own_costs import ModelSizes, own_costs
+from finetune.local_runs.own_costs import ModelSizes, own_costs, with_measured_times
 
 SIZES = ModelSizes(
     num_layers=2,
@@ -61,3 +61,26 @@ def test_a_gpu_is_faster_and_bfloat16_smaller():
     narrow = costs(in_bfloat16=True)
     assert narrow.activation_bytes_per_token < costs().activation_bytes_per_token
     assert narrow.exchanged_bytes_per_value == 2
+
+
+def test_measured_costs_bring_times_and_leave_memory():
+    """A file for sharded 16-bit weights does not decide what a replicated float32 job holds."""
+    own = costs()
+    file = costs(is_sharded=True, in_bfloat16=True, is_checkpointed=True).model_copy(
+        update={
+            "linear_seconds_per_token": 0.5,
+            "micro_batch_seconds": 0.25,
+            "all_to_all_bytes_per_second": {2: 1e6},
+            "source": "fitted",
+        }
+    )
+    found = with_measured_times(own, file)
+    assert (found.linear_seconds_per_token, found.micro_batch_seconds) == (0.5, 0.25)
+    assert found.source == "fitted"
+    assert found.model_states == own.model_states
+    assert found.activation_bytes_per_token == own.activation_bytes_per_token
+    assert (found.sharding, found.exchanged_bytes_per_value) == ("none", 4)
+    # An exchange takes the time that was measured.
+    assert found.exchanged_bytes_per_token(2) / found.tabled_rate(2) == pytest.approx(
+        file.exchanged_bytes_per_token(2) / file.tabled_rate(2)
+    )
