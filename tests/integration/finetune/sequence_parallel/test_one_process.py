@@ -78,7 +78,7 @@ def test_as_many_positions_as_the_model_has():
         if len(ids) > 1
     ]
     assert result.num_targets == 11
-    assert result.loss == pytest.approx(float(sum(losses)) / 11, abs=1e-5)
+    assert result.loss == pytest.approx(sum(losses).item() / 11, abs=1e-5)
 
 
 @pytest.mark.parametrize(
