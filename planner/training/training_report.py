@@ -25,7 +25,8 @@ def summary_lines(plan: TrainingPlan) -> list[str]:
     bound = sum(batch.lower_bound_seconds for batch in plan.batches)
     gap = total / bound - 1 if bound else 0.0
     lines = [
-        f"{len(plan.batches)} batches of {plan.batch_size} sequences on "
+        f"{len(plan.batches)} {'batch' if len(plan.batches) == 1 else 'batches'} of "
+        f"{plan.batch_size} sequences on "
         f"{plan.cluster.num_devices} devices: {_ms(total)} ms, {gap:.1%} above the bound",
         _planning_line(plan),
     ]
