@@ -116,6 +116,16 @@ class Cluster(StrictModel):
                 node += 1
         return tuple(found)
 
+    def with_islands(self, islands: Iterable[Island]) -> "Cluster":
+        """Return a cluster of these islands with the same link between them."""
+        # A copy would keep the list of this one's devices.
+        return Cluster(
+            schema_version=1,
+            islands=tuple(islands),
+            between_islands_bytes_per_second=self.between_islands_bytes_per_second,
+            between_islands_latency_seconds=self.between_islands_latency_seconds,
+        )
+
     def link_bytes_per_second(self, ranks: Iterable[int]) -> float:
         """Return the worst link among the ranks, one device and direction.
 

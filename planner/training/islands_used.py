@@ -38,7 +38,7 @@ def fastest_islands(
     total = _seconds(everything, batches)
     best, least = everything, total
     for islands in _subsets(len(cluster.islands)):
-        fleet = fleet_on(_part(cluster, islands))
+        fleet = fleet_on(cluster.with_islands(cluster.islands[i] for i in islands))
         seconds = _seconds(fleet, batches)
         if seconds < least:
             best, least = fleet, seconds
@@ -63,16 +63,6 @@ def _subsets(count: int) -> Iterator[tuple[int, ...]]:
     least = 1 if count <= MOST_ISLANDS else count - 1
     for size in range(count - 1, least - 1, -1):
         yield from combinations(range(count), size)
-
-
-def _part(cluster: Cluster, islands: Sequence[int]) -> Cluster:
-    # A copy would keep the list of all devices.
-    return Cluster(
-        schema_version=1,
-        islands=tuple(cluster.islands[i] for i in islands),
-        between_islands_bytes_per_second=cluster.between_islands_bytes_per_second,
-        between_islands_latency_seconds=cluster.between_islands_latency_seconds,
-    )
 
 
 def _seconds(fleet: TrainingFleet, batches: Sequence[Sequence[int]]) -> float:

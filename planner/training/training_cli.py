@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from planner.training.training_plan import TrainingPlan
 
     CostsOn = Callable[[Cluster], SequenceCosts]
+    FleetOn = Callable[[Cluster], TrainingFleet]
 
 JUDGED_BATCHES = 4
 """First global batches by which the islands to start on are chosen."""
@@ -138,10 +139,8 @@ def training(
         _calibrate(calibrate, costs_on(cluster), cluster, output_file)
         return
     admitted = _admitted(lengths_file, max_tokens, pad_to, seed)
-    longest = max_tokens or max(admitted.lengths)
-    chosen = _chosen(
-        cluster, costs_on, admitted, batch_size, longest, ignore_heads, all_islands or place
-    )
+    fleet_on = _fleets(costs_on, max_tokens or max(admitted.lengths), ignore_heads)
+    chosen = _chosen(cluster, fleet_on, admitted, batch_size, all_islands=all_islands or place)
     _check_degree(chosen.fleet, static_degree)
 
     planned = partial(_planned, admitted, chosen, num_batches=batches, batch_size=batch_size)
@@ -152,6 +151,7 @@ def training(
         time_limit_seconds=time_limit_seconds,
         degree=static_degree,
     )
+    plan = _beside_naive(plan, cluster, fleet_on)
     if place:
         plan = plan.model_copy(update={"placement": _placement(plan, model)})
     _give(plan, output_file, plot_file)
@@ -199,21 +199,22 @@ def _admitted(
         raise TrainingPlanError(f"{lengths_file}: {error}") from None
 
 
+def _fleets(costs_on: CostsOn, longest: int, ignores_heads: bool) -> FleetOn:
+    from planner.training.sequence_costs import TrainingFleet
+
+    return lambda part: TrainingFleet(part, costs_on(part), longest, ignores_heads)
+
+
 def _chosen(
     cluster: Cluster,
-    costs_on: CostsOn,
+    fleet_on: FleetOn,
     admitted: AdmittedLengths,
     batch_size: int,
-    longest: int,
-    ignores_heads: bool,
+    *,
     all_islands: bool,
 ) -> Chosen:
     """Return the islands to plan on, judged by the first batches."""
     from planner.training.islands_used import Chosen, fastest_islands
-    from planner.training.sequence_costs import TrainingFleet
-
-    def fleet_on(part: Cluster) -> TrainingFleet:
-        return TrainingFleet(part, costs_on(part), longest, ignores_heads)
 
     if all_islands or len(cluster.islands) == 1:
         return Chosen(fleet_on(cluster), None)
@@ -246,6 +247,15 @@ def _planned(
     if chosen.note is None:
         return plan
     return plan.model_copy(update={"notes": (chosen.note, *plan.notes)})
+
+
+def _beside_naive(plan: TrainingPlan, cluster: Cluster, fleet_on: FleetOn) -> TrainingPlan:
+    """Say of unlike devices what passing over the difference would take."""
+    from planner.training.mixed_comparison import mixed_notes
+
+    seconds = sum(batch.predicted_seconds for batch in plan.batches)
+    notes = mixed_notes(cluster, [batch.lengths for batch in plan.batches], seconds, fleet_on)
+    return plan.model_copy(update={"notes": (*plan.notes, *notes)})
 
 
 def _check_degree(fleet: TrainingFleet, static_degree: int | None) -> None:

@@ -89,6 +89,14 @@ def test_rates_beyond_the_measured_degrees_are_told(plan, files):
     assert "measured" in out
 
 
+def test_unlike_devices_are_compared_with_passing_over_the_difference(plan):
+    """Both naive ways are told, and neither is faster than the plan."""
+    _, out, _ = plan("--max-tokens", "4000")
+    for how in ("slow devices ignored: ", "all devices treated as the slowest: "):
+        (line,) = [line for line in out.splitlines() if how in line]
+        assert float(line.rpartition(" ms, ")[2].partition("x")[0]) >= 1.0
+
+
 def test_a_published_name_stands_for_its_costs():
     """The three models of the paper, by name; 30B's heads are 52."""
     assert published_costs("flexsp-30b").num_query_heads == 52
