@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO
 
 from finetune.errors import LocalRunError, ProcessEndedError
+from finetune.sequence_parallel.process_state import process_state
 
 _PIPE_VARIABLE = "MOTLEY_STARTED_BY"
 _REPORT_SECONDS = 30.0
@@ -134,8 +135,12 @@ class Group:
 
     @staticmethod
     def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+        """Wait for those that can end by themselves, which a stopped one cannot."""
         end = time.monotonic() + seconds
-        while any(process.poll() is None for process in processes) and time.monotonic() < end:
+        while time.monotonic() < end and any(
+            process.poll() is None and process_state(process.pid) != "stopped"
+            for process in processes
+        ):
             time.sleep(_LOOK_SECONDS)
 
 

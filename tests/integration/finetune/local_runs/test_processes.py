@@ -150,6 +150,23 @@ def is_running(process_id):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_rank_ends_all_within_a_minute(stopped, make_job, tmp_path):
+    """At the patience of real runs; the one message names the rank, and nobody stays."""
+    job_file, folder = make_job("long", num_devices=2, steps=5000), tmp_path / "run"
+    with ExitStack() as stack:
+        command = Command(stack, job_file, folder, "--processes", "2")
+        command.wait_for_steps(folder, 2, until=time.monotonic() + 200)
+        ranks = [command.rank(0), command.rank(1)]
+        os.kill(ranks[stopped], signal.SIGSTOP)
+        assert command.wait(until=time.monotonic() + 60) == 1
+    (told,) = messages(command.output)
+    assert f"rank {stopped}" in told
+    assert "was stopped" in told
+    assert not any(map(is_running, ranks))
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_with_one_word(make_job, tmp_path):
     """The signal reaches every rank; the exit code is that of an interruption."""
     job_file, folder = make_job("long", num_devices=2, steps=5000), tmp_path / "run"
