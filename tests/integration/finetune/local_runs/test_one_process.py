@@ -145,7 +145,7 @@ def test_a_run_does_not_go_on_with_other_text(make_content, run_job, documents, 
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("adapter", [True, False])
+@pytest.mark.parametrize("adapter", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_killed_before_any_durable_write_goes_on_to_the_same_end(
     make_content, run_job, tmp_path, adapter
 ):

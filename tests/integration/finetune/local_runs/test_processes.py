@@ -180,6 +180,7 @@ def test_ctrl_c_ends_all_processes_with_one_word(make_job, tmp_path):
     assert not any(map(is_running, ranks))
 
 
+@pytest.mark.slow
 def test_what_rank_0_finds_is_told_once(make_job, tmp_path):
     """A cluster of another number of devices: one line, exit code 2."""
     job_file = make_job("three", num_devices=3)

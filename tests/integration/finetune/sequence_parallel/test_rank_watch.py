@@ -45,8 +45,8 @@ def wait_until_working(ranks):
     ("lost", "sent", "apart"),
     [
         (2, signal.SIGKILL, False),
-        (0, signal.SIGKILL, False),
-        (2, signal.SIGSTOP, False),
+        pytest.param(0, signal.SIGKILL, False, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGSTOP, False, marks=pytest.mark.slow),
         (0, signal.SIGSTOP, True),
         pytest.param(2, signal.SIGKILL, True, marks=pytest.mark.slow),
         pytest.param(0, signal.SIGKILL, True, marks=pytest.mark.slow),
@@ -80,7 +80,8 @@ def test_failing_rank(start, failing):
     assert all(codes)
 
 
-@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [False, True])
 def test_busy_rank(start, apart):
     """A rank that holds the interpreter beyond the patience is not lost."""
     ranks = start(
