@@ -28,7 +28,7 @@ Sharding = Literal["zero3", "zero2", "zero1", "none"]
 
 _GIB = 2**30
 
-Cost = Annotated[Number, Field(ge=0, le=1e6)]
+Cost = Annotated[Number, Field(ge=0, le=1e15)]
 Count = Annotated[int, Field(gt=0, le=10**6)]
 
 _WHOLE_SHARE: Mapping[Sharding, float] = {"zero3": 0.0, "zero2": 1 / 8, "zero1": 2 / 8, "none": 1.0}

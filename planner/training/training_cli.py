@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     CostsOn = Callable[[Cluster], SequenceCosts]
     FleetOn = Callable[[Cluster], TrainingFleet]
 
+UNKNOWN_FLOPS_PER_SECOND = 1e12
+"""Of a device that no list has, before its costs are fitted."""
+
 JUDGED_BATCHES = 4
 """First global batches by which the islands to start on are chosen."""
 
@@ -134,7 +137,7 @@ def training(
     read = (cluster_file, lengths_file, calibrate, None if costs is None else Path(costs))
     _check_outputs((output_file, plot_file), read)
     cluster = read_document(cluster_file, Cluster)
-    costs_on = _costs_on(model, costs, cluster)
+    costs_on = _costs_on(model, costs, cluster, needs_speed=calibrate is None)
     if calibrate is not None:
         _calibrate(calibrate, costs_on(cluster), cluster, output_file)
         return
@@ -167,8 +170,13 @@ def _check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]
             check_writable(path)
 
 
-def _costs_on(model: str | None, costs: str | None, cluster: Cluster) -> CostsOn:
-    """Return what a job costs on some of the cluster's islands: the same, or estimated for them."""
+def _costs_on(
+    model: str | None, costs: str | None, cluster: Cluster, *, needs_speed: bool
+) -> CostsOn:
+    """Return what a job costs on some of the cluster's islands: the same, or estimated for them.
+
+    What is to be calibrated needs no list to say how fast the device is.
+    """
     from planner.hardware.catalogue import built_in_catalogue
     from planner.hardware.find_model import find_model
     from planner.training.device_speed import unit_flops_per_second
@@ -181,7 +189,8 @@ def _costs_on(model: str | None, costs: str | None, cluster: Cluster) -> CostsOn
     if model is None:
         raise TrainingPlanError("neither --model nor --costs is given; name one of them")
     catalogue = built_in_catalogue()
-    spec, speed = find_model(model, catalogue), unit_flops_per_second(cluster, catalogue)
+    spec = find_model(model, catalogue)
+    speed = unit_flops_per_second(cluster, catalogue) if needs_speed else UNKNOWN_FLOPS_PER_SECOND
     return lambda part: estimated_costs(spec, part, flops_per_second=speed)
 
 

@@ -149,5 +149,7 @@ def test_measured_groups_become_costs_that_plan(plan, tmp_path):
     status, out, _ = plan("--calibrate", str(steps), "--output", str(fitted))
     assert status == 0
     assert "median error 0.0%" in out
+    words = ("--model", "Qwen/Qwen2.5-7B-Instruct", "--calibrate", str(steps))
+    assert plan(*words, without=("--costs",))[0] == 0  # the device "toy" is in no list
     words = ("--max-tokens", "2000", "--costs", str(fitted))
     assert plan(*words, without=("--costs",))[0] == 0
