@@ -31,6 +31,7 @@ BENCHMARKS = {
     "prefix-routing": "prefix-aware against round robin and the rest, emulated replicas in virtual time",
     "minions": "remote tokens of MinionS against the whole document, planted facts, scripted models",
     "tryage": "is the router's pick the model of least loss? 16 tiny adapters; fronts; QUICK=1",
+    "client-group": "the update of a client's two processes against one's, and one's against itself",
     "sequence-parallel": "calibrated costs against measured steps of random plans, four gloo processes",
     "training-plan": "sequence-parallel groups, 20 batches of 7B and 13B, growth; needs DATA=path",
     "simulator-reality": "predicted latency of the served tiny model against the live endpoint",
